@@ -1,0 +1,73 @@
+"""Reasoning with sampling: completions of a local language model drawn from p(x)^alpha, without training it.
+
+    from power_sampling import PowerSampler
+
+    sampler = PowerSampler.from_pretrained("embedded", alpha=4.0)
+    print(sampler.complete("The capital of France is").text)
+
+Importing this package does not import torch; the first request does.
+"""
+
+from power_sampling.config import (
+    Ancestral,
+    Config,
+    GenerationConfig,
+    LowTemperature,
+    MetropolisHastings,
+    ModelConfig,
+    SequentialMonteCarlo,
+    load_config,
+)
+from power_sampling.errors import (
+    ChatTemplateError,
+    ConfigurationError,
+    ContextOverflowError,
+    EmptyPromptError,
+    EngineClosedError,
+    EngineError,
+    GenerationError,
+    InputError,
+    MissingDependencyError,
+    ModelError,
+    ModelNotFoundError,
+    PowerSamplingError,
+    RequestCancelledError,
+    RequestTimeoutError,
+    UnsupportedModelError,
+)
+from power_sampling.runtime import PowerSampler
+from power_sampling.types import Chunk, Completion, Diagnostics, Progress
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Ancestral",
+    "ChatTemplateError",
+    "Chunk",
+    "Completion",
+    "Config",
+    "ConfigurationError",
+    "ContextOverflowError",
+    "Diagnostics",
+    "EmptyPromptError",
+    "EngineClosedError",
+    "EngineError",
+    "GenerationConfig",
+    "GenerationError",
+    "InputError",
+    "LowTemperature",
+    "MetropolisHastings",
+    "MissingDependencyError",
+    "ModelConfig",
+    "ModelError",
+    "ModelNotFoundError",
+    "PowerSampler",
+    "PowerSamplingError",
+    "Progress",
+    "RequestCancelledError",
+    "RequestTimeoutError",
+    "SequentialMonteCarlo",
+    "UnsupportedModelError",
+    "__version__",
+    "load_config",
+]

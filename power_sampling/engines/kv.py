@@ -1,0 +1,239 @@
+"""Key/value rows: kept, forked at a cut, dropped; and the batch they are decoded in.
+
+Knows shapes, not tokens. Two forms of the same states:
+
+- `KeyValues`: what is kept of one row, immutable. A rope of pieces, so a fork shares the prompt and everything before
+  its cut with its parent and nothing is stored twice; freed with its last owner.
+- `BatchCache`: the rows being decoded, a transformers `Cache`. All rows end at one slot, the cursor; shorter ones are
+  padded on the left. So one step appends one slot to every row, distances within a row are slot distances (sliding
+  windows and ALiBi hold), and a two-dimensional mask tells a model everything, exactly as `generate` tells it.
+
+        slots   left           cursor
+        row 0   . . a b c d e |      content of 5
+        row 1   . . . . . f g |      content of 2, mask 0000011
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+__all__ = ["BatchCache", "KeyValues"]
+
+Layer = tuple[torch.Tensor, torch.Tensor] | None  # keys, values: (heads, length, dim); None: the layer keeps nothing
+
+
+class _Piece(NamedTuple):
+    layers: tuple[Layer, ...]
+    length: int
+
+    def head(self, length: int) -> _Piece:
+        """The first `length` positions: a view, or a copy where a view would keep more alive than it shows."""
+
+        def first(states: torch.Tensor) -> torch.Tensor:
+            view = states[:, :length]
+            return view.clone() if 2 * length < states.shape[1] else view
+
+        layers = (layer and (first(layer[0]), first(layer[1])) for layer in self.layers)
+        return _Piece(tuple(layers), length)
+
+
+class KeyValues(NamedTuple):
+    """The states of the first `length` tokens of a row."""
+
+    pieces: tuple[_Piece, ...] = ()
+    length: int = 0
+
+    def head(self, length: int) -> KeyValues:
+        """Forked at `length`, which is at most its own."""
+        kept: list[_Piece] = []
+        room = length
+        for piece in self.pieces:
+            if room <= 0:
+                break
+            kept.append(piece if piece.length <= room else piece.head(room))
+            room -= piece.length
+        return KeyValues(tuple(kept), length)
+
+    def extended(self, layers: tuple[Layer, ...], length: int) -> KeyValues:
+        return KeyValues((*self.pieces, _Piece(layers, length)), self.length + length) if length else self
+
+
+class _Layer(CacheLayerMixin):
+    """One layer's buffers, (rows, heads, slots, dim), written at the cursor of its batch."""
+
+    is_sliding = False  # every position is kept; a sliding model's mask hides what its window has left
+    is_compileable = False
+
+    def __init__(self, batch: BatchCache) -> None:
+        super().__init__()
+        self.batch = batch
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        def buffer(states: torch.Tensor) -> torch.Tensor:
+            shape = (self.batch.row_capacity, states.shape[-3], self.batch.slot_capacity, states.shape[-1])
+            return states.new_zeros(shape)  # zeros: a masked slot still meets a product, and 0 * nan is nan
+
+        self.keys, self.values = buffer(key_states), buffer(value_states)
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        batch, new = self.batch, key_states.shape[-2]
+        rows, end = len(batch.lengths), batch.cursor + new
+        self.keys[:rows, :, batch.cursor : end] = key_states
+        self.values[:rows, :, batch.cursor : end] = value_states
+        return self.keys[:rows, :, batch.left : end], self.values[:rows, :, batch.left : end]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self.batch.cursor - self.batch.left
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class BatchCache(Cache):
+    """The rows in decoding. `lengths[i]` tokens of row i are held, in the slots before the cursor."""
+
+    def __init__(self) -> None:
+        super().__init__(layers=[])
+        self.lengths: list[int] = []
+        self.cursor = 0
+        self.row_capacity = self.slot_capacity = 0
+
+    @property
+    def left(self) -> int:
+        """First slot any row uses."""
+        return self.cursor - max(self.lengths, default=0)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._layer(layer_idx).update(key_states, value_states)
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        return self.cursor - self.left
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.cursor - self.left
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        return self.cursor - self.left + query_length, 0
+
+    def mask(self, new: int, device: torch.device) -> torch.Tensor | None:
+        """(rows, window + new): which slots a row sees, its `new` next ones included; None where it sees them all."""
+        if min(self.lengths) == max(self.lengths):
+            return None
+        window = self.cursor - self.left
+        lengths = torch.tensor(self.lengths, device=device)
+        slots = torch.arange(window + new, device=device)
+        return (slots >= window - lengths[:, None]).long()
+
+    def enter(self, kept: list[KeyValues]) -> None:
+        """Add rows behind the present ones."""
+        if not self.lengths:
+            self.cursor = 0
+        longest = max(row.length for row in kept)
+        self._reserve(len(self.lengths) + len(kept), longest, new=1)
+        for row in kept:
+            self.lengths.append(row.length)
+            slot = self.cursor - row.length
+            for piece in row.pieces:
+                self._write(len(self.lengths) - 1, slot, piece)
+                slot += piece.length
+
+    def leave(self, gone: list[int]) -> None:
+        """Remove rows; the last ones move into the gaps, as `vacated` says."""
+        for place, source in vacated(len(self.lengths), gone):
+            window = slice(self.cursor - self.lengths[source], self.cursor)
+            for layer in self._initialized():
+                layer.keys[place, :, window] = layer.keys[source, :, window]
+                layer.values[place, :, window] = layer.values[source, :, window]
+            self.lengths[place] = self.lengths[source]
+        del self.lengths[len(self.lengths) - len(gone) :]
+
+    def reserve(self, new: int) -> None:
+        """Make room for `new` more slots in every row."""
+        self._reserve(len(self.lengths), 0, new)
+
+    def advance(self, new: int) -> None:
+        """Count `new` slots, which a forward pass has just written, as content of every row."""
+        self.cursor += new
+        self.lengths = [length + new for length in self.lengths]
+
+    def last(self, row: int, length: int) -> tuple[Layer, ...]:
+        """A copy of the last `length` positions of a row, layer by layer."""
+        window = slice(self.cursor - length, self.cursor)
+        return tuple(
+            (layer.keys[row, :, window].clone(), layer.values[row, :, window].clone()) if layer.is_initialized else None
+            for layer in self._layers()
+        )
+
+    def _layers(self) -> list[_Layer]:
+        layers: list[_Layer] = self.layers
+        return layers
+
+    def _initialized(self) -> list[_Layer]:
+        return [layer for layer in self._layers() if layer.is_initialized]
+
+    def _layer(self, index: int) -> _Layer:
+        while len(self.layers) <= index:
+            self.layers.append(_Layer(self))
+        layer: _Layer = self.layers[index]
+        return layer
+
+    def _write(self, row: int, slot: int, piece: _Piece) -> None:
+        window = slice(slot, slot + piece.length)
+        for index, states in enumerate(piece.layers):
+            layer = self._layer(index)
+            if states is None:
+                continue
+            if not layer.is_initialized:
+                layer.lazy_initialization(*states)
+            layer.keys[row, :, window] = states[0]
+            layer.values[row, :, window] = states[1]
+
+    def _reserve(self, rows: int, longest: int, new: int) -> None:
+        """Room for `rows` rows, the longest of `longest`, and `new` slots behind; content moves only if it must."""
+        needed = max(longest, max(self.lengths, default=0))
+        cursor = max(self.cursor, needed)
+        if rows <= self.row_capacity and cursor + new <= self.slot_capacity:
+            if cursor != self.cursor:
+                self._shift(cursor)
+        elif rows <= self.row_capacity and 2 * (needed + new) <= self.slot_capacity:
+            self._shift(needed)  # half of the buffer is what finished rows left behind: take it back
+        else:
+            row_capacity = self.row_capacity if rows <= self.row_capacity else max(rows, 2 * self.row_capacity)
+            self._shift(needed, row_capacity, needed + new + max(64, needed // 2))
+
+    def _shift(self, cursor: int, row_capacity: int | None = None, slot_capacity: int | None = None) -> None:
+        """Move all content so that it ends at `cursor`, into larger buffers where capacities are given."""
+        used = max(self.lengths, default=0)
+        rows, old, new = len(self.lengths), slice(self.left, self.cursor), slice(cursor - used, cursor)
+        if row_capacity is not None and slot_capacity is not None:
+            self.row_capacity, self.slot_capacity = row_capacity, slot_capacity
+        for layer in self._initialized():
+            keys, values = layer.keys[:rows, :, old], layer.values[:rows, :, old]
+            if slot_capacity is not None:
+                layer.lazy_initialization(keys, values)
+            else:
+                keys, values = keys.clone(), values.clone()
+            layer.keys[:rows, :, new] = keys
+            layer.values[:rows, :, new] = values
+        self.cursor = cursor
+
+
+def vacated(rows: int, gone: list[int]) -> list[tuple[int, int]]:
+    """(place, source): which of the last rows fills which gap when the rows `gone` leave a list of `rows`."""
+    kept = rows - len(gone)
+    gaps = sorted(place for place in gone if place < kept)
+    sources = sorted(set(range(kept, rows)) - set(gone))
+    return list(zip(gaps, sources, strict=True))

@@ -1,0 +1,283 @@
+"""A Hugging Face causal language model that decodes rows: one batch, refilled between any two steps.
+
+Knows tokens, numbers and devices; no sampler and no text. A row that starts at a cut takes the stored states of what
+lies before, less one position, and is fed that last token: so no token is prefilled twice, and the first step already
+yields the first new token. Weights, positions and masks reach the model as `generate` would pass them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import deque
+from itertools import count
+from typing import Any, NamedTuple
+
+import torch
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+from power_sampling.engines.base import Cost, Ending, Row, context_of
+from power_sampling.engines.kv import BatchCache, KeyValues, vacated
+from power_sampling.errors import UnsupportedModelError
+from power_sampling.types import Continuation, Draw, End, Floats, Tokens
+
+__all__ = ["TorchLM"]
+
+PREFILL_CHUNK = 512  # tokens of a prompt per step, so that rows in decoding and cancellations do not wait for all of it
+SCORE_CHUNK = 64  # positions whose logits over the vocabulary exist at one time while scoring
+
+
+class _Prompt:
+    """The handle of `open`: its tokens, its ending, and the states of all its tokens but the last."""
+
+    def __init__(self, tokens: Tokens, ending: Ending) -> None:
+        self.tokens, self.ending = tokens, ending
+        self.kept = KeyValues()
+        self.prefilled_tokens = 0
+
+
+class _Seat(NamedTuple):
+    row: Row
+    prompt: _Prompt
+    kept: KeyValues  # of the context of the row, less its last token
+    context: Tokens
+
+
+class TorchLM:
+    """A causal language model of transformers behind the `LanguageModel` protocol.
+
+    `vocab_size` limits drawing to the tokenizer's ids where the model's vocabulary is padded beyond: p is renormalised
+    over them. Log-probabilities are float32 from upcast logits (float64 for a float64 model), sums are Python floats.
+    Raises UnsupportedModelError for a model whose state cannot be cut at a position (recurrent, hybrid).
+    """
+
+    def __init__(self, model: PreTrainedModel, *, vocab_size: int | None = None, max_rows: int = 32) -> None:
+        _refuse_uncuttable(model)
+        self.model = model.eval()
+        config = model.config.get_text_config(decoder=True)
+        self.vocab_size: int = min(vocab_size or config.vocab_size, config.vocab_size)
+        self.context_window: int | None = getattr(config, "max_position_embeddings", None)
+        self.max_rows = max_rows
+        self._accepted = set(inspect.signature(model.forward).parameters)
+        self._device = model.get_input_embeddings().weight.device
+        self._float = torch.float64 if model.dtype == torch.float64 else torch.float32
+        self._tickets = count()
+        self._waiting: deque[_Seat] = deque()
+        self._seats: list[_Seat] = []
+        self._batch = BatchCache()
+        self._forward_calls = self._serial_steps = self._row_steps = self._prefilled_tokens = 0
+
+    # ------------------------------------------------------------ the protocol
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(self._forward_calls, self._serial_steps, self._row_steps, self._prefilled_tokens)
+
+    def open(self, prompt: Tokens, ending: Ending) -> _Prompt:
+        return _Prompt(prompt, ending)
+
+    def add(self, prompt: _Prompt, draw: Draw) -> int:
+        ticket = next(self._tickets)
+        context = context_of(prompt.tokens, draw)
+        kept = draw.chain.memo if isinstance(draw.chain.memo, KeyValues) and draw.cut else KeyValues()
+        self._waiting.append(
+            _Seat(Row(ticket, draw, prompt.ending), prompt, kept.head(min(kept.length, len(context) - 1)), context)
+        )
+        return ticket
+
+    def drop(self, ticket: int) -> None:
+        self._waiting = deque(seat for seat in self._waiting if seat.row.ticket != ticket)
+        self._vacate([i for i, seat in enumerate(self._seats) if seat.row.ticket == ticket])
+
+    def drawn(self, ticket: int) -> Tokens:
+        return next((tuple(seat.row.tokens) for seat in self._seats if seat.row.ticket == ticket), ())
+
+    @torch.inference_mode()
+    def step(self) -> tuple[list[int], list[tuple[int, Continuation]]]:
+        self._admit()
+        if not self._seats:
+            return [], []
+        chosen = self._choose(self._decode())
+        tickets = [seat.row.ticket for seat in self._seats]
+        ended: list[tuple[int, End]] = []
+        for i, (seat, (token, logp, logq)) in enumerate(zip(self._seats, chosen, strict=True)):
+            if end := seat.row.push(int(token), logp, logq):
+                ended.append((i, end))
+        finished = [(self._seats[i].row.ticket, self._continuation(i, end)) for i, end in ended]
+        self._vacate([i for i, _ in ended])
+        return tickets, finished
+
+    def reset(self) -> None:
+        self._waiting.clear()
+        self._seats.clear()
+        self._batch = BatchCache()
+
+    @torch.inference_mode()
+    def score(self, prompt: Tokens, tokens: Tokens, temperature: float) -> Floats:
+        """log p(x_t | x_<t) by fresh forward passes over prompt and tokens, nothing remembered. Shape (T,)."""
+        batch = _single(KeyValues())
+        self._feed(batch, prompt[:-1], keep=1)
+        inputs, parts = (prompt[-1], *tokens[:-1]), []
+        for start in range(0, len(tokens), SCORE_CHUNK):
+            piece = inputs[start : start + SCORE_CHUNK]
+            logits = self._feed(batch, piece, keep=len(piece))[0, :, : self.vocab_size].to(self._float)
+            logp = torch.log_softmax(logits / temperature, -1)
+            index = torch.tensor(tokens[start : start + SCORE_CHUNK], device=logp.device)
+            parts.append(logp.gather(-1, index[:, None])[:, 0].double().cpu())
+        return torch.cat(parts).numpy() if parts else torch.zeros(0, dtype=torch.float64).numpy()
+
+    # ------------------------------------------------------------ seats
+
+    def _admit(self) -> None:
+        """Seat waiting draws while rows are free; at most one chunk of a prefill goes before each step."""
+        admitted: list[_Seat] = []
+        postponed: list[_Seat] = []
+        has_prefilled = False
+        while self._waiting and len(self._seats) + len(admitted) < self.max_rows:
+            seat = self._ready(self._waiting.popleft())
+            missing = len(seat.context) - 1 - seat.kept.length
+            if missing and has_prefilled:
+                postponed.append(seat)
+                continue
+            if missing:
+                has_prefilled = True
+                seat = self._prefill(seat)
+                missing = len(seat.context) - 1 - seat.kept.length
+            (postponed if missing else admitted).append(seat)
+        self._waiting.extendleft(reversed(postponed))
+        if admitted:
+            self._batch.enter([seat.kept for seat in admitted])
+            self._seats += admitted
+
+    def _ready(self, seat: _Seat) -> _Seat:
+        """The seat with the prompt's states, where they reach further than its own."""
+        shared = seat.prompt.kept
+        return seat._replace(kept=shared) if seat.kept.length < shared.length else seat
+
+    def _prefill(self, seat: _Seat) -> _Seat:
+        """One chunk of what the seat's context lacks; the prompt's share of it is kept for all draws of the prompt."""
+        start, prompt = seat.kept.length, seat.prompt
+        limit = len(prompt.tokens) - 1 if start < len(prompt.tokens) - 1 else len(seat.context) - 1
+        piece = seat.context[start : min(start + PREFILL_CHUNK, limit)]
+        batch = _single(seat.kept)
+        self._feed(batch, piece, keep=1)
+        self._prefilled_tokens += len(piece)
+        prompt.prefilled_tokens += len(piece)
+        kept = seat.kept.extended(batch.last(0, len(piece)), len(piece))
+        if kept.length <= len(prompt.tokens) - 1:
+            prompt.kept = kept
+        return seat._replace(kept=kept)
+
+    def _continuation(self, index: int, end: End) -> Continuation:
+        """What the row drew, with its states as memo: of everything but the last token, which was never fed."""
+        seat = self._seats[index]
+        if end == "floor":
+            return seat.row.continuation(end)
+        fed = len(seat.row.tokens)
+        return seat.row.continuation(end, seat.kept.extended(self._batch.last(index, fed), fed))
+
+    def _vacate(self, gone: list[int]) -> None:
+        if not gone:
+            return
+        for place, source in vacated(len(self._seats), gone):
+            self._seats[place] = self._seats[source]
+        del self._seats[len(self._seats) - len(gone) :]
+        self._batch.leave(gone)
+
+    # ------------------------------------------------------------ the model
+
+    def _decode(self) -> torch.Tensor:
+        """Feed every row its last token. Returns logits, (rows, vocabulary)."""
+        last = [seat.row.tokens[-1] if seat.row.tokens else seat.context[-1] for seat in self._seats]
+        positions = [[length] for length in self._batch.lengths]
+        self._serial_steps += 1
+        self._row_steps += len(last)
+        logits = self._forward(self._batch, torch.tensor(last)[:, None], torch.tensor(positions), keep=1)
+        return logits[:, -1]
+
+    def _feed(self, batch: BatchCache, tokens: Tokens, *, keep: int) -> torch.Tensor:
+        """Append `tokens` to the one row of `batch`. Returns the logits of at least the last `keep` positions."""
+        logits = torch.zeros(1, 0, 0)
+        for start in range(0, len(tokens), PREFILL_CHUNK):
+            piece = torch.tensor(tokens[start : start + PREFILL_CHUNK])[None]
+            held = batch.lengths[0]
+            positions = torch.arange(held, held + piece.shape[1])[None]
+            logits = self._forward(batch, piece, positions, keep=keep)
+        return logits
+
+    def _forward(self, batch: BatchCache, tokens: torch.Tensor, positions: torch.Tensor, *, keep: int) -> torch.Tensor:
+        new = tokens.shape[1]
+        batch.reserve(new)
+        arguments: dict[str, Any] = {
+            "input_ids": tokens.to(self._device),
+            "position_ids": positions.to(self._device),
+            "attention_mask": batch.mask(new, self._device),
+            "past_key_values": batch,
+            "use_cache": True,
+            "logits_to_keep": keep,
+        }
+        self._forward_calls += 1
+        output = self.model(**{name: value for name, value in arguments.items() if name in self._accepted})
+        batch.advance(new)
+        logits: torch.Tensor = output.logits
+        return logits
+
+    def _choose(self, logits: torch.Tensor) -> list[list[float]]:
+        """Per row: the token its uniform picks by inverse CDF of q, log p and log q of it. One transfer to the host."""
+        laws = [seat.row.draw.law for seat in self._seats]
+        uniforms = self._column([seat.row.uniform() for seat in self._seats], torch.float64, logits)
+        is_greedy = [law.proposal_temperature == 0 for law in laws]
+        base = logits[:, : self.vocab_size].to(self._float)
+        p = self._scaled(base, [law.temperature for law in laws])
+        q = p
+        if any(law.proposal_temperature != law.temperature for law in laws):
+            q = self._scaled(base, [law.proposal_temperature or 1.0 for law in laws])
+        log_q_sum = torch.logsumexp(q, -1, keepdim=True)
+        log_p_sum = log_q_sum if q is p else torch.logsumexp(p, -1, keepdim=True)
+
+        cdf = (q - log_q_sum).exp_().cumsum(-1, dtype=torch.float64)
+        total = cdf[:, -1:]
+        # kept below the total, which rounding could reach: the token found always has positive probability
+        at = torch.minimum(uniforms * total, torch.nextafter(total, torch.zeros_like(total)))
+        token = torch.searchsorted(cdf, at, right=True)
+        if any(is_greedy):
+            token = torch.where(self._column(is_greedy, torch.bool, logits), q.argmax(-1, keepdim=True), token)
+        logp = (p.gather(-1, token) - log_p_sum).double()
+        logq = (q.gather(-1, token) - log_q_sum).double()
+        if any(is_greedy):
+            logq = torch.where(self._column(is_greedy, torch.bool, logits), 0.0, logq)
+        rows: list[list[float]] = torch.cat([token.double(), logp, logq], -1).tolist()
+        return rows
+
+    def _scaled(self, logits: torch.Tensor, temperatures: list[float]) -> torch.Tensor:
+        """logits / temperature, row by row."""
+        if all(t == 1.0 for t in temperatures):
+            return logits
+        return logits / self._column(temperatures, self._float, logits)
+
+    @staticmethod
+    def _column(values: list[Any], dtype: torch.dtype, like: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(values, dtype=dtype).to(like.device)[:, None]
+
+
+def _single(kept: KeyValues) -> BatchCache:
+    batch = BatchCache()
+    batch.enter([kept])
+    return batch
+
+
+def _refuse_uncuttable(model: PreTrainedModel) -> None:
+    name = type(model).__name__
+    if model.config.is_encoder_decoder or not model.can_generate():
+        raise UnsupportedModelError(f"{name} is no causal language model; load one with AutoModelForCausalLM.")
+    parameters = inspect.signature(model.forward).parameters
+    cuttable = (DynamicLayer, DynamicSlidingWindowLayer)
+    if model._is_stateful or "past_key_values" not in parameters:
+        foreign = ["a recurrent state"]
+    else:
+        foreign = [type(x).__name__ for x in DynamicCache(config=model.config).layers if type(x) not in cuttable]
+    if foreign:
+        raise UnsupportedModelError(
+            f"{name} keeps {foreign[0]}, which cannot be cut at a position, so suffixes cannot be redrawn from it. "
+            "Use a model whose layers keep attention keys and values only (Llama, Qwen2/3, Mistral, Gemma, GPT-2, ...)."
+        )

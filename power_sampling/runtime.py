@@ -1,0 +1,380 @@
+"""Text or messages in, completions out: sync, async, streamed, batched. What adapters and the command line stand on.
+
+Every call becomes requests to the worker of the model; this file encodes, submits, waits and decodes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast, overload
+
+from power_sampling.config import Config, GenerationConfig, load_config
+from power_sampling.errors import ContextOverflowError, EmptyPromptError
+from power_sampling.models import Loaded, Model, get_model, model_from_objects
+from power_sampling.samplers import NumpyRng, sampler_for
+from power_sampling.types import Chunk, Completion, Diagnostics, Progress, Tokens
+
+if TYPE_CHECKING:
+    from power_sampling.engines.worker import Job, Outcome, Update
+
+__all__ = ["Message", "PowerSampler", "Prompt"]
+
+Message = Mapping[str, Any]
+Prompt = str | Sequence[Message]
+
+_DONE = object()
+
+
+class _Submitted(NamedTuple):
+    """A request under way, with what is needed to read its answer."""
+
+    job: Job
+    loaded: Loaded
+    config: GenerationConfig
+    prompt: Tokens
+    seed: int
+
+
+class PowerSampler:
+    """Draws completions of one model from p(x)^alpha, or plainly, as its settings say.
+
+        sampler = PowerSampler.from_pretrained("Qwen/Qwen2.5-7B-Instruct", alpha=4.0)
+        sampler.complete("The capital of France is").text
+        sampler.chat([{"role": "user", "content": "Why is the sky blue?"}], sampler="ancestral").text
+
+    Every generation field (`GenerationConfig`) can be given to the constructor and overridden per call. Weights are
+    loaded on first use, once per process for equal model settings. A prompt is a string (completed as it stands) or
+    a list of messages (through the chat template); a list of prompts is decoded as one batch. With a seed, a request
+    gives the same completion whatever runs beside it (bit for bit in float64; in float32 up to the rounding of a
+    different batch, which can change a token about once in a million; in 16-bit types batches do change tokens).
+    Equal prompts with equal seeds give equal completions, within one batch too.
+
+    Raises ConfigurationError for a field that cannot be honoured, InputError for a prompt that cannot be answered,
+    ModelError while loading, GenerationError when a request was stopped or the model raised.
+    """
+
+    def __init__(self, model: Model, generation: GenerationConfig, *, use_chat_template: bool | None = None) -> None:
+        self._model = model
+        self.generation = generation
+        self._use_chat_template = use_chat_template
+
+    @classmethod
+    def from_pretrained(cls, model: str = "embedded", **fields: Any) -> Self:
+        """A model by hub id, folder, GGUF file or `embedded`, with any field of `Config`; the environment counts."""
+        return cls.from_config(model=model, **fields)
+
+    @classmethod
+    def from_config(cls, source: str | Path | Mapping[str, Any] | None = None, **overrides: Any) -> Self:
+        """Settings from a YAML or TOML file or a mapping (see `load_config`)."""
+        return cls.of(load_config(source, **overrides))
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """A sampler with exactly these settings."""
+        return cls(get_model(config.model_part()), config.generation_part(), use_chat_template=config.use_chat_template)
+
+    @classmethod
+    def from_model(cls, model: Any, tokenizer: Any, **fields: Any) -> Self:
+        """Around a transformers model and tokenizer that are already loaded. The tokenizer is copied."""
+        config = Config.parse({"model": getattr(model.config, "name_or_path", "") or type(model).__name__, **fields})
+        handle = model_from_objects(model, tokenizer, config.model_part())
+        return cls(handle, config.generation_part(), use_chat_template=config.use_chat_template)
+
+    def with_settings(self, **overrides: Any) -> Self:
+        """The same model under other generation settings. Nothing is loaded."""
+        return type(self)(self._model, self._overridden(overrides), use_chat_template=self._use_chat_template)
+
+    # ------------------------------------------------------------ what the model is
+
+    @property
+    def model_name(self) -> str:
+        """As it was asked for; the embedded model's own name. Loads nothing."""
+        return self._model.config.model
+
+    @property
+    def context_window(self) -> int | None:
+        """Most tokens of prompt and completion together; None: no limit known. Loads the model."""
+        return self._model.load().engine.context_window
+
+    @property
+    def is_chat_model(self) -> bool:
+        """Whether bare prompts are presented as one user message. Loads the model where the settings leave it open."""
+        if self._use_chat_template is not None:
+            return self._use_chat_template
+        return self._model.load().codec.has_chat_template
+
+    def encode(self, prompt: Prompt) -> Tokens:
+        """The tokens the model would be given."""
+        codec = self._model.load().codec
+        return codec.encode(prompt) if isinstance(prompt, str) else codec.encode_chat(prompt)
+
+    def token_ids(self, text: str) -> list[int]:
+        """The tokens of a text alone, nothing added."""
+        return list(self._model.load().codec.encode(text, add_special_tokens=False)) if text else []
+
+    # ------------------------------------------------------------ sync
+
+    @overload
+    def complete(self, prompts: str, *, show_progress: bool = False, **overrides: Any) -> Completion: ...
+    @overload
+    def complete(
+        self, prompts: Sequence[str], *, show_progress: bool = False, **overrides: Any
+    ) -> list[Completion]: ...
+    def complete(
+        self, prompts: str | Sequence[str], *, show_progress: bool = False, **overrides: Any
+    ) -> Completion | list[Completion]:
+        """Complete one text, or several as one batch."""
+        if isinstance(prompts, str):
+            return self.generate([prompts], show_progress=show_progress, **overrides)[0]
+        return self.generate(prompts, show_progress=show_progress, **overrides)
+
+    @overload
+    def chat(
+        self, conversations: Sequence[Message], *, show_progress: bool = False, **overrides: Any
+    ) -> Completion: ...
+    @overload
+    def chat(
+        self, conversations: Sequence[Sequence[Message]], *, show_progress: bool = False, **overrides: Any
+    ) -> list[Completion]: ...
+    def chat(
+        self,
+        conversations: Sequence[Message] | Sequence[Sequence[Message]],
+        *,
+        show_progress: bool = False,
+        **overrides: Any,
+    ) -> Completion | list[Completion]:
+        """The assistant's next turn in one conversation, or in several as one batch."""
+        batch, is_single = _conversations(conversations)
+        completions = self.generate(batch, show_progress=show_progress, **overrides)
+        return completions[0] if is_single else completions
+
+    def generate(self, prompts: Sequence[Prompt], *, show_progress: bool = False, **overrides: Any) -> list[Completion]:
+        """One completion per prompt, texts and conversations mixed, decoded as one batch, in order.
+
+        The first error stops the other requests of the call and is raised.
+        """
+        bars = _Bars(len(prompts)) if show_progress else None
+        submitted = self._submit(prompts, overrides, [bars.listener(i) for i in range(len(prompts))] if bars else None)
+        try:
+            return [_read(s, s.job.future.result()) for s in submitted]
+        finally:
+            _cancel(submitted)
+            if bars:
+                bars.close()
+
+    def stream(self, prompt: Prompt, **overrides: Any) -> Iterator[Chunk]:
+        """Settled text as it comes; the last chunk carries the completion. Nothing runs before the first `next`.
+
+        The texts join to the completion's. Plain sampling settles every token at once, sequential Monte Carlo the
+        prefix its particles share, Metropolis-Hastings everything at the end; progress comes with every chunk.
+        Closing the iterator stops the work.
+        """
+        updates: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        (submitted,) = self._submit([prompt], overrides, [updates.put])
+        submitted.job.future.add_done_callback(lambda _: updates.put(_DONE))
+        reader = _StreamReader(submitted)
+        try:
+            while (update := updates.get()) is not _DONE:
+                if (chunk := reader.chunk(update)) is not None:
+                    yield chunk
+            yield reader.last(submitted.job.future.result())
+        finally:
+            _cancel([submitted])
+
+    # ------------------------------------------------------------ async
+
+    async def acomplete(self, prompts: str | Sequence[str], **overrides: Any) -> Any:
+        """`complete`, without blocking the event loop; cancelling the task stops the work."""
+        if isinstance(prompts, str):
+            return (await self.agenerate([prompts], **overrides))[0]
+        return await self.agenerate(prompts, **overrides)
+
+    async def achat(self, conversations: Sequence[Message] | Sequence[Sequence[Message]], **overrides: Any) -> Any:
+        """`chat`, without blocking the event loop; cancelling the task stops the work."""
+        batch, is_single = _conversations(conversations)
+        completions = await self.agenerate(batch, **overrides)
+        return completions[0] if is_single else completions
+
+    async def agenerate(self, prompts: Sequence[Prompt], **overrides: Any) -> list[Completion]:
+        """`generate`, without blocking the event loop; cancelling the task stops the work."""
+        submitted = await asyncio.to_thread(self._submit, prompts, overrides, None)
+        try:
+            outcomes = await asyncio.gather(*[asyncio.wrap_future(s.job.future) for s in submitted])
+            return [_read(s, outcome) for s, outcome in zip(submitted, outcomes, strict=True)]
+        finally:
+            _cancel(submitted)
+
+    async def astream(self, prompt: Prompt, **overrides: Any) -> AsyncIterator[Chunk]:
+        """`stream` for an event loop. `aclose`, or cancelling the task, stops the work."""
+        loop = asyncio.get_running_loop()
+        updates: asyncio.Queue[Any] = asyncio.Queue()
+
+        def put(item: Any) -> None:
+            if not loop.is_closed():  # a closed loop has no reader any more; its `finally` has cancelled the job
+                loop.call_soon_threadsafe(updates.put_nowait, item)
+
+        (submitted,) = await asyncio.to_thread(self._submit, [prompt], overrides, [put])
+        reader = _StreamReader(submitted)
+        try:
+            submitted.job.future.add_done_callback(lambda _: put(_DONE))
+            while (update := await updates.get()) is not _DONE:
+                if (chunk := reader.chunk(update)) is not None:
+                    yield chunk
+            yield reader.last(submitted.job.future.result())
+        finally:
+            _cancel([submitted])
+
+    # ------------------------------------------------------------ the one way in
+
+    def _overridden(self, overrides: Mapping[str, Any]) -> GenerationConfig:
+        if not overrides:
+            return self.generation
+        fields = {name: getattr(self.generation, name) for name in self.generation.model_fields_set}
+        return GenerationConfig.parse({**fields, **overrides})
+
+    def _submit(
+        self,
+        prompts: Sequence[Prompt],
+        overrides: Mapping[str, Any],
+        listeners: Sequence[Callable[[Update], None]] | None,
+    ) -> list[_Submitted]:
+        """Encode all, refuse what cannot be answered, then submit all: no request runs if another is refused."""
+        from power_sampling.engines.base import Ending
+        from power_sampling.engines.worker import Request
+        from power_sampling.text.stop import StopStrings
+
+        config = self._overridden(overrides)
+        loaded = self._model.load()
+        encoded = [self.encode(prompt) for prompt in prompts]
+        for tokens in encoded:
+            _check_window(tokens, config, loaded.engine.context_window)
+        stop = StopStrings(config.stop, loaded.codec.decode) if config.stop else None
+        ending = Ending(loaded.codec.eos_ids, stop)
+        submitted: list[_Submitted] = []
+        for i, tokens in enumerate(encoded):
+            seed = secrets.randbits(63) if config.seed is None else config.seed
+            request = Request(
+                prompt=tokens,
+                ending=ending,
+                make_sampler=lambda is_over, seed=seed: sampler_for(  # type: ignore[misc]
+                    config, config.max_new_tokens, NumpyRng(seed), is_over
+                ),
+                time_budget=config.time_budget,
+                timeout=config.timeout,
+                listener=listeners[i] if listeners else None,
+            )
+            submitted.append(_Submitted(loaded.worker.submit(request), loaded, config, tokens, seed))
+        return submitted
+
+
+def _conversations(
+    conversations: Sequence[Message] | Sequence[Sequence[Message]],
+) -> tuple[Sequence[Sequence[Message]], bool]:
+    """Always a batch, and whether it was a single conversation."""
+    if not conversations:
+        raise EmptyPromptError("The conversation has no message; give at least one.")
+    if isinstance(conversations[0], Mapping):
+        return [cast("Sequence[Message]", conversations)], True
+    return cast("Sequence[Sequence[Message]]", conversations), False
+
+
+def _check_window(tokens: Tokens, config: GenerationConfig, window: int | None) -> None:
+    if window is not None and len(tokens) + config.max_new_tokens > window:
+        raise ContextOverflowError(
+            f"The prompt has {len(tokens)} tokens and max_new_tokens is {config.max_new_tokens}, together "
+            f"{len(tokens) + config.max_new_tokens}; the context window is {window}. Shorten the prompt or lower "
+            "max_new_tokens."
+        )
+
+
+def _cancel(submitted: Sequence[_Submitted]) -> None:
+    for s in submitted:
+        if not s.job.future.done():
+            s.job.cancel()
+
+
+def _text_of(s: _Submitted) -> Any:
+    from power_sampling.text.stop import StopStrings, TextStream
+
+    codec = s.loaded.codec
+    stop = StopStrings(s.config.stop, codec.decode) if s.config.stop else None
+    return TextStream(codec.decode, codec.eos_ids, stop)
+
+
+def _read(s: _Submitted, outcome: Outcome, stream: Any = None) -> Completion:
+    """The completion a finished request stands for."""
+    answer, chain = outcome.answer, outcome.answer.chain
+    stream = stream or _text_of(s)
+    stream.finish(chain.tokens)
+    law = s.config.law()
+    return Completion(
+        text=stream.text,
+        tokens=chain.tokens,
+        logp=float(chain.logp.sum()),
+        token_logp=tuple(chain.logp.tolist()),
+        token_text=s.loaded.codec.spell(chain.tokens),
+        finish_reason="stop" if chain.is_terminated else "length",
+        stop=stream.stopped_by,
+        prompt_tokens=len(s.prompt),
+        seed=s.seed,
+        diagnostics=Diagnostics(
+            sampler=s.config.sampler.name,
+            alpha=law.alpha,
+            exactness=answer.exactness,
+            acceptance_rate=answer.acceptance_rate,
+            ess=answer.ess,
+            log_z=answer.log_z,
+            is_budget_spent=answer.is_budget_spent,
+            tokens_decoded=outcome.tokens_decoded,
+            tokens_prefilled=outcome.tokens_prefilled,
+            serial_steps=outcome.serial_steps,
+            seconds=outcome.seconds,
+        ),
+    )
+
+
+class _StreamReader:
+    """Updates of one request turned into chunks."""
+
+    def __init__(self, submitted: _Submitted) -> None:
+        self._submitted = submitted
+        self._text = _text_of(submitted)
+        self._progress: Progress | None = None
+
+    def chunk(self, update: Update) -> Chunk | None:
+        """A chunk where there is new text or new progress."""
+        text = self._text.advance(update.settled)
+        if not text and update.progress is self._progress:
+            return None
+        self._progress = update.progress
+        return Chunk(text, progress=update.progress)
+
+    def last(self, outcome: Outcome) -> Chunk:
+        given = len(self._text.text)
+        completion = _read(self._submitted, outcome, self._text)
+        return Chunk(completion.text[given:], completion, self._progress)
+
+
+class _Bars:
+    """One progress bar over all requests of a call, in the samplers' steps."""
+
+    def __init__(self, requests: int) -> None:
+        from tqdm.auto import tqdm
+
+        self._shares = [0.0] * requests
+        self._bar = tqdm(total=100, unit="%", bar_format="{desc}{percentage:3.0f}%|{bar}| {elapsed}{postfix}")
+
+    def listener(self, index: int) -> Callable[[Update], None]:
+        def update(u: Update) -> None:
+            self._shares[index] = u.progress.done / max(1, u.progress.total)
+            self._bar.n = round(100 * sum(self._shares) / len(self._shares))
+            self._bar.set_postfix({name: f"{value:.3g}" for name, value in u.progress.stats.items()})
+
+        return update
+
+    def close(self) -> None:
+        self._bar.close()

@@ -1,0 +1,43 @@
+"""The samplers, and which generator a configuration means. Neither torch nor engines in here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+
+from power_sampling.config import GenerationConfig, LowTemperature, MetropolisHastings, SequentialMonteCarlo
+from power_sampling.samplers.ancestral import ancestral
+from power_sampling.samplers.metropolis_hastings import metropolis_hastings
+from power_sampling.samplers.rng import NumpyRng, Rng
+from power_sampling.samplers.sequential_monte_carlo import sequential_monte_carlo
+from power_sampling.types import Answer, Continuation, Round
+
+__all__ = [
+    "NumpyRng",
+    "Rng",
+    "Sampler",
+    "ancestral",
+    "metropolis_hastings",
+    "sampler_for",
+    "sequential_monte_carlo",
+]
+
+Sampler = Generator[Round, list[Continuation], Answer]
+
+
+def sampler_for(config: GenerationConfig, horizon: int, rng: Rng, is_over: Callable[[], bool]) -> Sampler:
+    """The generator that answers one prompt.
+
+    At alpha = 1 with the proposal at the base temperature every weight is 1, so a power sampler is plain sampling and
+    is run as such: exact, at the cost of one completion.
+    """
+    law = config.law()
+    is_plain = law.alpha == 1 and law.proposal_temperature in (law.temperature, 0)
+    match config.sampler:
+        case LowTemperature() if not is_plain:
+            return ancestral(law, horizon, rng, exactness="approximate")
+        case MetropolisHastings() if not is_plain:
+            return metropolis_hastings(config.sampler, law, horizon, rng, is_over)
+        case SequentialMonteCarlo() if not is_plain:
+            return sequential_monte_carlo(config.sampler, law, horizon, rng, is_over)
+        case _:
+            return ancestral(law, horizon, rng, exactness="exact")

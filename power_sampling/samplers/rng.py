@@ -1,0 +1,49 @@
+"""The one door for chance in a sampler. No global random state, no model."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from power_sampling.types import Floats
+
+__all__ = ["NumpyRng", "Rng"]
+
+
+class Rng(Protocol):
+    """Every decision of a sampler goes through here, so a test can walk all of them and sum the exact law."""
+
+    def integers(self, high: int) -> int:
+        """Uniform on 0..high-1."""
+
+    def categorical(self, weights: Floats) -> int:
+        """An index with probability proportional to its weight; never one of weight zero."""
+
+    def uniform(self) -> float:
+        """Uniform on (0, 1]."""
+
+    def seed(self) -> int:
+        """A fresh 64-bit seed, handed to an engine for the tokens of one draw."""
+
+
+class NumpyRng:
+    """Counter-based (Philox): the same seed gives the same stream on every machine."""
+
+    def __init__(self, seed: int) -> None:
+        self._generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed)))
+
+    def integers(self, high: int) -> int:
+        return int(self._generator.integers(high))
+
+    def categorical(self, weights: Floats) -> int:
+        cdf = np.cumsum(weights)
+        # `side="right"` steps over zero weights; the product is kept below the total, which rounding could reach
+        at = min(self._generator.random() * cdf[-1], np.nextafter(cdf[-1], 0.0))
+        return int(np.searchsorted(cdf, at, side="right"))
+
+    def uniform(self) -> float:
+        return 1.0 - float(self._generator.random())
+
+    def seed(self) -> int:
+        return int(self._generator.integers(2**63))

@@ -1,0 +1,106 @@
+"""Sequential Monte Carlo for p(x)^alpha: particles grown block by block, weighed, resampled (Power-SMC, 2602.10273).
+
+Feynman-Kac terms: particles move by q; after block b the intermediate target is p(x_1..t)^alpha_b over prefixes, so a
+particle's weight grows by
+
+    sum over the block's tokens of (alpha_b log p - log q)  +  (alpha_b - alpha_{b-1}) log p(all its earlier tokens)
+
+The second term, the boundary term of a ramp, also falls on particles that have terminated. Without a ramp
+alpha_b = alpha and it vanishes. A terminated particle is a completion: it is carried along and costs nothing.
+E[exp(log_z)] = Z = sum_x p(x)^alpha, unbiased for every N; the completion returned has law p^alpha as N grows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator
+
+import numpy as np
+
+from power_sampling.config import SequentialMonteCarlo
+from power_sampling.samplers.resampling import effective_sample_size, systematic
+from power_sampling.samplers.rng import Rng
+from power_sampling.types import Answer, Chain, Continuation, Draw, Floats, Law, Progress, Round, Tokens
+
+__all__ = ["sequential_monte_carlo"]
+
+
+def sequential_monte_carlo(
+    config: SequentialMonteCarlo, law: Law, horizon: int, rng: Rng, is_over: Callable[[], bool]
+) -> Generator[Round, list[Continuation], Answer]:
+    """One of `num_particles` weighted completions, drawn by weight, with the estimate of log Z.
+
+    When `is_over()` turns true one particle is drawn by weight and finished by one extension from q.
+    """
+    n = config.num_particles
+    particles = [Chain.empty()] * n
+    log_weights: Floats = np.zeros(n)
+    log_z, smallest_ess = 0.0, float(n)
+    end, alpha = 0, law.alpha
+
+    while end < horizon and not all(x.is_terminated for x in particles):
+        if is_over():
+            return (yield from _finish_one(particles, log_weights, law, alpha, horizon, rng, smallest_ess))
+        end = min(end + config.block_size, horizon)
+        alpha_before, alpha = alpha, _ramped(law.alpha, end, config)  # nothing is weighed before the first block
+        block_law = law._replace(
+            alpha=alpha,
+            proposal_temperature=config.proposal_temperature or law.temperature / alpha,
+        )
+        log_weights = log_weights + (alpha - alpha_before) * _logp(particles)
+        live = [i for i, x in enumerate(particles) if not x.is_terminated]
+        draws = tuple(Draw(x := particles[i], len(x.tokens), end - len(x.tokens), block_law, rng.seed()) for i in live)
+        progress = Progress(
+            end - 1, horizon, {"ess": effective_sample_size(log_weights), "particles": float(len(live))}
+        )
+        continuations = yield Round(draws, settled=_common_prefix(particles), progress=progress)
+        for i, continuation in zip(live, continuations, strict=True):
+            log_weights[i] += continuation.log_weight.sum()
+            particles[i] = particles[i].spliced(len(particles[i].tokens), continuation)
+
+        ess = effective_sample_size(log_weights)
+        smallest_ess = min(smallest_ess, ess)
+        is_last = end == horizon or all(x.is_terminated for x in particles)
+        if ess < config.ess_threshold * n and not is_last:
+            log_z += _log_mean_exp(log_weights)
+            particles = [particles[i] for i in systematic(log_weights, rng)]
+            log_weights = np.zeros(n)
+
+    log_weights = log_weights + (law.alpha - alpha) * _logp(particles)  # the ramp may not have reached its end
+    log_z += _log_mean_exp(log_weights)
+    smallest_ess = min(smallest_ess, effective_sample_size(log_weights))
+    chosen = rng.categorical(np.exp(log_weights - log_weights.max()))
+    return Answer(particles[chosen], "approximate", ess=smallest_ess, log_z=log_z)
+
+
+def _finish_one(
+    particles: list[Chain], log_weights: Floats, law: Law, alpha: float, horizon: int, rng: Rng, ess: float
+) -> Generator[Round, list[Continuation], Answer]:
+    log_weights = log_weights + (law.alpha - alpha) * _logp(particles)
+    chain = particles[rng.categorical(np.exp(log_weights - log_weights.max()))]
+    if not chain.is_terminated:
+        draw = Draw(chain, len(chain.tokens), horizon - len(chain.tokens), law, rng.seed())
+        (continuation,) = yield Round((draw,), settled=chain.tokens, is_live=True)
+        chain = chain.spliced(len(chain.tokens), continuation)
+    return Answer(chain, "approximate", ess=ess, is_budget_spent=True)
+
+
+def _ramped(alpha: float, end: int, config: SequentialMonteCarlo) -> float:
+    """alpha_b of the block that ends at `end`: linear from 1 to alpha over `ramp_tokens`."""
+    return alpha if end >= config.ramp_tokens else 1 + (alpha - 1) * end / config.ramp_tokens
+
+
+def _logp(particles: list[Chain]) -> Floats:
+    return np.array([x.logp.sum() for x in particles])
+
+
+def _log_mean_exp(log_weights: Floats) -> float:
+    return float(np.logaddexp.reduce(log_weights)) - math.log(len(log_weights))
+
+
+def _common_prefix(particles: list[Chain]) -> Tokens:
+    """What all particles share stays in whichever is returned."""
+    texts = [x.tokens for x in particles]
+    first, last = min(texts), max(texts)  # in lexicographic order these two differ earliest
+    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return first[:length]

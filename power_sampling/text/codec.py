@@ -1,0 +1,127 @@
+"""A tokenizer of one's own: prompts and messages in, token ids out, text back.
+
+Fast tokenizers keep truncation and padding in shared state, so calls from several threads corrupt each other silently;
+a private copy behind a lock cannot. Nothing here truncates, pads, or knows a model.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from power_sampling.errors import ChatTemplateError, EmptyPromptError
+from power_sampling.types import Tokens
+
+__all__ = ["Codec", "Message"]
+
+Message = Mapping[str, Any]
+
+_MARK = "\ue000{}\ue001"  # private-use characters: a template carries them along, no tokenizer has them as a token
+
+
+class Codec:
+    """`tokenizer` is any transformers tokenizer; it is copied and never touched. Safe from any thread."""
+
+    def __init__(self, tokenizer: Any, eos_ids: Sequence[int] = ()) -> None:
+        self._tokenizer = copy.deepcopy(tokenizer)
+        self._lock = threading.Lock()
+        own = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+        self.eos_ids: frozenset[int] = frozenset([*own, *eos_ids])
+        self.vocab_size: int = max(tokenizer.get_vocab().values(), default=-1) + 1
+        self._special = sorted({str(t) for t in tokenizer.all_special_tokens}, key=len, reverse=True)
+
+    @property
+    def has_chat_template(self) -> bool:
+        return bool(self._tokenizer.chat_template)
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> Tokens:
+        """Tokens of a text as it stands, control tokens written in it included; exactly one BOS where the tokenizer
+        adds one. Raises EmptyPromptError where nothing comes out."""
+        with self._lock:
+            bos = self._tokenizer.bos_token
+            adds_bos = add_special_tokens and not (bos and text.startswith(bos))
+            ids = tuple(self._tokenizer(text, add_special_tokens=adds_bos)["input_ids"])
+        if not ids:
+            raise EmptyPromptError("The prompt is empty and the tokenizer adds no token of its own; give some text.")
+        return ids
+
+    def encode_chat(self, messages: Sequence[Message], **template_arguments: Any) -> Tokens:
+        """Tokens of a conversation through the chat template, ready for the assistant's turn.
+
+        A last message of the assistant is continued. Control tokens written inside a message become plain text, so a
+        user cannot open a turn. Raises ChatTemplateError without a template, or with the template's own reason.
+        """
+        if not messages:
+            raise EmptyPromptError("The conversation has no message; give at least one.")
+        if not self.has_chat_template:
+            raise ChatTemplateError(
+                "The tokenizer has no chat template: this is a base model. Send a plain prompt (`complete`), or use an "
+                "instruction-tuned model."
+            )
+        neutral, hidden = self._without_control_tokens(messages)
+        is_continued = messages[-1].get("role") == "assistant"
+        try:
+            with self._lock:
+                rendered = self._tokenizer.apply_chat_template(
+                    neutral,
+                    tokenize=False,
+                    add_generation_prompt=not is_continued,
+                    continue_final_message=is_continued,
+                    **template_arguments,
+                )
+        except Exception as error:  # jinja and the template's own raise_exception have no common type
+            roles = [str(message.get("role")) for message in messages]
+            raise ChatTemplateError(f"The chat template refuses these messages (roles {roles}): {error}") from error
+        return self._encode_rendered(rendered, hidden)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of tokens, without control tokens."""
+        with self._lock:
+            text = self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(text)
+
+    def spell(self, tokens: Sequence[int]) -> tuple[str, ...]:
+        """Each token alone, control tokens by name."""
+        with self._lock:
+            return tuple(
+                str(self._tokenizer.decode([t], skip_special_tokens=False, clean_up_tokenization_spaces=False))
+                for t in tokens
+            )
+
+    def _without_control_tokens(self, messages: Sequence[Message]) -> tuple[list[dict[str, Any]], list[str]]:
+        """The messages with every control token in their values replaced by a numbered mark, and what was replaced."""
+        hidden: list[str] = []
+
+        def neutral(value: Any) -> Any:
+            if isinstance(value, str):
+                for token in self._special:
+                    while token in value:
+                        value = value.replace(token, _MARK.format(len(hidden)), 1)
+                        hidden.append(token)
+                return value
+            if isinstance(value, Mapping):
+                return {key: item if key == "role" else neutral(item) for key, item in value.items()}
+            if isinstance(value, (list, tuple)):
+                return [neutral(item) for item in value]
+            return value
+
+        return [neutral(message) for message in messages], hidden
+
+    def _encode_rendered(self, rendered: str, hidden: list[str]) -> Tokens:
+        """Tokens of a rendered template: its own control tokens as such, the hidden ones letter by letter."""
+        ids: list[int] = []
+        rest = rendered
+        with self._lock:
+            while True:
+                found = [(rest.find(_MARK.format(i)), i) for i in range(len(hidden))]
+                at, index = min(((a, i) for a, i in found if a >= 0), default=(-1, -1))
+                piece = rest if at < 0 else rest[:at]
+                if piece:
+                    ids += self._tokenizer(piece, add_special_tokens=False)["input_ids"]
+                if at < 0:
+                    return tuple(ids)
+                plain = self._tokenizer(hidden[index], add_special_tokens=False, split_special_tokens=True)
+                ids += plain["input_ids"]
+                rest = rest[at + len(_MARK.format(index)) :]

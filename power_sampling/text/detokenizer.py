@@ -1,0 +1,43 @@
+"""Text of a growing token sequence, piece by piece, never half a character."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+__all__ = ["Detokenizer"]
+
+_INCOMPLETE = "\ufffd"  # what a decoder prints for bytes that do not yet form a character
+
+
+class Detokenizer:
+    """Feeds on tokens, yields the text each one completes. The pieces join to the text of the whole sequence.
+
+    A tokenizer's text for a token can depend on the token before (leading spaces, split characters), so a short window
+    is decoded twice, without and with the new tokens, and the difference is the new text.
+    """
+
+    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+        self._decode = decode
+        self._tokens: list[int] = []
+        self._start = 0  # the window: from here ...
+        self._read = 0  # ... to here is text that was given out
+        self.text = ""
+
+    def push(self, *tokens: int) -> str:
+        """The text that is complete with these tokens; may be empty."""
+        self._tokens += tokens
+        before = self._decode(self._tokens[self._start : self._read])
+        after = self._decode(self._tokens[self._start :])
+        if len(after) <= len(before) or after.endswith(_INCOMPLETE):
+            return ""
+        self._start, self._read = self._read, len(self._tokens)
+        self.text += after[len(before) :]
+        return after[len(before) :]
+
+    def flush(self) -> str:
+        """What is left at the end: bytes that never became a character, as the tokenizer prints them."""
+        before = self._decode(self._tokens[self._start : self._read])
+        rest = self._decode(self._tokens[self._start :])[len(before) :]
+        self._start = self._read = len(self._tokens)
+        self.text += rest
+        return rest

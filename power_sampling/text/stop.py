@@ -1,0 +1,94 @@
+"""Stop strings: a termination event like EOS, found across token borders and left out of the text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from power_sampling.text.detokenizer import Detokenizer
+from power_sampling.types import Tokens
+
+__all__ = ["StopStrings", "TextStream"]
+
+Decode = Callable[[Sequence[int]], str]
+
+
+class StopStrings:
+    """The stop rule of a request: a completion ends with the first token that completes a stop string in its text."""
+
+    def __init__(self, stop: Sequence[str], decode: Decode) -> None:
+        self.strings = tuple(stop)
+        self._decode = decode
+        self._reach = max(len(s) for s in self.strings) - 1
+
+    def watch(self, tokens: Tokens) -> Callable[[int], bool]:
+        """A function of every next token after `tokens`: is a stop string complete now?"""
+        detokenizer = Detokenizer(self._decode)
+        for token in tokens:  # one by one, as if they had been watched
+            detokenizer.push(token)
+
+        def is_stopped(token: int) -> bool:
+            new = detokenizer.push(token)
+            if not new:
+                return False
+            tail = detokenizer.text[-len(new) - self._reach :] if self._reach else new
+            return any(s in tail for s in self.strings)
+
+        return is_stopped
+
+    def find(self, text: str) -> tuple[int, str] | None:
+        """Where the earliest stop string begins, and which; the longest of those that begin there."""
+        found = [(text.find(s), -len(s), s) for s in self.strings if s in text]
+        if not found:
+            return None
+        at, _, string = min(found)
+        return at, string
+
+    def held_back(self, text: str) -> int:
+        """Length of the longest end of `text` that could be the beginning of a stop string."""
+        for length in range(min(len(text), self._reach), 0, -1):
+            if any(s.startswith(text[-length:]) for s in self.strings):
+                return length
+        return 0
+
+
+class TextStream:
+    """Settled tokens in, text out that will never be retracted. The pieces join to the completion's text."""
+
+    def __init__(self, decode: Decode, eos_ids: frozenset[int], stop: StopStrings | None) -> None:
+        self._detokenizer = Detokenizer(decode)
+        self._eos_ids, self._stop = eos_ids, stop
+        self._seen = 0
+        self._is_ended = False
+        self.text = ""
+        self.stopped_by: str | None = None
+
+    def advance(self, settled: Sequence[int]) -> str:
+        """New text for all settled tokens so far (each call repeats the earlier ones)."""
+        for token in settled[self._seen :]:
+            self._seen += 1
+            if token in self._eos_ids:
+                return self._release(final=True)
+            self._detokenizer.push(token)
+        return self._release(final=False)
+
+    def finish(self, tokens: Sequence[int]) -> str:
+        """The rest of the text, once the completion is known."""
+        return self.advance(tokens) + self._release(final=True)
+
+    def _release(self, *, final: bool) -> str:
+        if self._is_ended:
+            return ""
+        if final:
+            self._is_ended = True
+            self._detokenizer.flush()
+        text = self._detokenizer.text
+        end = len(text)
+        if self._stop:
+            if found := self._stop.find(text):
+                end, self.stopped_by = found
+                self._is_ended = True
+            elif not final:
+                end -= self._stop.held_back(text)
+        piece = text[len(self.text) : end]
+        self.text += piece
+        return piece
