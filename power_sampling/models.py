@@ -236,7 +236,8 @@ def _convert(file: Path, folder: Path) -> None:
         )
     except Exception as error:  # the readers raise whatever a broken file makes them
         raise ModelError(f"{str(file)!r} cannot be read as GGUF: {type(error).__name__}: {error}") from error
-    del model.config.quantization_config  # the weights are plain now; transformers would refuse to save them else
+    if hasattr(model.config, "quantization_config"):  # left there by some versions of transformers
+        del model.config.quantization_config  # the weights are plain now; transformers would refuse to save them else
     model.config.name_or_path = file.stem
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

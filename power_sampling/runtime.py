@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast, overload
 
@@ -166,7 +166,7 @@ class PowerSampler:
             if bars:
                 bars.close()
 
-    def stream(self, prompt: Prompt, **overrides: Any) -> Iterator[Chunk]:
+    def stream(self, prompt: Prompt, **overrides: Any) -> Generator[Chunk, None, None]:
         """Settled text as it comes; the last chunk carries the completion. Nothing runs before the first `next`.
 
         The texts join to the completion's. Plain sampling settles every token at once, sequential Monte Carlo the
@@ -208,7 +208,7 @@ class PowerSampler:
         finally:
             _cancel(submitted)
 
-    async def astream(self, prompt: Prompt, **overrides: Any) -> AsyncIterator[Chunk]:
+    async def astream(self, prompt: Prompt, **overrides: Any) -> AsyncGenerator[Chunk, None]:
         """`stream` for an event loop. `aclose`, or cancelling the task, stops the work."""
         loop = asyncio.get_running_loop()
         updates: asyncio.Queue[Any] = asyncio.Queue()

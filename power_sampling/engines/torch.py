@@ -42,6 +42,11 @@ class _Seat(NamedTuple):
     kept: KeyValues  # of the context of the row, less its last token
     context: Tokens
 
+    @property
+    def missing(self) -> int:
+        """Tokens whose states are needed before the row can start."""
+        return len(self.context) - 1 - self.kept.length
+
 
 class TorchLM:
     """A causal language model of transformers behind the `LanguageModel` protocol.
@@ -76,6 +81,7 @@ class TorchLM:
     def open(self, prompt: Tokens, ending: Ending) -> _Prompt:
         return _Prompt(prompt, ending)
 
+    @torch.inference_mode()
     def add(self, prompt: _Prompt, draw: Draw) -> int:
         ticket = next(self._tickets)
         context = context_of(prompt.tokens, draw)
@@ -85,6 +91,7 @@ class TorchLM:
         )
         return ticket
 
+    @torch.inference_mode()
     def drop(self, ticket: int) -> None:
         self._waiting = deque(seat for seat in self._waiting if seat.row.ticket != ticket)
         self._vacate([i for i, seat in enumerate(self._seats) if seat.row.ticket == ticket])
@@ -129,21 +136,15 @@ class TorchLM:
     # ------------------------------------------------------------ seats
 
     def _admit(self) -> None:
-        """Seat waiting draws while rows are free; at most one chunk of a prefill goes before each step."""
+        """Seat waiting draws while rows are free, after prefilling at most PREFILL_CHUNK tokens of what they lack."""
         admitted: list[_Seat] = []
         postponed: list[_Seat] = []
-        has_prefilled = False
+        budget = PREFILL_CHUNK
         while self._waiting and len(self._seats) + len(admitted) < self.max_rows:
             seat = self._ready(self._waiting.popleft())
-            missing = len(seat.context) - 1 - seat.kept.length
-            if missing and has_prefilled:
-                postponed.append(seat)
-                continue
-            if missing:
-                has_prefilled = True
-                seat = self._prefill(seat)
-                missing = len(seat.context) - 1 - seat.kept.length
-            (postponed if missing else admitted).append(seat)
+            while seat.missing and budget:
+                budget, seat = self._prefill(seat, budget)
+            (postponed if seat.missing else admitted).append(seat)
         self._waiting.extendleft(reversed(postponed))
         if admitted:
             self._batch.enter([seat.kept for seat in admitted])
@@ -154,11 +155,12 @@ class TorchLM:
         shared = seat.prompt.kept
         return seat._replace(kept=shared) if seat.kept.length < shared.length else seat
 
-    def _prefill(self, seat: _Seat) -> _Seat:
-        """One chunk of what the seat's context lacks; the prompt's share of it is kept for all draws of the prompt."""
+    def _prefill(self, seat: _Seat, budget: int) -> tuple[int, _Seat]:
+        """One piece of what the seat's context lacks; the prompt's share of it is kept for all draws of the prompt.
+        Returns what is left of the budget."""
         start, prompt = seat.kept.length, seat.prompt
         limit = len(prompt.tokens) - 1 if start < len(prompt.tokens) - 1 else len(seat.context) - 1
-        piece = seat.context[start : min(start + PREFILL_CHUNK, limit)]
+        piece = seat.context[start : min(start + budget, limit)]
         batch = _single(seat.kept)
         self._feed(batch, piece, keep=1)
         self._prefilled_tokens += len(piece)
@@ -166,7 +168,7 @@ class TorchLM:
         kept = seat.kept.extended(batch.last(0, len(piece)), len(piece))
         if kept.length <= len(prompt.tokens) - 1:
             prompt.kept = kept
-        return seat._replace(kept=kept)
+        return budget - len(piece), seat._replace(kept=kept)
 
     def _continuation(self, index: int, end: End) -> Continuation:
         """What the row drew, with its states as memo: of everything but the last token, which was never fed."""

@@ -23,7 +23,7 @@ from power_sampling.config import MetropolisHastings
 from power_sampling.samplers.rng import Rng
 from power_sampling.types import Answer, Chain, Continuation, Draw, Exactness, Floats, Law, Progress, Round
 
-__all__ = ["metropolis_hastings"]
+__all__ = ["metropolis_hastings", "move"]
 
 
 def metropolis_hastings(
@@ -52,7 +52,7 @@ def metropolis_hastings(
             if is_spent:
                 break
             progress = _progress(chain, stage_end, block_size, horizon, step, config.num_steps, num_tried, num_accepted)
-            moved = yield from _move(chain, stage_end, config, law, rng, progress)
+            moved = yield from move(chain, stage_end, config, law, rng, progress)
             num_tried += 1
             num_accepted += moved is not chain
             chain = moved
@@ -62,12 +62,12 @@ def metropolis_hastings(
     return Answer(chain, exactness, acceptance_rate=acceptance_rate, is_budget_spent=is_spent)
 
 
-def _move(
+def move(
     chain: Chain, stage_end: int, config: MetropolisHastings, law: Law, rng: Rng, progress: Progress
 ) -> Generator[Round, list[Continuation], Chain]:
     """One multiple-try move; the chain itself, the same object, where it is rejected."""
     cut = rng.integers(len(chain.tokens))
-    log_u = math.log(rng.uniform())
+    log_u = rng.log_uniform()
     log_w_chain = _log_w(chain, cut)
     # With one proposal the decision is known as soon as its running weight falls below u * w(x). With several it
     # needs every weight, so all of them are drawn in full.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import numpy as np
@@ -20,8 +21,8 @@ class Rng(Protocol):
     def categorical(self, weights: Floats) -> int:
         """An index with probability proportional to its weight; never one of weight zero."""
 
-    def uniform(self) -> float:
-        """Uniform on (0, 1]."""
+    def log_uniform(self) -> float:
+        """The logarithm of a uniform on (0, 1]."""
 
     def seed(self) -> int:
         """A fresh 64-bit seed, handed to an engine for the tokens of one draw."""
@@ -42,8 +43,8 @@ class NumpyRng:
         at = min(self._generator.random() * cdf[-1], np.nextafter(cdf[-1], 0.0))
         return int(np.searchsorted(cdf, at, side="right"))
 
-    def uniform(self) -> float:
-        return 1.0 - float(self._generator.random())
+    def log_uniform(self) -> float:
+        return math.log(1.0 - self._generator.random())
 
     def seed(self) -> int:
         return int(self._generator.integers(2**63))

@@ -1,0 +1,305 @@
+"""Tools to prove a sampler or an engine right: a model small enough to enumerate, exact laws, executable contracts.
+
+Shipped, so that the author of another engine or sampler can run them; imports no test framework. A broken law raises
+AssertionError with the numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from power_sampling.engines.base import Cost, Ending, LanguageModel, Row, context_of
+from power_sampling.samplers import Sampler
+from power_sampling.types import Answer, Chain, Continuation, Draw, Floats, Law, Round, Tokens
+
+__all__ = [
+    "Branches",
+    "TableLM",
+    "check_language_model",
+    "completions",
+    "drive",
+    "outcomes",
+    "power_law",
+    "run_draws",
+    "suffixes",
+]
+
+T = TypeVar("T")
+
+
+# ---------------------------------------------------------------- a model to enumerate
+
+
+class _TablePrompt:
+    def __init__(self, tokens: Tokens, ending: Ending) -> None:
+        self.tokens, self.ending, self.prefilled_tokens = tokens, ending, 0
+
+
+class TableLM:
+    """A language model whose next-token laws are drawn from a hash of the context. Satisfies `LanguageModel`.
+
+    `spread` is the standard deviation of the logits: lengths and probabilities of completions vary with it.
+    """
+
+    context_window = None
+
+    def __init__(self, vocab_size: int, seed: int, *, spread: float = 1.5) -> None:
+        self.vocab_size, self._seed, self._spread = vocab_size, seed, spread
+        self._logits: dict[Tokens, Floats] = {}
+        self._tickets = count()
+        self._rows: dict[int, tuple[_TablePrompt, Row]] = {}
+        self.cost = Cost(0, 0, 0, 0)
+
+    def logits(self, context: Tokens) -> Floats:
+        """Logits of the next token, (V,)."""
+        if context not in self._logits:
+            generator = np.random.default_rng([self._seed, *context])
+            self._logits[context] = generator.normal(size=self.vocab_size) * self._spread
+        return self._logits[context]
+
+    def open(self, prompt: Tokens, ending: Ending) -> _TablePrompt:
+        return _TablePrompt(prompt, ending)
+
+    def add(self, prompt: _TablePrompt, draw: Draw) -> int:
+        ticket = next(self._tickets)
+        self._rows[ticket] = prompt, Row(ticket, draw, prompt.ending)
+        return ticket
+
+    def drop(self, ticket: int) -> None:
+        self._rows.pop(ticket, None)
+
+    def drawn(self, ticket: int) -> Tokens:
+        return tuple(self._rows[ticket][1].tokens) if ticket in self._rows else ()
+
+    def reset(self) -> None:
+        self._rows.clear()
+
+    def step(self) -> tuple[list[int], list[tuple[int, Continuation]]]:
+        tickets, finished = list(self._rows), []
+        for ticket in tickets:
+            prompt, row = self._rows[ticket]
+            law = row.draw.law
+            context = (*context_of(prompt.tokens, row.draw), *row.tokens)
+            q = np.exp(_log_law(self.logits(context), law.proposal_temperature))
+            cdf = np.cumsum(q)
+            token = int(np.searchsorted(cdf, row.uniform() * cdf[-1], side="right"))
+            logp = float(_log_law(self.logits(context), law.temperature)[token])
+            if end := row.push(token, logp, math.log(q[token])):
+                finished.append((ticket, row.continuation(end)))
+                del self._rows[ticket]
+        calls, steps, rows, prefilled = self.cost
+        self.cost = Cost(calls + bool(tickets), steps + bool(tickets), rows + len(tickets), prefilled)
+        return tickets, finished
+
+    def score(self, prompt: Tokens, tokens: Tokens, temperature: float) -> Floats:
+        contexts = [(*prompt, *tokens[:t]) for t in range(len(tokens))]
+        return np.array(
+            [_log_law(self.logits(c), temperature)[t] for c, t in zip(contexts, tokens, strict=True)], dtype=float
+        )
+
+
+def _log_law(logits: Floats, temperature: float) -> Floats:
+    if temperature == 0:
+        return np.where(np.arange(len(logits)) == logits.argmax(), 0.0, -np.inf)
+    scaled: Floats = logits / temperature
+    return np.asarray(scaled - np.logaddexp.reduce(scaled))
+
+
+def suffixes(
+    lm: TableLM, prompt: Tokens, ending: Ending, draw: Draw, temperature: float
+) -> list[tuple[Continuation, float]]:
+    """Every continuation a draw can return, floor apart, with its log probability under `temperature`."""
+    found: list[tuple[Continuation, float]] = []
+
+    def grow(tokens: Tokens) -> None:
+        context = (*context_of(prompt, draw), *tokens)
+        for token, log_r in enumerate(_log_law(lm.logits(context), temperature)):
+            if log_r == -math.inf:
+                continue
+            row = Row(0, draw._replace(floor=-math.inf), ending)
+            for t in (*tokens, token):
+                seen = (*context_of(prompt, draw), *row.tokens)
+                logq = _log_law(lm.logits(seen), draw.law.proposal_temperature)[t]
+                end = row.push(t, float(_log_law(lm.logits(seen), draw.law.temperature)[t]), float(logq))
+            if end:
+                log_r_all = lm.score(context_of(prompt, draw), (*tokens, token), temperature).sum()
+                found.append((row.continuation(end), float(log_r_all)))
+            else:
+                grow((*tokens, token))
+
+    grow(())
+    return found
+
+
+def completions(lm: TableLM, prompt: Tokens, ending: Ending, horizon: int, law: Law) -> list[Chain]:
+    """Every completion up to the horizon, as the chain a draw under `law` would make of it."""
+    draw = Draw(Chain.empty(), 0, horizon, law, seed=0)
+    return [Chain.empty().spliced(0, c) for c, _ in suffixes(lm, prompt, ending, draw, law.temperature)]
+
+
+def power_law(chains: Sequence[Chain], alpha: float) -> Floats:
+    """p(x)^alpha / Z over these completions."""
+    log_pi = alpha * np.array([x.logp.sum() for x in chains])
+    return np.asarray(np.exp(log_pi - np.logaddexp.reduce(log_pi)))
+
+
+# ---------------------------------------------------------------- every outcome of a program
+
+
+class _LazyLogUniform(float):
+    """log u for a uniform u that is decided by the one comparison it takes part in."""
+
+    def __new__(cls, branches: Branches) -> _LazyLogUniform:
+        self = super().__new__(cls, math.nan)
+        self.branches = branches
+        return self
+
+    branches: Branches
+
+    def __le__(self, log_ratio: float) -> bool:
+        p = math.exp(min(0.0, log_ratio))
+        return self.branches.categorical(np.array([1 - p, p])) == 1
+
+
+class Branches:
+    """An `Rng` that follows one path of a program's chance and remembers the forks. See `outcomes`.
+
+    A continuous uniform is split at `edges`, which have to contain every value at which the program's course changes;
+    without edges it decides itself in the comparison `log_u <= log_ratio`.
+    """
+
+    def __init__(self, path: list[list[int]], edges: Floats | None) -> None:
+        self._path, self._depth, self._edges = path, 0, edges
+        self.probability = 1.0
+
+    def categorical(self, weights: Floats) -> int:
+        if self._depth == len(self._path):
+            self._path.append(np.flatnonzero(weights).tolist())
+        choice = self._path[self._depth][0]
+        self._depth += 1
+        self.probability *= float(weights[choice] / weights.sum())
+        return choice
+
+    def integers(self, high: int) -> int:
+        return self.categorical(np.ones(high))
+
+    def log_uniform(self) -> float:
+        if self._edges is None:
+            return _LazyLogUniform(self)
+        edges = np.unique(np.concatenate([[0.0], self._edges[(self._edges > 0) & (self._edges < 1)], [1.0]]))
+        piece = self.categorical(np.diff(edges))
+        return math.log((edges[piece] + edges[piece + 1]) / 2)
+
+    def seed(self) -> int:
+        return 0
+
+
+class outcomes(Generic[T]):  # noqa: N801 - used as a function
+    """Iterate over (probability, outcome) of `program(rng)` down every path of its chance: its exact law."""
+
+    def __init__(self, program: Callable[[Branches], T], edges: Floats | None = None) -> None:
+        self._program, self._edges = program, edges
+
+    def __iter__(self) -> Iterator[tuple[float, T]]:
+        path: list[list[int]] = []
+        while True:
+            rng = Branches(path, self._edges)
+            outcome = self._program(rng)
+            yield rng.probability, outcome
+            while path and len(path[-1]) == 1:
+                path.pop()
+            if not path:
+                return
+            path[-1].pop(0)
+
+
+# ---------------------------------------------------------------- running things without a worker
+
+
+def run_draws(lm: LanguageModel, handle: object, draws: Sequence[Draw]) -> list[Continuation]:
+    """Decode draws to their ends, together."""
+    tickets = [lm.add(handle, draw) for draw in draws]
+    results: dict[int, Continuation] = {}
+    while len(results) < len(tickets):
+        _, finished = lm.step()
+        results.update(finished)
+    return [results[ticket] for ticket in tickets]
+
+
+def drive(sampler: Sampler, answer: Callable[[Round], list[Continuation]]) -> Answer:
+    """Run a sampler to its end, its rounds answered by a function."""
+    try:
+        current = next(sampler)
+        while True:
+            current = sampler.send(answer(current))
+    except StopIteration as stop:
+        result: Answer = stop.value
+        return result
+
+
+# ---------------------------------------------------------------- the laws of an engine
+
+
+def check_language_model(
+    lm: LanguageModel,
+    prompt: Tokens,
+    *,
+    horizon: int = 8,
+    num_draws: int = 400,
+    tolerance: float = 1e-9,
+    law: Law = Law(2.0, 1.0, 0.5),  # noqa: B008 - immutable
+) -> None:
+    """Assert the laws of `LanguageModel` on a prompt.
+
+    Deterministic but for the law of the first token, which is compared with q at 5 standard errors a token: a right
+    engine fails with probability below 6e-7 times the vocabulary.
+    """
+    ending = Ending(frozenset())
+    handle = lm.open(prompt, ending)
+    draws = [Draw(Chain.empty(), 0, horizon, law, seed) for seed in range(num_draws)]
+    drawn = run_draws(lm, handle, draws)
+    _check_numbers(lm, prompt, drawn[:8], law, tolerance)
+    _check_first_token(lm, prompt, drawn, law)
+
+    alone = [run_draws(lm, lm.open(prompt, ending), [draw])[0] for draw in draws[:4]]
+    assert [c.tokens for c in alone] == [c.tokens for c in drawn[:4]], "a draw depends on its neighbours"
+
+    chain = Chain.empty().spliced(0, drawn[0])
+    for cut in range(len(chain.tokens)):
+        forks = [Draw(c, cut, horizon - cut, law, 7) for c in (chain, chain._replace(memo=None))]
+        remembered, fresh = (run_draws(lm, lm.open(prompt, ending), [fork])[0] for fork in forks)
+        assert remembered.tokens == fresh.tokens, f"a draw from cut {cut} depends on what is remembered"
+        assert np.abs(remembered.logp - fresh.logp).max() < tolerance, f"a fork at {cut} has other log p"
+
+    floor = float(drawn[0].log_weight[: horizon // 2].sum()) - math.log(horizon // 2 + 1)
+    (cut_short,) = run_draws(lm, handle, [draws[0]._replace(floor=floor)])
+    length = len(cut_short.tokens)
+    assert cut_short.tokens == drawn[0].tokens[:length], "a floor changes what is drawn"
+    if not cut_short.is_complete:
+        total = cut_short.log_weight.sum() - math.log(length)
+        assert total < floor, f"abandoned at {total}, above its floor {floor}"
+
+
+def _check_numbers(lm: LanguageModel, prompt: Tokens, drawn: list[Continuation], law: Law, tolerance: float) -> None:
+    for c in drawn:
+        logp = lm.score(prompt, c.tokens, law.temperature)
+        off = float(np.abs(logp - c.logp).max())
+        assert off < tolerance, f"score and draw disagree about log p by {off}"
+        log_weight = law.alpha * logp - lm.score(prompt, c.tokens, law.proposal_temperature)
+        off = float(np.abs(log_weight - c.log_weight).max())
+        assert off < tolerance * (1 + law.alpha), f"log_weight is off by {off}"
+        assert max(c.tokens) < lm.vocab_size, f"token {max(c.tokens)} is outside the vocabulary of {lm.vocab_size}"
+
+
+def _check_first_token(lm: LanguageModel, prompt: Tokens, drawn: list[Continuation], law: Law) -> None:
+    n = len(drawn)
+    seen = np.bincount([c.tokens[0] for c in drawn], minlength=lm.vocab_size)
+    for token in np.flatnonzero(seen > n / 50):
+        q = math.exp(lm.score(prompt, (int(token),), law.proposal_temperature)[0])
+        z = (seen[token] - n * q) / math.sqrt(n * q * (1 - q))
+        assert abs(z) < 5, f"token {token} was drawn {seen[token]} times in {n}, expected {n * q:.1f}"
