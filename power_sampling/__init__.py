@@ -35,7 +35,8 @@ from power_sampling.errors import (
     RequestTimeoutError,
     UnsupportedModelError,
 )
-from power_sampling.runtime import PowerSampler
+from power_sampling.legacy import batch_power_sample, load_model_and_tokenizer, power_sample
+from power_sampling.runtime import Message, PowerSampler, Prompt
 from power_sampling.types import Chunk, Completion, Diagnostics, Progress
 
 __version__ = "0.1.0"
@@ -56,6 +57,7 @@ __all__ = [
     "GenerationError",
     "InputError",
     "LowTemperature",
+    "Message",
     "MetropolisHastings",
     "MissingDependencyError",
     "ModelConfig",
@@ -64,10 +66,14 @@ __all__ = [
     "PowerSampler",
     "PowerSamplingError",
     "Progress",
+    "Prompt",
     "RequestCancelledError",
     "RequestTimeoutError",
     "SequentialMonteCarlo",
     "UnsupportedModelError",
     "__version__",
+    "batch_power_sample",
     "load_config",
+    "load_model_and_tokenizer",
+    "power_sample",
 ]

@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 ENVIRONMENT_PREFIX = "POWER_SAMPLING_"
+CACHE_VARIABLE = "POWER_SAMPLING_CACHE"  # where models.py keeps unpacked weights: no field
 
 
 def _hint(unknown: str, known: Sequence[str]) -> str:
@@ -181,7 +182,7 @@ class GenerationConfig(Settings):
     """Attach the log p of every token to the adapters' answers."""
 
     @model_validator(mode="after")
-    def _check_combinations(self) -> Self:
+    def _check_sampling(self) -> Self:
         if "" in self.stop:
             raise ConfigurationError("stop: an empty string would stop every completion; leave it out.")
         if self.temperature == 0 and self.sampler.name != "ancestral":
@@ -207,17 +208,21 @@ class ModelConfig(Settings):
     tokenizer: str | None = None
     """Hub id or folder of the tokenizer; None: the model's own."""
     revision: str | None = None
+    """Branch, tag or commit on the hub."""
     dtype: str = "auto"
     """`auto` (as stored), `float32`, `bfloat16`, `float16`, `float64`."""
     device: str | None = None
     """`cpu`, `cuda`, `cuda:1`, `mps`; None: a GPU where there is one."""
     device_map: str | dict[str, Any] | None = None
+    """`auto`, or a mapping of modules to devices; instead of `device`."""
     attn_implementation: str | None = None
+    """`eager`, `sdpa`, `flash_attention_2`, ...; None: transformers chooses."""
     quantization_config: dict[str, Any] | None = None
     """Fields of a transformers quantisation config, `quant_method` included."""
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Anything else for `from_pretrained`."""
     trust_remote_code: bool = False
+    """Run code that comes with the model."""
     max_rows: int = Field(default=32, ge=1)
     """Rows decoded together; further draws wait."""
     use_chat_template: bool | None = None
@@ -225,7 +230,7 @@ class ModelConfig(Settings):
     where the tokenizer has a chat template."""
 
     @model_validator(mode="after")
-    def _check_combinations(self) -> Self:
+    def _check_placement(self) -> Self:
         if self.device is not None and self.device_map is not None:
             raise ConfigurationError(
                 f"device and device_map both place the model: got {self.device!r} and {self.device_map!r}; give one."
@@ -263,7 +268,7 @@ def environment() -> dict[str, Any]:
     """The fields set by `POWER_SAMPLING_*`."""
     values = {}
     for variable, text in os.environ.items():
-        if variable.startswith(ENVIRONMENT_PREFIX):
+        if variable.startswith(ENVIRONMENT_PREFIX) and variable != CACHE_VARIABLE:
             name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
             if name not in Config.model_fields:
                 raise ConfigurationError(

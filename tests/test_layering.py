@@ -1,0 +1,87 @@
+"""Imports point one way, and importing the packages loads no torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import langchain_power_sampling
+import llamaindex_power_sampling
+import power_sampling
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("power_sampling", "langchain_power_sampling", "llamaindex_power_sampling")
+
+# a file may import from files of lower rank and, within the folders, from its own
+RANK = {
+    "types": 0,
+    "errors": 0,
+    "config": 1,
+    "samplers": 2,
+    "engines": 3,
+    "text": 3,
+    "models": 4,
+    "runtime": 5,
+    "testing": 6,
+    "legacy": 6,
+    "cli": 7,
+    "__init__": 7,
+}
+FRAMEWORKS = {"langchain_core", "langchain", "llama_index"}
+
+
+def modules() -> list[tuple[str, Path]]:
+    return [(package, path) for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def imported(path: Path, *, top_level_only: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module)
+    return found
+
+
+def part(module: str) -> str:
+    pieces = module.split(".")
+    return pieces[1] if len(pieces) > 1 else "__init__"
+
+
+@pytest.mark.parametrize(("package", "path"), modules(), ids=lambda x: x if isinstance(x, str) else x.name)
+def test_imports_point_one_way(package: str, path: Path) -> None:
+    names = imported(path)
+    if package != "power_sampling":  # adapters use the engine's public names only, and never each other
+        others = {p for p in PACKAGES if p not in (package, "power_sampling")}
+        assert not {n for n in names if n.split(".")[0] in others}
+        assert not {n for n in names if n.startswith("power_sampling.")}
+        return
+    assert not {n for n in names if n.split(".")[0] in FRAMEWORKS | set(PACKAGES[1:])}
+    own = part(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    for name in names:
+        if name.split(".")[0] == "power_sampling" and part(name) != own:
+            assert RANK[part(name)] < RANK[own], f"{path.name} imports {name}"
+    if own == "samplers":
+        assert not {n for n in names if n.split(".")[0] in ("torch", "transformers")}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_importing_loads_no_torch(package: str) -> None:
+    code = f"import sys, {package}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_public_names_exist_and_are_documented() -> None:
+    for package in (power_sampling, langchain_power_sampling, llamaindex_power_sampling):
+        for name in package.__all__:
+            assert hasattr(package, name), name
+            if name != "__version__":
+                assert getattr(package, name).__doc__, name
