@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic_core import PydanticSerializationError
+
 from power_sampling.config import ModelConfig
 from power_sampling.errors import (
     ConfigurationError,
@@ -72,7 +74,12 @@ def get_model(config: ModelConfig) -> Model:
     """The handle for these settings: equal settings share one, so weights are loaded once per process."""
     # how a prompt is presented is nothing the weights depend on
     shared = config.model_copy(update={"use_chat_template": None})
-    key = shared.model_dump_json()
+    try:
+        key = shared.model_dump_json()
+    except PydanticSerializationError as error:
+        raise ConfigurationError(
+            f"device_map, quantization_config and model_kwargs take plain JSON values (a dtype by its name): {error}"
+        ) from error
     with _MODELS_LOCK:
         model = _MODELS.get(key)
         if model is None:
