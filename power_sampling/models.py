@@ -40,7 +40,7 @@ EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 class Loaded:
     """A model in use: its text side, its engine, and the thread that drives it."""
 
-    name: str
+    source: Any  # the tokenizer that the codec is a copy of
     codec: Codec
     engine: LanguageModel
     worker: Worker
@@ -87,17 +87,21 @@ def get_model(config: ModelConfig) -> Model:
         return model
 
 
-_OBJECTS: weakref.WeakKeyDictionary[Any, weakref.ref[Model]] = weakref.WeakKeyDictionary()
+_OBJECTS: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Model]] = weakref.WeakKeyDictionary()
 
 
 def model_from_objects(model: Any, tokenizer: Any, config: ModelConfig) -> Model:
-    """A handle on a transformers model that is already loaded; the same object keeps the same handle."""
+    """A handle on a transformers model that is already loaded; the same objects and `max_rows` keep the same handle.
+    Raises ConfigurationError for settings of loading."""
+    if late := config.model_fields_set - {"model", "max_rows", "use_chat_template"}:
+        raise ConfigurationError(f"{', '.join(sorted(late))}: the model is already loaded; leave it out.")
     with _MODELS_LOCK:
-        known = _OBJECTS.get(model)
-        handle = known() if known else None
-        if handle is None:
-            handle = Model(config, serve(model, tokenizer, config))
-            _OBJECTS[model] = weakref.ref(handle)
+        known = _OBJECTS.setdefault(model, weakref.WeakSet())
+        for handle in known:
+            if handle.load().source is tokenizer and handle.config.max_rows == config.max_rows:
+                return handle
+        handle = Model(config, serve(model, tokenizer, config))
+        known.add(handle)
         return handle
 
 
@@ -109,8 +113,7 @@ def serve(model: Any, tokenizer: Any, config: ModelConfig) -> Loaded:
 
     codec = Codec(tokenizer, _eos_ids(model))
     engine = TorchLM(model, vocab_size=codec.vocab_size, max_rows=config.max_rows)
-    name = EMBEDDED_FILE.split(".")[0] if config.model == "embedded" else config.model
-    return Loaded(name, codec, engine, Worker(engine))
+    return Loaded(tokenizer, codec, engine, Worker(engine))
 
 
 def _eos_ids(model: Any) -> list[int]:

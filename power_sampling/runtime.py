@@ -92,7 +92,7 @@ class PowerSampler:
 
     @property
     def model_name(self) -> str:
-        """As it was asked for; the embedded model's own name. Loads nothing."""
+        """As it was asked for. Loads nothing."""
         return self._model.config.model
 
     @property
@@ -201,7 +201,7 @@ class PowerSampler:
 
     async def agenerate(self, prompts: Sequence[Prompt], **overrides: Any) -> list[Completion]:
         """`generate`, without blocking the event loop; cancelling the task stops the work."""
-        submitted = await asyncio.to_thread(self._submit, prompts, overrides, None)
+        submitted = await self._asubmit(prompts, overrides, None)
         try:
             outcomes = await asyncio.gather(*[asyncio.wrap_future(s.job.future) for s in submitted])
             return [_read(s, outcome) for s, outcome in zip(submitted, outcomes, strict=True)]
@@ -217,7 +217,7 @@ class PowerSampler:
             if not loop.is_closed():  # a closed loop has no reader any more; its `finally` has cancelled the job
                 loop.call_soon_threadsafe(updates.put_nowait, item)
 
-        (submitted,) = await asyncio.to_thread(self._submit, [prompt], overrides, [put])
+        (submitted,) = await self._asubmit([prompt], overrides, [put])
         reader = _StreamReader(submitted)
         try:
             submitted.job.future.add_done_callback(lambda _: put(_DONE))
@@ -269,6 +269,20 @@ class PowerSampler:
             )
             submitted.append(_Submitted(loaded.worker.submit(request), loaded, config, tokens, seed))
         return submitted
+
+    async def _asubmit(
+        self,
+        prompts: Sequence[Prompt],
+        overrides: Mapping[str, Any],
+        listeners: Sequence[Callable[[Update], None]] | None,
+    ) -> list[_Submitted]:
+        """`_submit` on another thread, since it may load the model. A caller cancelled meanwhile leaves no work."""
+        task = asyncio.create_task(asyncio.to_thread(self._submit, prompts, overrides, listeners))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(lambda t: None if t.cancelled() or t.exception() else _cancel(t.result()))
+            raise
 
 
 def _conversations(

@@ -199,6 +199,31 @@ def test_weights_are_loaded_once_for_equal_settings_and_freed_with_the_last_hold
     assert any(not t.is_alive() for t in before)
 
 
+def test_loaded_objects_share_one_worker_and_take_no_settings_of_loading() -> None:
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    a, b = (PowerSampler.from_model(model, tokenizer, alpha=alpha) for alpha in (2, 3))
+    assert a._model is b._model
+    assert PowerSampler.from_model(model, tokenizer, max_rows=2)._model is not a._model
+    assert PowerSampler.from_model(model, tiny_tokenizer())._model is not a._model
+    with pytest.raises(ConfigurationError, match="dtype: the model is already loaded"):
+        PowerSampler.from_model(model, tokenizer, dtype="float32")
+
+
+async def test_a_call_cancelled_while_the_model_loads_leaves_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = PowerSampler.from_model(tiny_model(vocab_size=300), tiny_tokenizer(), sampler="ancestral")
+    loaded, load = sampler._model.load(), threading.Event()
+    monkeypatch.setattr(sampler._model, "load", lambda: (load.wait(), loaded)[1])
+    task = asyncio.create_task(sampler.acomplete("x", max_new_tokens=900))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    load.set()
+    await asyncio.sleep(0.2)
+    assert loaded.engine.cost.serial_steps < 500
+    assert not loaded.worker._live
+
+
 def test_models_that_cannot_be_loaded_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(**fields: Any) -> None:
         PowerSampler.from_pretrained(**fields).complete("x")

@@ -1,0 +1,217 @@
+"""A local language model that draws from p(x)^alpha, as a LangChain LLM: text in, text out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, closing
+from typing import Any, Self
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import LangSmithParams
+from langchain_core.language_models.llms import BaseLLM
+from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+
+from langchain_power_sampling._base import BasePowerSampling, generation_info
+from power_sampling import Chunk, Completion, GenerationConfig, PowerSampler, Prompt
+
+__all__ = ["PowerSamplingLLM"]
+
+RUN_OPTIONS = ("tags", "metadata", "run_name", "run_id")  # of BaseLLM.generate; whatever else comes is a setting
+
+
+class PowerSamplingLLM(BasePowerSampling[str], BaseLLM):
+    """Completions of a local language model drawn from p(x)^alpha, or plainly, as the settings say.
+
+    Instantiate; the weights are loaded on first use, once per process for equal model settings:
+
+        llm = PowerSamplingLLM(model="Qwen/Qwen2.5-7B-Instruct", sampler="metropolis_hastings", alpha=4.0)
+        llm = PowerSamplingLLM.from_config("power_sampling.yaml")
+        llm = PowerSamplingLLM.from_model(model, tokenizer, alpha=4.0)
+
+    Invoke, stream, batch (one batch on the device), each with its `a...` form for an event loop:
+
+        llm.invoke("Why is the sky blue?", stop=["\\n\\n"], max_tokens=512)
+        for text in llm.stream("Why is the sky blue?"): ...
+        llm.batch(["2 + 2 =", "3 + 5 ="])
+        chain = prompt | llm | StrOutputParser()
+
+    Switch by configuration, never by another class: a field of the constructor, a file, `POWER_SAMPLING_SAMPLER` in
+    the environment, one call, or a configurable field:
+
+        llm.invoke("2 + 2 =", sampler="ancestral")
+        plain = llm.bind(sampler={"name": "sequential_monte_carlo", "num_particles": 16})
+        llm.configurable_fields(alpha=ConfigurableField(id="alpha")).invoke(..., {"configurable": {"alpha": 1.0}})
+
+    The fields are those of `power_sampling.Config`, `max_tokens` is understood as `max_new_tokens`, and an explicit
+    argument comes before the environment, the environment before a file. A call may override every field of
+    `GenerationConfig` and no field of the model. A prompt is presented as one user message where the model has a chat
+    template (`use_chat_template`).
+
+    Each `Generation.generation_info` holds finish_reason, stop, logp, seed, the token counts, the sampler's diagnostics
+    (`power_sampling`) and, with `logprobs=True`, the log p of every token; in a stream, the last chunk does. Settings
+    of a call are part of the key of LangChain's cache. With a cache and no seed, the first random answer is kept.
+
+    Raises ConfigurationError for an unknown field or a value that cannot be honoured, and only errors derived from
+    PowerSamplingError while generating.
+    """
+
+    def __init__(self, **fields: Any) -> None:
+        """Any field of `power_sampling.Config`, `max_tokens`, and the fields every LangChain model has."""
+        super().__init__(**self._resolved(None, fields))
+
+    @property
+    def _llm_type(self) -> str:
+        return "power-sampling"
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        generation = self._sampler(stop, kwargs).generation
+        params = LangSmithParams(
+            ls_provider="power_sampling",
+            ls_model_type="llm",
+            ls_model_name=self.model,
+            ls_temperature=generation.temperature,
+            ls_max_tokens=generation.max_new_tokens,
+        )
+        if generation.stop:
+            params["ls_stop"] = list(generation.stop)
+        return params
+
+    # ------------------------------------------------------------ one batch
+
+    def generate(
+        self, prompts: list[str], stop: list[str] | None = None, callbacks: Any = None, **kwargs: Any
+    ) -> LLMResult:
+        """One completion per prompt, decoded as one batch. Keyword arguments override the settings."""
+        llm, run_options = self._under(stop, kwargs)
+        return BaseLLM.generate(llm, prompts, list(llm.stop), callbacks, **run_options)
+
+    async def agenerate(
+        self, prompts: list[str], stop: list[str] | None = None, callbacks: Any = None, **kwargs: Any
+    ) -> LLMResult:
+        """`generate`, without blocking the event loop; cancelling the task stops the work."""
+        llm, run_options = self._under(stop, kwargs)
+        return await BaseLLM.agenerate(llm, prompts, list(llm.stop), callbacks, **run_options)
+
+    def _under(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
+        """This object with the settings of a call as its own, and what else the call said.
+
+        The key of LangChain's cache is made of the object's fields and the call's `stop`: an override that is no
+        field would replay an answer drawn under other settings.
+        """
+        run_options = {name: value for name, value in kwargs.items() if name in RUN_OPTIONS}
+        overrides = {name: value for name, value in kwargs.items() if name not in RUN_OPTIONS}
+        if stop is None and not overrides:
+            return self, run_options
+        generation = self._sampler(stop, overrides).generation
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self)(**fields | {n: getattr(generation, n) for n in GenerationConfig.model_fields}), run_options
+
+    def _generate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        sampler, presented = self._request(prompts, stop, kwargs)
+        return _result(sampler, sampler.generate(presented))
+
+    async def _agenerate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        sampler, presented = await asyncio.to_thread(self._request, prompts, stop, kwargs)
+        return _result(sampler, await sampler.agenerate(presented))
+
+    def _call(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """One prompt, as LangChain's simplest interface has it."""
+        return self._generate([prompt], stop, run_manager, **kwargs).generations[0][0].text
+
+    async def _acall(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """`_call`, without blocking the event loop."""
+        return (await self._agenerate([prompt], stop, run_manager, **kwargs)).generations[0][0].text
+
+    # ------------------------------------------------------------ a stream
+
+    def _stream(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[GenerationChunk]:
+        sampler, (presented,) = self._request([prompt], stop, kwargs)
+        with closing(sampler.stream(presented)) as pieces:
+            for piece in pieces:
+                chunk = _chunk(sampler, piece)
+                if chunk is None:
+                    continue
+                if run_manager and chunk.text:
+                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+
+    async def _astream(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[GenerationChunk]:
+        sampler, (presented,) = await asyncio.to_thread(self._request, [prompt], stop, kwargs)
+        async with aclosing(sampler.astream(presented)) as pieces:
+            async for piece in pieces:
+                chunk = _chunk(sampler, piece)
+                if chunk is None:
+                    continue
+                if run_manager and chunk.text:
+                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+
+    def _request(
+        self, prompts: list[str], stop: list[str] | None, overrides: Mapping[str, Any]
+    ) -> tuple[PowerSampler, list[Prompt]]:
+        """The runtime under the settings of one call, and the prompts as the model is to see them. Loads the model."""
+        sampler = self._sampler(stop, overrides)
+        if sampler.is_chat_model:
+            return sampler, [[{"role": "user", "content": prompt}] for prompt in prompts]
+        return sampler, list(prompts)
+
+
+def _result(sampler: PowerSampler, completions: list[Completion]) -> LLMResult:
+    logprobs = sampler.generation.logprobs
+    usage = {
+        name: sum(completion.usage[name] for completion in completions)
+        for name in ("prompt_tokens", "completion_tokens", "total_tokens")
+    }
+    return LLMResult(
+        generations=[
+            [Generation(text=c.text, generation_info=generation_info(c, logprobs=logprobs))] for c in completions
+        ],
+        llm_output={"model_name": sampler.model_name, "token_usage": usage},
+    )
+
+
+def _chunk(sampler: PowerSampler, piece: Chunk) -> GenerationChunk | None:
+    """A piece of a stream for LangChain, which has no use for mere progress. Only the last one carries information:
+    merging chunks concatenates strings and adds numbers up.
+    """
+    if piece.completion is not None:
+        info = generation_info(piece.completion, logprobs=sampler.generation.logprobs)
+        return GenerationChunk(text=piece.text, generation_info=info)
+    return GenerationChunk(text=piece.text) if piece.text else None
