@@ -79,7 +79,10 @@ class PowerSampler:
 
     @classmethod
     def from_model(cls, model: Any, tokenizer: Any, **fields: Any) -> Self:
-        """Around a transformers model and tokenizer that are already loaded. The tokenizer is copied."""
+        """Around a transformers model and tokenizer that are already loaded.
+
+        The tokenizer is copied; the model is used as it is, in evaluation mode.
+        """
         config = Config.parse({"model": getattr(model.config, "name_or_path", "") or type(model).__name__, **fields})
         handle = model_from_objects(model, tokenizer, config.model_part())
         return cls(handle, config.generation_part(), use_chat_template=config.use_chat_template)
