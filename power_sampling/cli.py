@@ -1,0 +1,396 @@
+"""`power-sampling ...`: complete a prompt, compare the samplers on one, list them.
+
+Answers go to stdout, everything about them to stderr. Options that are not given come from `POWER_SAMPLING_*`, then
+from `--config`, then from the defaults.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from functools import wraps
+from typing import Annotated, Any
+
+from power_sampling.config import SAMPLERS, Config, MetropolisHastings, load_config
+from power_sampling.errors import ConfigurationError, PowerSamplingError
+from power_sampling.runtime import Message, PowerSampler
+from power_sampling.types import Completion
+
+try:
+    import typer
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+    from rich.table import Table
+    from rich.text import Text
+except ModuleNotFoundError as error:
+    _MISSING = error.name
+else:
+    _MISSING = None
+    PromptArgument = Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt; - reads it from stdin.")]
+    ModelOption = Annotated[str | None, typer.Option("--model", help="Hub id, folder, GGUF file, or embedded.")]
+    LengthOption = Annotated[int | None, typer.Option("--max-new-tokens", help="The longest completion, in tokens.")]
+    TemperatureOption = Annotated[float | None, typer.Option("--temperature", help="Of the base law.")]
+    StopOption = Annotated[list[str] | None, typer.Option("--stop", help="Text that ends a completion; repeatable.")]
+    SeedOption = Annotated[int | None, typer.Option("--seed", help="The same seed gives the same completion.")]
+    TimeBudgetOption = Annotated[float | None, typer.Option("--time-budget", help="Seconds of refinement.")]
+    TimeoutOption = Annotated[float | None, typer.Option("--timeout", help="Seconds after which to give up.")]
+    DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps.")]
+    DtypeOption = Annotated[str | None, typer.Option("--dtype", help="auto, float32, bfloat16, float16, float64.")]
+    ConfigOption = Annotated[str | None, typer.Option("--config", help="Settings in a YAML or TOML file.")]
+    SetOption = Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Any field of the settings, its value as YAML; repeatable."),
+    ]
+    ChatOption = Annotated[
+        bool | None,
+        typer.Option("--chat/--raw", help="As one user message, or as it stands; else by the tokenizer."),
+    ]
+    JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, and nothing else.")]
+
+__all__ = ["app", "main"]
+
+WIDE = 110  # columns of a terminal that has room for everything beside each other
+
+
+def main() -> None:
+    """The entry point `power-sampling`."""
+    if _MISSING is not None:
+        sys.stderr.write(f"The command line needs the package {_MISSING}: pip install 'power-sampling[cli]'\n")
+        raise SystemExit(2)
+    app()(prog_name="power-sampling")
+
+
+def app() -> typer.Typer:
+    """The commands. Built on demand: their packages are optional."""
+    commands = typer.Typer(
+        help="Reasoning with sampling: completions of a local language model from p(x)^alpha.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    for command in (generate, compare, samplers):
+        commands.command()(_told_in_one_line(command))
+    return commands
+
+
+def _told_in_one_line(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with its errors as one line on stderr, exit code 1; Ctrl-C is 130."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except PowerSamplingError as error:
+            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+
+    return wrapped
+
+
+# ------------------------------------------------------------ the commands
+
+
+def generate(
+    prompt: PromptArgument,
+    model: ModelOption = None,
+    sampler: Annotated[str | None, typer.Option("--sampler", help="See `power-sampling samplers`.")] = None,
+    alpha: Annotated[float | None, typer.Option("--alpha", help="The power; 1 is plain sampling.")] = None,
+    temperature: TemperatureOption = None,
+    max_new_tokens: LengthOption = None,
+    stop: StopOption = None,
+    seed: SeedOption = None,
+    time_budget: TimeBudgetOption = None,
+    timeout: TimeoutOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    use_chat_template: ChatOption = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Print settled text as it comes.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Complete one prompt: the text on stdout, how it was found on stderr."""
+    given = dict(locals())
+    if stream and as_json:
+        raise ConfigurationError("--stream and --json exclude each other: JSON is one object, at the end.")
+    power_sampler = PowerSampler.of(_settings(given))
+    question = _question(power_sampler, _text(prompt), is_quiet=as_json)
+    with _bars(is_shown=not as_json) as bars:
+        completion = _followed(power_sampler, question, bars, show=_write if stream else None)
+    if as_json:
+        typer.echo(json.dumps(_as_dict(completion), ensure_ascii=False))
+    else:
+        typer.echo("" if stream else completion.text)
+        Console(stderr=True).print(_diagnostics_table(completion))
+
+
+def compare(
+    prompt: PromptArgument,
+    model: ModelOption = None,
+    alphas: Annotated[str, typer.Option("--alphas", help="Powers for metropolis_hastings.")] = "2,4,6",
+    num_steps: Annotated[int | None, typer.Option("--num-steps", help="Moves per block.")] = None,
+    block_size: Annotated[int | None, typer.Option("--block-size", help="Tokens per block.")] = None,
+    temperature: TemperatureOption = None,
+    max_new_tokens: LengthOption = None,
+    stop: StopOption = None,
+    seed: SeedOption = None,
+    time_budget: TimeBudgetOption = None,
+    timeout: TimeoutOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    use_chat_template: ChatOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """One prompt under plain sampling, low temperature and Metropolis-Hastings at several alpha, side by side.
+
+    low_temperature runs at the alpha of the settings. All runs share one seed, drawn and shown where none is given.
+    """
+    given = dict(locals())
+    common = _settings(given)
+    base = PowerSampler.of(common).with_settings(seed=secrets.randbits(32) if common.seed is None else common.seed)
+    runs = _runs(base, _numbers(alphas), {"num_steps": num_steps, "block_size": block_size})
+    text = _text(prompt)
+    question = _question(base, text, is_quiet=as_json)
+    with _bars(is_shown=not as_json) as bars:
+        log = None if as_json or not bars.disable else _log
+        completions = [_followed(run, question, bars, log=log) for run in runs]
+    if as_json:
+        found = {"prompt": text, "seed": base.generation.seed, "runs": [_as_dict(c) for c in completions]}
+        typer.echo(json.dumps(found, ensure_ascii=False))
+    else:
+        _print_comparison(completions)
+
+
+def samplers() -> None:
+    """The samplers and their options, for --sampler and --set sampler='{name: ..., option: ...}'."""
+    table = Table(box=SIMPLE, pad_edge=False)
+    for heading in ("sampler", "option", "default", "meaning"):
+        table.add_column(heading, overflow="fold", no_wrap=heading == "sampler")
+    for name, options in SAMPLERS.items():
+        table.add_row(Text(name, "bold"), "", "", Text(" ".join((options.__doc__ or "").split())))
+        for option, field in options.model_fields.items():
+            if option != "name":
+                meaning = " ".join((field.description or "").split())
+                table.add_row("", option, Text(str(field.default)), Text(meaning))
+    _tables().print(table)
+
+
+# ------------------------------------------------------------ from options to a request
+
+
+def _settings(given: Mapping[str, Any]) -> Config:
+    """The settings of a command's arguments, over environment and file; an option that was not given says nothing."""
+    fields = {name: value for name, value in given.items() if name in Config.model_fields and value not in (None, [])}
+    if "sampler" in fields:
+        fields["sampler"] = _yaml("--sampler", fields["sampler"])
+    for assignment in given["settings"] or []:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise ConfigurationError(f"--set: expected FIELD=VALUE, got {assignment!r}.")
+        if name not in Config.model_fields:
+            Config.parse({name: value})  # raises, with the nearest name
+        if name in fields:
+            raise ConfigurationError(f"{name}: given twice; give it once.")
+        fields[name] = _yaml(f"--set {name}", value)
+    return load_config(given["config"], **fields)
+
+
+def _yaml(where: str, text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{where}: {text!r} is not YAML: {error}") from error
+
+
+def _text(prompt: str) -> str:
+    return sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt  # less the line end that `echo` adds
+
+
+def _question(sampler: PowerSampler, text: str, *, is_quiet: bool) -> str | list[Message]:
+    """What the model is asked. Loads it, and refuses a bad prompt, before anything is drawn on the terminal."""
+    if is_quiet or not sys.stderr.isatty():
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+    question: str | list[Message] = [{"role": "user", "content": text}] if sampler.is_chat_model else text
+    sampler.encode(question)
+    return question
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigurationError(f"--alphas: expected numbers with commas between them, got {text!r}.") from error
+
+
+def _runs(base: PowerSampler, alphas: Sequence[float], moves: Mapping[str, int | None]) -> list[PowerSampler]:
+    """What `compare` compares; a wrong value is found before the first one runs."""
+    chosen = base.generation.sampler
+    options = chosen.model_dump() if isinstance(chosen, MetropolisHastings) else {"name": "metropolis_hastings"}
+    options |= {name: value for name, value in moves.items() if value is not None}
+    plain = [base.with_settings(sampler=name) for name in ("ancestral", "low_temperature")]
+    return plain + [base.with_settings(sampler=options, alpha=alpha) for alpha in alphas]
+
+
+# ------------------------------------------------------------ while it runs
+
+
+@contextmanager
+def _bars(*, is_shown: bool) -> Iterator[Bars]:
+    """Bars on stderr where that is a terminal; they vanish when the work is done."""
+    is_shown = is_shown and sys.stderr.isatty()
+    console = Console(stderr=True, quiet=not is_shown)  # in some versions a disabled bar still prints an empty line
+    words = [TextColumn("{task.description}"), TextColumn("{task.fields[told]}")]
+    columns = [*words, BarColumn(bar_width=20), TimeElapsedColumn()] if console.width >= WIDE else words
+    with Bars(*columns, console=console, disable=not is_shown, transient=True) as bars:
+        yield bars
+
+
+def _followed(
+    sampler: PowerSampler,
+    question: str | list[Message],
+    bars: Bars,
+    *,
+    show: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
+) -> Completion:
+    """The completion. Its steps move a bar, until `show` gets the first text; `log` gets a line for each tenth."""
+    label = _label(sampler.generation.sampler.name, sampler.generation.law().alpha)
+    task, tenth = bars.add_task(label, total=None, told=""), -1
+    completion = None
+    with closing(sampler.stream(question)) as chunks:
+        for chunk in chunks:
+            completion = chunk.completion
+            if chunk.progress is not None:
+                done, total, stats = chunk.progress
+                if completion is not None:
+                    done, stats = total, _stats(completion)
+                told = f"step {done}/{total}  {_told(stats)}".rstrip()
+                bars.update(task, total=total, completed=done, told=told)
+                if log and 10 * done // total != tenth:
+                    tenth = 10 * done // total
+                    log(f"{label}: {told}")
+            if show and chunk.text:
+                bars.stop()  # text and bars would overwrite each other
+                show(chunk.text)
+    assert completion is not None, "the last chunk carries the completion"
+    return completion
+
+
+def _stats(completion: Completion) -> dict[str, float]:
+    """The numbers that a sampler reports while it runs, of the finished completion."""
+    found = completion.diagnostics
+    stats = {"logp": completion.logp, "length": len(completion.tokens)}
+    stats |= {"acceptance_rate": found.acceptance_rate} if found.acceptance_rate is not None else {}
+    return stats | ({"ess": found.ess} if found.ess is not None else {})
+
+
+def _told(stats: Mapping[str, float]) -> str:
+    words = {"logp": "log p", "acceptance_rate": "accepted"}
+    return "  ".join(f"{words.get(name, name)} {_number(value)}" for name, value in stats.items())
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}".removesuffix(".00")
+
+
+def _write(text: str) -> None:
+    typer.echo(text, nl=False)
+
+
+def _log(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+# ------------------------------------------------------------ what is printed
+
+
+def _as_dict(completion: Completion) -> dict[str, Any]:
+    return {
+        "text": completion.text,
+        "logp": completion.logp,
+        "finish_reason": completion.finish_reason,
+        "stop": completion.stop,
+        "tokens": completion.tokens,
+        "seed": completion.seed,
+        "usage": completion.usage,
+        "diagnostics": completion.diagnostics.to_dict(),
+    }
+
+
+def _diagnostics_table(completion: Completion) -> Table:
+    table = Table.grid(padding=(0, 2))
+    facts = {
+        "log p": completion.logp,
+        "log p per token": _logp_per_token(completion),
+        **completion.diagnostics.to_dict(),
+        "finish_reason": completion.finish_reason,
+        **completion.usage,
+        "seed": completion.seed,
+    }
+    for name, value in facts.items():
+        if value is not None:
+            table.add_row(Text(name, "dim"), _number(value) if isinstance(value, float) else str(value))
+    return table
+
+
+def _print_comparison(completions: Sequence[Completion]) -> None:
+    """The runs as rows; the texts below where the terminal has no room for a column of them."""
+    console = _tables()
+    is_wide = console.width >= WIDE
+    table = Table(box=SIMPLE, pad_edge=False, padding=(0, 1) if is_wide else 0, show_lines=is_wide)
+    table.caption = f"log p is of the base law; one completion each, seed {completions[0].seed}"
+    table.add_column("sampler", no_wrap=True)
+    for heading in ("alpha", "log p", "log p\n/ token", "accepted", "tokens\ndecoded", "serial\nsteps", "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    if is_wide:
+        table.add_column("text", overflow="fold")
+    for c in completions:
+        table.add_row(c.diagnostics.sampler, *_numbers_of(c), *([Text(c.text)] if is_wide else []))
+    console.print(table)
+    for c in completions if not is_wide else ():
+        console.print(Text(_label(c.diagnostics.sampler, c.diagnostics.alpha), "bold"))
+        console.print(Text(c.text), "")
+
+
+def _numbers_of(completion: Completion) -> tuple[str, ...]:
+    found = completion.diagnostics
+    return (
+        f"{found.alpha:g}",
+        f"{completion.logp:.2f}",
+        f"{_logp_per_token(completion):.3f}",
+        "" if found.acceptance_rate is None else f"{found.acceptance_rate:.2f}",
+        f"{found.tokens_decoded}",
+        f"{found.serial_steps}",
+        f"{found.seconds:.2f}",
+    )
+
+
+def _label(sampler: str, alpha: float) -> str:
+    return f"{sampler} alpha={alpha:g}"
+
+
+def _logp_per_token(completion: Completion) -> float:
+    return completion.logp / len(completion.tokens)
+
+
+def _tables() -> Console:
+    """Stdout; wide enough for a table where it is no terminal that says how wide it is."""
+    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140)
+
+
+if __name__ == "__main__":
+    main()
