@@ -137,7 +137,7 @@ class Bench:
         engine.step = counted  # type: ignore[method-assign]
         worker = Worker(engine)
         if together:
-            outcomes = [job.future.result() for job in [worker.submit(r) for r in requests]]
+            outcomes = [job.future.result() for job in worker.submit_all(requests)]
         else:
             outcomes = [worker.submit(r).future.result() for r in requests]
         worker.close()

@@ -257,10 +257,9 @@ class PowerSampler:
             _check_window(tokens, config, loaded.engine.context_window)
         stop = StopStrings(config.stop, loaded.codec.decode) if config.stop else None
         ending = Ending(loaded.codec.eos_ids, stop)
-        submitted: list[_Submitted] = []
-        for i, tokens in enumerate(encoded):
-            seed = secrets.randbits(63) if config.seed is None else config.seed
-            request = Request(
+        seeds = [secrets.randbits(63) if config.seed is None else config.seed for _ in encoded]
+        requests = [
+            Request(
                 prompt=tokens,
                 ending=ending,
                 make_sampler=lambda is_over, seed=seed: sampler_for(  # type: ignore[misc]
@@ -270,8 +269,10 @@ class PowerSampler:
                 timeout=config.timeout,
                 listener=listeners[i] if listeners else None,
             )
-            submitted.append(_Submitted(loaded.worker.submit(request), loaded, config, tokens, seed))
-        return submitted
+            for i, (tokens, seed) in enumerate(zip(encoded, seeds, strict=True))
+        ]
+        jobs = loaded.worker.submit_all(requests)
+        return [_Submitted(j, loaded, config, t, s) for j, t, s in zip(jobs, encoded, seeds, strict=True)]
 
     async def _asubmit(
         self,

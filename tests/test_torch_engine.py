@@ -84,7 +84,7 @@ def test_a_long_prompt_is_prefilled_in_chunks_beside_running_rows() -> None:
     long = tuple(int(t) for t in np.random.default_rng(0).integers(40, size=2 * PREFILL_CHUNK + 50))
     short_ticket = lm.add(lm.open(PROMPT, OPEN), Draw(Chain.empty(), 0, 12, LAW, 1))
     long_ticket = lm.add(lm.open(long, OPEN), Draw(Chain.empty(), 0, 6, LAW, 2))
-    assert [lm.step()[0] for _ in range(3)] == [[short_ticket]] * 2 + [[short_ticket, long_ticket]]
+    assert [lm.step()[0] for _ in range(4)] == [[short_ticket]] * 3 + [[short_ticket, long_ticket]]
     results = {}
     while len(results) < 2:
         results.update(lm.step()[1])

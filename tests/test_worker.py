@@ -65,7 +65,7 @@ def test_sixteen_concurrent_requests_give_what_each_gives_alone() -> None:
     model = tiny_model("qwen2", vocab_size=40)
     requests = [request(i, prompt=p, ending=e) for i, (p, e) in enumerate(zip(prompts, endings, strict=True))]
     together = Worker(TorchLM(model, max_rows=7))
-    jobs = [together.submit(r) for r in requests]
+    jobs = together.submit_all(requests)
     crowded = [job.future.result(60) for job in jobs]
     together.close()
     alone = Worker(TorchLM(model))
@@ -95,9 +95,7 @@ def test_rows_are_refilled_continuously() -> None:
     engine = TorchLM(tiny_model(vocab_size=40), max_rows=4)
     worker = Worker(engine)
     mh = GenerationConfig(sampler={"name": "metropolis_hastings", "num_steps": 5}, alpha=2.0, max_new_tokens=16)
-    # submitted under the worker's lock, so that all are there at its first step
-    with worker._wakeup:
-        jobs = [worker.submit(of(mh, seed=i, ending=ENDLESS)) for i in range(12)]
+    jobs = worker.submit_all([of(mh, seed=i, ending=ENDLESS) for i in range(12)])
     outcomes = [job.future.result(60) for job in jobs]
     worker.close()
     last_refill = sum(o.tokens_decoded for o in outcomes) - 4 * max(o.serial_steps for o in outcomes)
@@ -148,8 +146,7 @@ class Breaks(TableLM):
 
 def test_an_error_of_the_model_reaches_every_waiter_and_the_worker_lives_on() -> None:
     worker = Worker(Breaks(5, seed=0))
-    with worker._wakeup:
-        jobs = [worker.submit(of(LONG, ending=ENDLESS)) for _ in range(4)]
+    jobs = worker.submit_all([of(LONG, ending=ENDLESS) for _ in range(4)])
     for job in jobs:
         with pytest.raises(EngineError, match="RuntimeError: the GPU fell off") as caught:
             job.future.result(10)
@@ -167,10 +164,9 @@ def test_an_error_of_one_request_is_its_own() -> None:
     def deaf(update: Any) -> None:
         raise OSError("the line is cut")
 
-    with worker._wakeup:
-        good = worker.submit(request(4))
-        bad = worker.submit(Request(prompt=(1,), ending=EOS, make_sampler=broken))
-        unheard = worker.submit(of(LONG, ending=ENDLESS, listener=deaf))
+    bad_request = Request(prompt=(1,), ending=EOS, make_sampler=broken)
+    requests = [request(4), bad_request, of(LONG, ending=ENDLESS, listener=deaf)]
+    good, bad, unheard = worker.submit_all(requests)
     with pytest.raises(KeyError):
         bad.future.result(10)
     with pytest.raises(OSError, match="line is cut"):

@@ -128,14 +128,16 @@ class BatchCache(Cache):
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         return self.cursor - self.left + query_length, 0
 
-    def mask(self, new: int, device: torch.device) -> torch.Tensor | None:
-        """(rows, window + new): which slots a row sees, its `new` next ones included; None where it sees them all."""
-        if min(self.lengths) == max(self.lengths):
+    def mask(self, new: list[int], device: torch.device) -> torch.Tensor | None:
+        """(rows, window + max(new)): the slots a row sees, its own next `new[i]` included, which stand on the right of
+        the new slots; None where every row sees them all."""
+        if len(set(self.lengths)) == 1 and len(set(new)) == 1:
             return None
-        window = self.cursor - self.left
-        lengths = torch.tensor(self.lengths, device=device)
-        slots = torch.arange(window + new, device=device)
-        return (slots >= window - lengths[:, None]).long()
+        window, widest = self.cursor - self.left, max(new)
+        slots = torch.arange(window + widest, device=device)
+        held = torch.tensor(self.lengths, device=device)[:, None]
+        fed = torch.tensor(new, device=device)[:, None]
+        return ((slots >= window - held) & (slots < window) | (slots >= window + widest - fed)).long()
 
     def enter(self, kept: list[KeyValues]) -> None:
         """Add rows behind the present ones."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections import deque
+from collections.abc import Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -35,17 +36,17 @@ class _Prompt:
         self.kept = KeyValues()
         self.prefilled_tokens = 0
 
+    @property
+    def missing(self) -> int:
+        """Tokens whose states are needed before a draw can start."""
+        return len(self.tokens) - 1 - self.kept.length
+
 
 class _Seat(NamedTuple):
     row: Row
     prompt: _Prompt
     kept: KeyValues  # of the context of the row, less its last token
     context: Tokens
-
-    @property
-    def missing(self) -> int:
-        """Tokens whose states are needed before the row can start."""
-        return len(self.context) - 1 - self.kept.length
 
 
 class TorchLM:
@@ -122,12 +123,15 @@ class TorchLM:
     @torch.inference_mode()
     def score(self, prompt: Tokens, tokens: Tokens, temperature: float) -> Floats:
         """log p(x_t | x_<t) by fresh forward passes over prompt and tokens, nothing remembered. Shape (T,)."""
-        batch = _single(KeyValues())
-        self._feed(batch, prompt[:-1], keep=1)
+        handle = self.open(prompt, Ending(frozenset()))
+        while handle.missing:
+            self._prefill([handle])
+        batch = BatchCache()
+        batch.enter([handle.kept])
         inputs, parts = (prompt[-1], *tokens[:-1]), []
         for start in range(0, len(tokens), SCORE_CHUNK):
             piece = inputs[start : start + SCORE_CHUNK]
-            logits = self._feed(batch, piece, keep=len(piece))[0, :, : self.vocab_size].to(self._float)
+            logits = self._feed(batch, [piece], keep=len(piece))[0, :, : self.vocab_size].to(self._float)
             logp = torch.log_softmax(logits / temperature, -1)
             index = torch.tensor(tokens[start : start + SCORE_CHUNK], device=logp.device)
             parts.append(logp.gather(-1, index[:, None])[:, 0].double().cpu())
@@ -136,39 +140,51 @@ class TorchLM:
     # ------------------------------------------------------------ seats
 
     def _admit(self) -> None:
-        """Seat waiting draws while rows are free, after prefilling at most PREFILL_CHUNK tokens of what they lack."""
-        admitted: list[_Seat] = []
-        postponed: list[_Seat] = []
-        budget = PREFILL_CHUNK
-        while self._waiting and len(self._seats) + len(admitted) < self.max_rows:
-            seat = self._ready(self._waiting.popleft())
-            while seat.missing and budget:
-                budget, seat = self._prefill(seat, budget)
-            (postponed if seat.missing else admitted).append(seat)
-        self._waiting.extendleft(reversed(postponed))
+        """Seat waiting draws while rows are free, after one forward pass of at most PREFILL_CHUNK tokens for prompts
+        that have no states yet. A draw whose prompt is not ready lets later ones pass."""
+        free = min(self.max_rows - len(self._seats), len(self._waiting))
+        if not free:
+            return
+        candidates = [self._waiting.popleft() for _ in range(free)]
+        self._prefill(list(dict.fromkeys(seat.prompt for seat in candidates if seat.prompt.missing)))
+        admitted = [self._ready(seat) for seat in candidates if not seat.prompt.missing]
+        self._waiting.extendleft(seat for seat in reversed(candidates) if seat.prompt.missing)
         if admitted:
             self._batch.enter([seat.kept for seat in admitted])
             self._seats += admitted
 
-    def _ready(self, seat: _Seat) -> _Seat:
-        """The seat with the prompt's states, where they reach further than its own."""
-        shared = seat.prompt.kept
-        return seat._replace(kept=shared) if seat.kept.length < shared.length else seat
+    def _prefill(self, prompts: list[_Prompt]) -> None:
+        """The next piece of the first prompt, together with as many whole prompts as fit beside it."""
+        if not prompts:
+            return
+        first = prompts[0]
+        pieces = {first: first.tokens[first.kept.length : -1][:PREFILL_CHUNK]}
+        if not first.kept.length:
+            for prompt in prompts[1:]:
+                widest = max(prompt.missing, *map(len, pieces.values()))
+                if not prompt.kept.length and widest * (len(pieces) + 1) <= PREFILL_CHUNK:
+                    pieces[prompt] = prompt.tokens[:-1]
+        batch = BatchCache()
+        batch.enter([prompt.kept for prompt in pieces])
+        self._feed(batch, list(pieces.values()), keep=1)
+        for row, (prompt, piece) in enumerate(pieces.items()):
+            prompt.kept = prompt.kept.extended(batch.last(row, len(piece)), len(piece))
+            prompt.prefilled_tokens += len(piece)
+            self._prefilled_tokens += len(piece)
 
-    def _prefill(self, seat: _Seat, budget: int) -> tuple[int, _Seat]:
-        """One piece of what the seat's context lacks; the prompt's share of it is kept for all draws of the prompt.
-        Returns what is left of the budget."""
-        start, prompt = seat.kept.length, seat.prompt
-        limit = len(prompt.tokens) - 1 if start < len(prompt.tokens) - 1 else len(seat.context) - 1
-        piece = seat.context[start : min(start + budget, limit)]
-        batch = _single(seat.kept)
-        self._feed(batch, piece, keep=1)
-        self._prefilled_tokens += len(piece)
-        prompt.prefilled_tokens += len(piece)
-        kept = seat.kept.extended(batch.last(0, len(piece)), len(piece))
-        if kept.length <= len(prompt.tokens) - 1:
-            prompt.kept = kept
-        return budget - len(piece), seat._replace(kept=kept)
+    def _ready(self, seat: _Seat) -> _Seat:
+        """The seat with the states of all its context but the last token: its chain's, or its prompt's and, for a
+        chain whose states are not remembered, those of its tokens."""
+        kept = seat.kept if seat.kept.length >= seat.prompt.kept.length else seat.prompt.kept
+        piece = seat.context[kept.length : -1]
+        if piece:
+            batch = BatchCache()
+            batch.enter([kept])
+            self._feed(batch, [piece], keep=1)
+            self._prefilled_tokens += len(piece)
+            seat.prompt.prefilled_tokens += len(piece)
+            kept = kept.extended(batch.last(0, len(piece)), len(piece))
+        return seat._replace(kept=kept)
 
     def _continuation(self, index: int, end: End) -> Continuation:
         """What the row drew, with its states as memo: of everything but the last token, which was never fed."""
@@ -190,37 +206,30 @@ class TorchLM:
 
     def _decode(self) -> torch.Tensor:
         """Feed every row its last token. Returns logits, (rows, vocabulary)."""
-        last = [seat.row.tokens[-1] if seat.row.tokens else seat.context[-1] for seat in self._seats]
-        positions = [[length] for length in self._batch.lengths]
+        last = [(seat.row.tokens[-1] if seat.row.tokens else seat.context[-1],) for seat in self._seats]
         self._serial_steps += 1
         self._row_steps += len(last)
-        logits = self._forward(self._batch, torch.tensor(last)[:, None], torch.tensor(positions), keep=1)
-        return logits[:, -1]
+        return self._feed(self._batch, last, keep=1)[:, -1]
 
-    def _feed(self, batch: BatchCache, tokens: Tokens, *, keep: int) -> torch.Tensor:
-        """Append `tokens` to the one row of `batch`. Returns the logits of at least the last `keep` positions."""
-        logits = torch.zeros(1, 0, 0)
-        for start in range(0, len(tokens), PREFILL_CHUNK):
-            piece = torch.tensor(tokens[start : start + PREFILL_CHUNK])[None]
-            held = batch.lengths[0]
-            positions = torch.arange(held, held + piece.shape[1])[None]
-            logits = self._forward(batch, piece, positions, keep=keep)
-        return logits
-
-    def _forward(self, batch: BatchCache, tokens: torch.Tensor, positions: torch.Tensor, *, keep: int) -> torch.Tensor:
-        new = tokens.shape[1]
-        batch.reserve(new)
+    def _feed(self, batch: BatchCache, pieces: Sequence[Tokens], *, keep: int) -> torch.Tensor:
+        """Append a piece to every row of `batch`; pieces of several lengths only to empty rows. Returns the logits of
+        at least the last `keep` positions, (rows, >= keep, vocabulary)."""
+        widest = max(map(len, pieces))
+        tokens = torch.tensor([(0,) * (widest - len(piece)) + piece for piece in pieces])
+        starts = torch.tensor([held - widest + len(p) for held, p in zip(batch.lengths, pieces, strict=True)])
+        positions = (starts[:, None] + torch.arange(widest)).clamp_min(0)  # padding may have any
+        batch.reserve(widest)
         arguments: dict[str, Any] = {
             "input_ids": tokens.to(self._device),
             "position_ids": positions.to(self._device),
-            "attention_mask": batch.mask(new, self._device),
+            "attention_mask": batch.mask([len(piece) for piece in pieces], self._device),
             "past_key_values": batch,
             "use_cache": True,
             "logits_to_keep": keep,
         }
         self._forward_calls += 1
         output = self.model(**{name: value for name, value in arguments.items() if name in self._accepted})
-        batch.advance(new)
+        batch.advance(widest)
         logits: torch.Tensor = output.logits
         return logits
 
@@ -260,12 +269,6 @@ class TorchLM:
     @staticmethod
     def _column(values: list[Any], dtype: torch.dtype, like: torch.Tensor) -> torch.Tensor:
         return torch.tensor(values, dtype=dtype).to(like.device)[:, None]
-
-
-def _single(kept: KeyValues) -> BatchCache:
-    batch = BatchCache()
-    batch.enter([kept])
-    return batch
 
 
 def _refuse_uncuttable(model: PreTrainedModel) -> None:

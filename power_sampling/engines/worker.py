@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -113,17 +113,21 @@ class Worker:
 
     def submit(self, request: Request) -> Job:
         """Queue a request; raises EngineClosedError after `close`."""
-        job = Job(request)
+        return self.submit_all([request])[0]
+
+    def submit_all(self, requests: Sequence[Request]) -> list[Job]:
+        """Queue requests that start together, at the same step."""
+        jobs = [Job(request) for request in requests]
         with self._wakeup:
             if self._is_closed:
                 raise EngineClosedError("The engine was closed; load the model again.")
-            self._inbox.append(job)
+            self._inbox.extend(jobs)
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="power-sampling", daemon=True)
                 self._thread.start()
                 _RUNNING.add(self)
             self._wakeup.notify()
-        return job
+        return jobs
 
     def close(self, *, wait: bool = True) -> None:
         """Stop the thread before its next step; unfinished requests end with EngineClosedError."""
