@@ -162,7 +162,7 @@ class Diagnostics:
     ess: float | None  # smallest effective sample size seen, in particles
     log_z: float | None  # estimate of log sum_x p(x)^alpha
     is_budget_spent: bool  # `time_budget` ended the refinement early
-    tokens_decoded: int  # row-steps of the model, rejected proposals included
+    tokens_decoded: int  # tokens drawn, those of rejected proposals included
     tokens_prefilled: int  # prompt tokens that went through the model
     serial_steps: int  # steps of the model this request waited for
     seconds: float

@@ -128,16 +128,14 @@ class BatchCache(Cache):
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         return self.cursor - self.left + query_length, 0
 
-    def mask(self, new: list[int], device: torch.device) -> torch.Tensor | None:
-        """(rows, window + max(new)): the slots a row sees, its own next `new[i]` included, which stand on the right of
-        the new slots; None where every row sees them all."""
-        if len(set(self.lengths)) == 1 and len(set(new)) == 1:
+    def mask(self, new: int, device: torch.device) -> torch.Tensor | None:
+        """(rows, window + new): which slots a row sees, its `new` next ones included; None where it sees them all."""
+        if min(self.lengths) == max(self.lengths):
             return None
-        window, widest = self.cursor - self.left, max(new)
-        slots = torch.arange(window + widest, device=device)
-        held = torch.tensor(self.lengths, device=device)[:, None]
-        fed = torch.tensor(new, device=device)[:, None]
-        return ((slots >= window - held) & (slots < window) | (slots >= window + widest - fed)).long()
+        window = self.cursor - self.left
+        lengths = torch.tensor(self.lengths, device=device)
+        slots = torch.arange(window + new, device=device)
+        return (slots >= window - lengths[:, None]).long()
 
     def enter(self, kept: list[KeyValues]) -> None:
         """Add rows behind the present ones."""
@@ -171,9 +169,10 @@ class BatchCache(Cache):
         self.cursor += new
         self.lengths = [length + new for length in self.lengths]
 
-    def last(self, row: int, length: int) -> tuple[Layer, ...]:
-        """A copy of the last `length` positions of a row, layer by layer."""
-        window = slice(self.cursor - length, self.cursor)
+    def last(self, row: int, new: int, length: int | None = None) -> tuple[Layer, ...]:
+        """A copy, layer by layer, of the last `new` slots of a row; of their first `length` only, where given."""
+        start = self.cursor - new
+        window = slice(start, start + (new if length is None else length))
         return tuple(
             (layer.keys[row, :, window].clone(), layer.values[row, :, window].clone()) if layer.is_initialized else None
             for layer in self._layers()

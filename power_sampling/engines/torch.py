@@ -1,8 +1,9 @@
 """A Hugging Face causal language model that decodes rows: one batch, refilled between any two steps.
 
-Knows tokens, numbers and devices; no sampler and no text. A row that starts at a cut takes the stored states of what
-lies before, less one position, and is fed that last token: so no token is prefilled twice, and the first step already
-yields the first new token. Weights, positions and masks reach the model as `generate` would pass them.
+Knows tokens, numbers and devices; no sampler and no text. A prompt is prefilled once, and the logits at its end are
+kept too: a draw from cut 0 takes its first token from them. A draw from a later cut takes the stored states of what
+lies before, less one position, and is fed that last token. So no token is prefilled twice. Weights, positions and
+masks reach the model as `generate` would pass them.
 """
 
 from __future__ import annotations
@@ -25,27 +26,29 @@ from power_sampling.types import Continuation, Draw, End, Floats, Tokens
 __all__ = ["TorchLM"]
 
 PREFILL_CHUNK = 512  # tokens of a prompt per step, so that rows in decoding and cancellations do not wait for all of it
+PREFILL_ROWS = 8  # prompts in one pass, because their logits at each other's ends exist for a moment
 SCORE_CHUNK = 64  # positions whose logits over the vocabulary exist at one time while scoring
 
 
 class _Prompt:
-    """The handle of `open`: its tokens, its ending, and the states of all its tokens but the last."""
+    """The handle of `open`: its tokens, its ending, and once it is prefilled its states and the logits at its end."""
 
     def __init__(self, tokens: Tokens, ending: Ending) -> None:
         self.tokens, self.ending = tokens, ending
         self.kept = KeyValues()
+        self.logits: torch.Tensor | None = None  # (vocabulary,)
         self.prefilled_tokens = 0
 
     @property
     def missing(self) -> int:
         """Tokens whose states are needed before a draw can start."""
-        return len(self.tokens) - 1 - self.kept.length
+        return len(self.tokens) - self.kept.length
 
 
 class _Seat(NamedTuple):
     row: Row
     prompt: _Prompt
-    kept: KeyValues  # of the context of the row, less its last token
+    kept: KeyValues  # of all the row's context at cut 0; of all but its last token at later cuts
     context: Tokens
 
 
@@ -102,17 +105,12 @@ class TorchLM:
 
     @torch.inference_mode()
     def step(self) -> tuple[list[int], list[tuple[int, Continuation]]]:
-        self._admit()
-        if not self._seats:
-            return [], []
-        chosen = self._choose(self._decode())
+        finished = self._admit()
         tickets = [seat.row.ticket for seat in self._seats]
-        ended: list[tuple[int, End]] = []
-        for i, (seat, (token, logp, logq)) in enumerate(zip(self._seats, chosen, strict=True)):
-            if end := seat.row.push(int(token), logp, logq):
-                ended.append((i, end))
-        finished = [(self._seats[i].row.ticket, self._continuation(i, end)) for i, end in ended]
-        self._vacate([i for i, _ in ended])
+        if tickets:
+            ended = self._choose(self._decode(), self._seats)
+            finished += [(self._seats[i].row.ticket, self._continuation(i, end)) for i, end in ended]
+            self._vacate([i for i, _ in ended])
         return tickets, finished
 
     def reset(self) -> None:
@@ -128,55 +126,70 @@ class TorchLM:
             self._prefill([handle])
         batch = BatchCache()
         batch.enter([handle.kept])
-        inputs, parts = (prompt[-1], *tokens[:-1]), []
+        parts = [torch.zeros(0, dtype=torch.float64)]
+        logits = _end_of(handle)[None]  # of the positions whose next tokens are scored
         for start in range(0, len(tokens), SCORE_CHUNK):
-            piece = inputs[start : start + SCORE_CHUNK]
-            logits = self._feed(batch, [piece], keep=len(piece))[0, :, : self.vocab_size].to(self._float)
-            logp = torch.log_softmax(logits / temperature, -1)
-            index = torch.tensor(tokens[start : start + SCORE_CHUNK], device=logp.device)
+            piece = tokens[start : start + SCORE_CHUNK]
+            fed = self._feed(batch, [piece], keep=len(piece))[0, -len(piece) :]
+            known = torch.cat([logits, fed[:-1]])[:, : self.vocab_size].to(self._float)
+            logp = torch.log_softmax(known / temperature, -1)
+            index = torch.tensor(piece, device=logp.device)
             parts.append(logp.gather(-1, index[:, None])[:, 0].double().cpu())
-        return torch.cat(parts).numpy() if parts else torch.zeros(0, dtype=torch.float64).numpy()
+            logits = fed[-1:]
+        return torch.cat(parts).numpy()
 
     # ------------------------------------------------------------ seats
 
-    def _admit(self) -> None:
+    def _admit(self) -> list[tuple[int, Continuation]]:
         """Seat waiting draws while rows are free, after one forward pass of at most PREFILL_CHUNK tokens for prompts
-        that have no states yet. A draw whose prompt is not ready lets later ones pass."""
+        that have no states yet. A draw whose prompt is not ready lets later ones pass. Returns the draws that ended
+        with their first token, taken from the prompt's logits."""
         free = min(self.max_rows - len(self._seats), len(self._waiting))
         if not free:
-            return
+            return []
         candidates = [self._waiting.popleft() for _ in range(free)]
         self._prefill(list(dict.fromkeys(seat.prompt for seat in candidates if seat.prompt.missing)))
         admitted = [self._ready(seat) for seat in candidates if not seat.prompt.missing]
         self._waiting.extendleft(seat for seat in reversed(candidates) if seat.prompt.missing)
+        first = [seat for seat in admitted if seat.row.draw.cut == 0]
+        ended = dict(self._choose(torch.stack([_end_of(seat.prompt) for seat in first]), first)) if first else {}
+        finished = [(first[i].row.ticket, first[i].row.continuation(end)) for i, end in ended.items()]
+        gone = {ticket for ticket, _ in finished}
+        admitted = [seat for seat in admitted if seat.row.ticket not in gone]
         if admitted:
             self._batch.enter([seat.kept for seat in admitted])
             self._seats += admitted
+        return finished
 
     def _prefill(self, prompts: list[_Prompt]) -> None:
         """The next piece of the first prompt, together with as many whole prompts as fit beside it."""
         if not prompts:
             return
         first = prompts[0]
-        pieces = {first: first.tokens[first.kept.length : -1][:PREFILL_CHUNK]}
-        if not first.kept.length:
-            for prompt in prompts[1:]:
-                widest = max(prompt.missing, *map(len, pieces.values()))
-                if not prompt.kept.length and widest * (len(pieces) + 1) <= PREFILL_CHUNK:
-                    pieces[prompt] = prompt.tokens[:-1]
+        pieces = {first: first.tokens[first.kept.length :][:PREFILL_CHUNK]}
+        for prompt in prompts[1:] if not first.kept.length else ():
+            widest = max(prompt.missing, *map(len, pieces.values()))
+            if prompt.kept.length or len(pieces) == PREFILL_ROWS or widest * (len(pieces) + 1) > PREFILL_CHUNK:
+                continue
+            pieces[prompt] = prompt.tokens
         batch = BatchCache()
         batch.enter([prompt.kept for prompt in pieces])
-        self._feed(batch, list(pieces.values()), keep=1)
+        widest = max(map(len, pieces.values()))
+        ends = sorted({len(piece) - 1 for piece in pieces.values()})
+        logits = self._feed(batch, list(pieces.values()), keep=torch.tensor(ends))
         for row, (prompt, piece) in enumerate(pieces.items()):
-            prompt.kept = prompt.kept.extended(batch.last(row, len(piece)), len(piece))
+            at = ends.index(len(piece) - 1) if logits.shape[1] == len(ends) else len(piece) - 1
+            prompt.logits = logits[row, at].clone()
+            prompt.kept = prompt.kept.extended(batch.last(row, widest, len(piece)), len(piece))
             prompt.prefilled_tokens += len(piece)
             self._prefilled_tokens += len(piece)
 
     def _ready(self, seat: _Seat) -> _Seat:
-        """The seat with the states of all its context but the last token: its chain's, or its prompt's and, for a
-        chain whose states are not remembered, those of its tokens."""
-        kept = seat.kept if seat.kept.length >= seat.prompt.kept.length else seat.prompt.kept
-        piece = seat.context[kept.length : -1]
+        """The seat with the states it needs: its chain's, or its prompt's and, for a chain whose states are not
+        remembered, those of its tokens."""
+        needed = len(seat.context) - (seat.row.draw.cut > 0)
+        kept = seat.kept if seat.kept.length >= needed else seat.prompt.kept.head(min(needed, len(seat.prompt.tokens)))
+        piece = seat.context[kept.length : needed]
         if piece:
             batch = BatchCache()
             batch.enter([kept])
@@ -191,7 +204,7 @@ class TorchLM:
         seat = self._seats[index]
         if end == "floor":
             return seat.row.continuation(end)
-        fed = len(seat.row.tokens)
+        fed = self._batch.lengths[index] - seat.kept.length
         return seat.row.continuation(end, seat.kept.extended(self._batch.last(index, fed), fed))
 
     def _vacate(self, gone: list[int]) -> None:
@@ -211,21 +224,22 @@ class TorchLM:
         self._row_steps += len(last)
         return self._feed(self._batch, last, keep=1)[:, -1]
 
-    def _feed(self, batch: BatchCache, pieces: Sequence[Tokens], *, keep: int) -> torch.Tensor:
-        """Append a piece to every row of `batch`; pieces of several lengths only to empty rows. Returns the logits of
-        at least the last `keep` positions, (rows, >= keep, vocabulary)."""
+    def _feed(self, batch: BatchCache, pieces: Sequence[Tokens], *, keep: int | torch.Tensor) -> torch.Tensor:
+        """Append a piece to every row of `batch`. Returns the logits of the last `keep` positions, or of these
+        positions, or of all for a model that has no such argument: (rows, positions, vocabulary).
+
+        Shorter pieces, in empty rows only, are padded on the right, where nothing of theirs looks."""
         widest = max(map(len, pieces))
-        tokens = torch.tensor([(0,) * (widest - len(piece)) + piece for piece in pieces])
-        starts = torch.tensor([held - widest + len(p) for held, p in zip(batch.lengths, pieces, strict=True)])
-        positions = (starts[:, None] + torch.arange(widest)).clamp_min(0)  # padding may have any
+        tokens = torch.tensor([piece + (0,) * (widest - len(piece)) for piece in pieces])
+        positions = torch.tensor(batch.lengths)[:, None] + torch.arange(widest)
         batch.reserve(widest)
         arguments: dict[str, Any] = {
             "input_ids": tokens.to(self._device),
             "position_ids": positions.to(self._device),
-            "attention_mask": batch.mask([len(piece) for piece in pieces], self._device),
+            "attention_mask": batch.mask(widest, self._device),
             "past_key_values": batch,
             "use_cache": True,
-            "logits_to_keep": keep,
+            "logits_to_keep": keep if isinstance(keep, int) else keep.to(self._device),
         }
         self._forward_calls += 1
         output = self.model(**{name: value for name, value in arguments.items() if name in self._accepted})
@@ -233,10 +247,18 @@ class TorchLM:
         logits: torch.Tensor = output.logits
         return logits
 
-    def _choose(self, logits: torch.Tensor) -> list[list[float]]:
+    def _choose(self, logits: torch.Tensor, seats: list[_Seat]) -> list[tuple[int, End]]:
+        """Give every seat its next token. Returns which of them ended, and how."""
+        ended: list[tuple[int, End]] = []
+        for i, (seat, (token, logp, logq)) in enumerate(zip(seats, self._drawn_from(logits, seats), strict=True)):
+            if end := seat.row.push(int(token), logp, logq):
+                ended.append((i, end))
+        return ended
+
+    def _drawn_from(self, logits: torch.Tensor, seats: list[_Seat]) -> list[list[float]]:
         """Per row: the token its uniform picks by inverse CDF of q, log p and log q of it. One transfer to the host."""
-        laws = [seat.row.draw.law for seat in self._seats]
-        uniforms = self._column([seat.row.uniform() for seat in self._seats], torch.float64, logits)
+        laws = [seat.row.draw.law for seat in seats]
+        uniforms = self._column([seat.row.uniform() for seat in seats], torch.float64, logits)
         is_greedy = [law.proposal_temperature == 0 for law in laws]
         base = logits[:, : self.vocab_size].to(self._float)
         p = self._scaled(base, [law.temperature for law in laws])
@@ -269,6 +291,11 @@ class TorchLM:
     @staticmethod
     def _column(values: list[Any], dtype: torch.dtype, like: torch.Tensor) -> torch.Tensor:
         return torch.tensor(values, dtype=dtype).to(like.device)[:, None]
+
+
+def _end_of(prompt: _Prompt) -> torch.Tensor:
+    assert prompt.logits is not None, "a draw is seated after its prompt"
+    return prompt.logits
 
 
 def _refuse_uncuttable(model: PreTrainedModel) -> None:

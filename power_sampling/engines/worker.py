@@ -151,6 +151,7 @@ class Worker:
             for ticket, continuation in finished:
                 if job := self._by_ticket.pop(ticket, None):
                     job.results[ticket] = continuation
+                    job.tokens_decoded += len(continuation.tokens)
                     if len(job.results) == len(job.tickets):
                         self._advance(job, [job.results[t] for t in job.tickets])
             for job in list(self._live):
@@ -218,10 +219,7 @@ class Worker:
             self._finish(job, error)
 
     def _count(self, decoded: list[int]) -> None:
-        jobs = [job for ticket in decoded if (job := self._by_ticket.get(ticket))]
-        for job in jobs:
-            job.tokens_decoded += 1
-        for job in set(jobs):
+        for job in {job for ticket in decoded if (job := self._by_ticket.get(ticket))}:
             job.serial_steps += 1
 
     def _finish(self, job: Job, result: Outcome | Exception) -> None:
