@@ -163,7 +163,10 @@ class PowerSampler:
         bars = _Bars(len(prompts)) if show_progress else None
         submitted = self._submit(prompts, overrides, [bars.listener(i) for i in range(len(prompts))] if bars else None)
         try:
-            return [_read(s, s.job.future.result()) for s in submitted]
+            completions = [_read(s, s.job.future.result()) for s in submitted]
+            if bars:
+                bars.finish()
+            return completions
         finally:
             _cancel(submitted)
             if bars:
@@ -393,6 +396,9 @@ class _Bars:
             self._bar.set_postfix({name: f"{value:.3g}" for name, value in u.progress.stats.items()})
 
         return update
+
+    def finish(self) -> None:
+        self._bar.n = 100
 
     def close(self) -> None:
         self._bar.close()

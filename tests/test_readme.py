@@ -1,0 +1,30 @@
+"""What the README prints runs as printed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from power_sampling import Config, load_config
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", blocks("python"), ids=["engine", "langchain", "llamaindex"])
+def test_snippets_run(code: str, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(code, {})
+    assert capsys.readouterr().out.strip()
+
+
+def test_the_configuration_file_is_one(tmp_path: Path) -> None:
+    (source,) = blocks("yaml")
+    (tmp_path / "power.yaml").write_text(source)
+    config = load_config(tmp_path / "power.yaml")
+    assert isinstance(config, Config) and config.model_fields_set == {"model", "sampler", "alpha", "max_new_tokens"}
