@@ -141,22 +141,10 @@ class Worker:
 
     def _run(self) -> None:
         while self._collect():
-            self._reap()
             try:
-                decoded, finished = self._model.step()
+                self._turn()
             except Exception as error:  # noqa: BLE001 - whatever the model raised reaches every waiter
                 self._fail_all(error)
-                continue
-            self._count(decoded)
-            for ticket, continuation in finished:
-                if job := self._by_ticket.pop(ticket, None):
-                    job.results[ticket] = continuation
-                    job.tokens_decoded += len(continuation.tokens)
-                    if len(job.results) == len(job.tickets):
-                        self._advance(job, [job.results[t] for t in job.tickets])
-            for job in list(self._live):
-                if job.round is not None and job.round.is_live and job.request.listener:
-                    self._tell(job, job.round, self._model.drawn(job.tickets[0]))
 
     def _collect(self) -> bool:
         """Take new requests, waiting for one if nothing is live. False when the worker is to end."""
@@ -165,24 +153,31 @@ class Worker:
                 self._model.reset()  # an idle engine holds no rows
             while not (self._inbox or self._live or self._is_closed):
                 self._wakeup.wait()
-            new = list(self._inbox)
+            self._live += self._inbox
             self._inbox.clear()
         if self._is_closed:
-            for job in (*new, *self._live):
-                self._finish(job, EngineClosedError("The engine was closed before the request was answered."))
-            return False
-        for job in new:
-            self._live.append(job)
-            if verdict := job.verdict():
-                self._finish(job, verdict)
-                continue
-            self._advance(job, None)
-        return True
+            self._end_all(lambda: EngineClosedError("The engine was closed before the request was answered."))
+        return not self._is_closed
 
-    def _reap(self) -> None:
+    def _turn(self) -> None:
+        """One step of the model for everybody."""
         for job in list(self._live):
             if verdict := job.verdict():
                 self._finish(job, verdict)
+            elif job.sampler is None:
+                self._advance(job, None)
+        decoded, finished = self._model.step()
+        for job in {job for ticket in decoded if (job := self._by_ticket.get(ticket))}:
+            job.serial_steps += 1
+        for ticket, continuation in finished:
+            if job := self._by_ticket.pop(ticket, None):
+                job.results[ticket] = continuation
+                job.tokens_decoded += len(continuation.tokens)
+                if len(job.results) == len(job.tickets):
+                    self._advance(job, [job.results[t] for t in job.tickets])
+        for job in list(self._live):
+            if job.round is not None and job.round.is_live and job.request.listener:
+                self._tell(job, job.round, self._model.drawn(job.tickets[0]))
 
     def _advance(self, job: Job, results: list[Continuation] | None) -> None:
         """Run the sampler to its next round, and queue that round's draws. A fault here is this request's alone."""
@@ -218,10 +213,6 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - a listener that raises ends its own request only
             self._finish(job, error)
 
-    def _count(self, decoded: list[int]) -> None:
-        for job in {job for ticket in decoded if (job := self._by_ticket.get(ticket))}:
-            job.serial_steps += 1
-
     def _finish(self, job: Job, result: Outcome | Exception) -> None:
         for ticket in job.tickets:
             if self._by_ticket.pop(ticket, None):
@@ -237,12 +228,20 @@ class Worker:
 
     def _fail_all(self, error: Exception) -> None:
         """The model raised: every request with it, and the engine starts afresh."""
-        for job in list(self._live):
+
+        def failed() -> EngineError:
             told = EngineError(f"The model raised {type(error).__name__}: {error}")
             told.__cause__ = error
-            self._finish(job, told)
-        self._by_ticket.clear()
+            return told
+
+        self._end_all(failed)
         self._model.reset()
+
+    def _end_all(self, error: Callable[[], PowerSamplingError]) -> None:
+        """Each waiter gets an error of its own: raising one object in several threads mixes up their tracebacks."""
+        self._by_ticket.clear()  # so nothing is dropped one by one from an engine that may be broken
+        for job in list(self._live):
+            self._finish(job, error())
 
 
 _RUNNING: weakref.WeakSet[Worker] = weakref.WeakSet()
