@@ -167,14 +167,15 @@ class Worker:
             elif job.sampler is None:
                 self._advance(job, None)
         decoded, finished = self._model.step()
-        for job in {job for ticket in decoded if (job := self._by_ticket.get(ticket))}:
+        for job in {self._by_ticket[ticket] for ticket in decoded if ticket in self._by_ticket}:
             job.serial_steps += 1
         for ticket, continuation in finished:
-            if job := self._by_ticket.pop(ticket, None):
-                job.results[ticket] = continuation
-                job.tokens_decoded += len(continuation.tokens)
-                if len(job.results) == len(job.tickets):
-                    self._advance(job, [job.results[t] for t in job.tickets])
+            owner = self._by_ticket.pop(ticket, None)
+            if owner is not None:
+                owner.results[ticket] = continuation
+                owner.tokens_decoded += len(continuation.tokens)
+                if len(owner.results) == len(owner.tickets):
+                    self._advance(owner, [owner.results[t] for t in owner.tickets])
         for job in list(self._live):
             if job.round is not None and job.round.is_live and job.request.listener:
                 self._tell(job, job.round, self._model.drawn(job.tickets[0]))
