@@ -84,11 +84,10 @@ class _Layer(CacheLayerMixin):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        batch, new = self.batch, key_states.shape[-2]
-        rows, end = len(batch.lengths), batch.cursor + new
-        self.keys[:rows, :, batch.cursor : end] = key_states
-        self.values[:rows, :, batch.cursor : end] = value_states
-        return self.keys[:rows, :, batch.left : end], self.values[:rows, :, batch.left : end]
+        new, seen = self.batch.new_slots, self.batch.seen_slots
+        self.keys[new] = key_states
+        self.values[new] = value_states
+        return self.keys[seen], self.values[seen]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.get_seq_length() + query_length, 0
@@ -108,6 +107,8 @@ class BatchCache(Cache):
         self.lengths: list[int] = []
         self.cursor = 0
         self.row_capacity = self.slot_capacity = 0
+        nowhere = slice(0, 0), slice(None), slice(0, 0)
+        self.new_slots = self.seen_slots = nowhere  # of (rows, heads, slots, dim), the same for every layer of a pass
 
     @property
     def left(self) -> int:
@@ -161,8 +162,11 @@ class BatchCache(Cache):
         del self.lengths[len(self.lengths) - len(gone) :]
 
     def reserve(self, new: int) -> None:
-        """Make room for `new` more slots in every row."""
+        """Make room for `new` more slots in every row, the ones the next forward pass writes."""
         self._reserve(len(self.lengths), 0, new)
+        rows, end = slice(0, len(self.lengths)), self.cursor + new
+        self.new_slots = rows, slice(None), slice(self.cursor, end)
+        self.seen_slots = rows, slice(None), slice(self.left, end)
 
     def advance(self, new: int) -> None:
         """Count `new` slots, which a forward pass has just written, as content of every row."""
