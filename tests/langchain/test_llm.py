@@ -69,8 +69,8 @@ def llm(loads: list[str]) -> PowerSamplingLLM:
 def requests(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What reached the engine."""
     seen: list[Any] = []
-    submit = Worker.submit
-    monkeypatch.setattr(Worker, "submit", lambda self, request: (seen.append(request), submit(self, request))[1])
+    submit_all = Worker.submit_all
+    monkeypatch.setattr(Worker, "submit_all", lambda self, asked: (seen.extend(asked), submit_all(self, asked))[1])
     return seen
 
 
