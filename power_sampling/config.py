@@ -118,7 +118,7 @@ class SequentialMonteCarlo(Settings):
     name: Literal["sequential_monte_carlo"] = "sequential_monte_carlo"
     num_particles: int = Field(default=8, ge=2)
     """Completions grown side by side."""
-    block_size: int = Field(default=16, ge=1)
+    block_size: int = Field(default=8, ge=1)
     """Tokens between two looks at the weights."""
     ess_threshold: float = Field(default=0.5, ge=0, le=1)
     """Resample when the effective sample size falls below this share of the particles; 0 never."""
