@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast, overload
 
 from power_sampling.config import Config, GenerationConfig, load_config
-from power_sampling.errors import ContextOverflowError, EmptyPromptError
+from power_sampling.errors import ContextOverflowError, EmptyPromptError, InputError
 from power_sampling.models import Loaded, Model, get_model, model_from_objects
 from power_sampling.samplers import NumpyRng, sampler_for
 from power_sampling.types import Chunk, Completion, Diagnostics, Progress, Tokens
@@ -112,6 +112,10 @@ class PowerSampler:
 
     def encode(self, prompt: Prompt) -> Tokens:
         """The tokens the model would be given."""
+        if not isinstance(prompt, str) and not (
+            isinstance(prompt, Sequence) and all(isinstance(message, Mapping) for message in prompt)
+        ):
+            raise InputError(f"A prompt is a text or a list of messages, got {type(prompt).__name__}: {prompt!r:.80}.")
         codec = self._model.load().codec
         return codec.encode(prompt) if isinstance(prompt, str) else codec.encode_chat(prompt)
 

@@ -18,6 +18,7 @@ from power_sampling import (
     ContextOverflowError,
     EmptyPromptError,
     EngineError,
+    InputError,
     MissingDependencyError,
     ModelError,
     ModelNotFoundError,
@@ -106,6 +107,8 @@ def test_bad_input_is_a_typed_error_and_the_next_call_works(sampler: PowerSample
         (ConfigurationError, lambda: sampler.complete("x", sampler="magic")),
         (ConfigurationError, lambda: sampler.complete("x", aplha=2)),
         (ConfigurationError, lambda: sampler.complete("x", dtype="float32")),
+        (InputError, lambda: sampler.generate([5])),  # type: ignore[list-item]
+        (InputError, lambda: sampler.generate([["a", "b"]])),  # type: ignore[list-item]
         (EmptyPromptError, lambda: sampler.complete("")),
         (EmptyPromptError, lambda: sampler.chat([])),
         (ContextOverflowError, lambda: sampler.complete("x" * 1020)),
