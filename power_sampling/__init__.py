@@ -30,14 +30,25 @@ from power_sampling.errors import (
     MissingDependencyError,
     ModelError,
     ModelNotFoundError,
+    NoLegalCompletionError,
     PowerSamplingError,
     RequestCancelledError,
     RequestTimeoutError,
     UnsupportedModelError,
 )
 from power_sampling.legacy import batch_power_sample, load_model_and_tokenizer, power_sample
-from power_sampling.runtime import Message, PowerSampler, Prompt
-from power_sampling.types import Chunk, Completion, Diagnostics, Progress
+from power_sampling.runtime import PowerSampler, Prompt
+from power_sampling.types import (
+    Chunk,
+    Completion,
+    Conversation,
+    Diagnostics,
+    InvalidToolCall,
+    Message,
+    Progress,
+    Reply,
+    ToolCall,
+)
 
 __version__ = "0.1.0"
 
@@ -49,6 +60,7 @@ __all__ = [
     "Config",
     "ConfigurationError",
     "ContextOverflowError",
+    "Conversation",
     "Diagnostics",
     "EmptyPromptError",
     "EngineClosedError",
@@ -56,6 +68,7 @@ __all__ = [
     "GenerationConfig",
     "GenerationError",
     "InputError",
+    "InvalidToolCall",
     "LowTemperature",
     "Message",
     "MetropolisHastings",
@@ -63,13 +76,16 @@ __all__ = [
     "ModelConfig",
     "ModelError",
     "ModelNotFoundError",
+    "NoLegalCompletionError",
     "PowerSampler",
     "PowerSamplingError",
     "Progress",
     "Prompt",
+    "Reply",
     "RequestCancelledError",
     "RequestTimeoutError",
     "SequentialMonteCarlo",
+    "ToolCall",
     "UnsupportedModelError",
     "__version__",
     "batch_power_sample",

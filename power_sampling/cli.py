@@ -17,8 +17,8 @@ from typing import Annotated, Any
 
 from power_sampling.config import SAMPLERS, Config, MetropolisHastings, load_config
 from power_sampling.errors import ConfigurationError, PowerSamplingError
-from power_sampling.runtime import Message, PowerSampler
-from power_sampling.types import Completion
+from power_sampling.runtime import PowerSampler
+from power_sampling.types import Completion, Message
 
 try:
     import typer

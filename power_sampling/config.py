@@ -155,8 +155,19 @@ SamplerConfig: TypeAlias = Annotated[
 _SAMPLER: TypeAdapter[Any] = TypeAdapter(SamplerConfig)
 
 
+CONSTRAINTS = ("json_schema", "regex", "choices", "grammar")
+
+
 def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else () if value is None else value
+
+
+def _as_choices(value: Any) -> Any:
+    if isinstance(value, (str, Mapping)) or (isinstance(value, Sequence) and not all(value)):
+        raise ConfigurationError(f"choices: expected a list of texts, none of them empty, got {value!r}.")
+    if isinstance(value, Sequence) and not value:
+        raise ConfigurationError("choices: an empty list admits no completion; leave it out, or give at least one.")
+    return value
 
 
 class GenerationConfig(Settings):
@@ -167,11 +178,13 @@ class GenerationConfig(Settings):
     alpha: float = Field(default=4.0, ge=1.0)
     """The power: the target is p(x)^alpha. 1 is plain sampling."""
     temperature: float = Field(default=1.0, ge=0.0)
-    """Of the base law p = softmax(logits / temperature). 0 is greedy, with `ancestral` only."""
+    """Of the base law p = softmax(logits / temperature). At 0 that law has one completion, the greedy one, and so has
+    its power: every sampler returns it."""
     max_new_tokens: int = Field(default=256, ge=1)
     """The horizon: the longest completion, in tokens."""
     stop: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ()
-    """Strings that end a completion like EOS does; excluded from the text."""
+    """Strings that end a completion like EOS does; excluded from the text. Under a constraint, what comes before has to
+    be complete."""
     seed: int | None = Field(default=None, ge=0)
     """The same seed and settings give the same completion; None: a fresh one per request."""
     time_budget: float | None = Field(default=None, gt=0)
@@ -180,22 +193,36 @@ class GenerationConfig(Settings):
     """Seconds after which the request fails with RequestTimeoutError and its work stops."""
     logprobs: bool = False
     """Attach the log p of every token to the adapters' answers."""
+    json_schema: dict[str, Any] | None = None
+    """Only completions that are JSON under this schema. One constraint at most: the target is then p(x)^alpha on the
+    completions it admits, and every answer is valid."""
+    regex: str | None = None
+    """Only completions that match this expression from end to end (Rust's syntax: no look-around)."""
+    choices: Annotated[tuple[str, ...] | None, BeforeValidator(_as_choices)] = None
+    """Only these completions."""
+    grammar: str | None = None
+    """Only completions of this grammar, in llguidance's dialect of Lark."""
+
+    @property
+    def constraint(self) -> str | None:
+        """The field that restricts the completions, if one does."""
+        return next((name for name in CONSTRAINTS if getattr(self, name) is not None), None)
 
     @model_validator(mode="after")
     def _check_sampling(self) -> Self:
         if "" in self.stop:
             raise ConfigurationError("stop: an empty string would stop every completion; leave it out.")
-        if self.temperature == 0 and self.sampler.name != "ancestral":
-            raise ConfigurationError(
-                f"temperature: 0 (greedy) needs sampler 'ancestral', got {self.sampler.name!r}: p^alpha of a base law "
-                "that has one completion is that completion. Raise the temperature or switch the sampler."
-            )
+        given = [name for name in CONSTRAINTS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ConfigurationError(f"{' and '.join(given)}: a completion obeys one constraint; give one of them.")
         return self
 
     def law(self) -> Law:
         """The law of this request's draws. Greedy keeps scoring under temperature 1, where its log p says something."""
+        if self.temperature == 0:
+            return Law(1.0, 1.0, 0.0)
         if isinstance(self.sampler, Ancestral):
-            return Law(1.0, self.temperature or 1.0, self.temperature)
+            return Law(1.0, self.temperature, self.temperature)
         proposal = getattr(self.sampler, "proposal_temperature", None) or self.temperature / self.alpha
         return Law(self.alpha, self.temperature, proposal)
 

@@ -13,6 +13,7 @@
      +- GenerationError
          +- RequestTimeoutError   the hard limit `timeout` ran out; the work was stopped
          +- RequestCancelledError the caller went away
+         +- NoLegalCompletionError no completion of at most max_new_tokens tokens that obeys the constraint was found
          +- EngineError           the model raised; the cause is chained
          +- EngineClosedError     the worker was shut down
 
@@ -31,6 +32,7 @@ __all__ = [
     "MissingDependencyError",
     "ModelError",
     "ModelNotFoundError",
+    "NoLegalCompletionError",
     "PowerSamplingError",
     "RequestCancelledError",
     "RequestTimeoutError",
@@ -88,6 +90,10 @@ class RequestTimeoutError(GenerationError):
 
 class RequestCancelledError(GenerationError):
     """The caller went away; the work was stopped."""
+
+
+class NoLegalCompletionError(GenerationError):
+    """No completion of at most `max_new_tokens` tokens that obeys the constraint was found."""
 
 
 class EngineError(GenerationError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import shutil
 import tempfile
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from power_sampling.engines.base import LanguageModel
     from power_sampling.engines.worker import Worker
     from power_sampling.text.codec import Codec
+    from power_sampling.text.grammar import Grammars
 
 __all__ = ["Model", "get_model", "model_from_objects"]
 
@@ -44,6 +46,7 @@ class Loaded:
     codec: Codec
     engine: LanguageModel
     worker: Worker
+    grammars: Grammars
 
 
 class Model:
@@ -64,6 +67,17 @@ class Model:
                 self._loaded = serve(model, tokenizer, self.config)
                 weakref.finalize(self, self._loaded.worker.close, wait=False)
             return self._loaded
+
+    def known_context_window(self) -> int | None:
+        """The context window, where the model is loaded or lies in a local folder. Loads nothing."""
+        if self._loaded is not None:
+            return self._loaded.engine.context_window
+        file = Path(self.config.model).expanduser() / "config.json"
+        if not file.is_file():
+            return None
+        fields = json.loads(file.read_text(encoding="utf-8"))
+        window = fields.get("text_config", fields).get("max_position_embeddings")
+        return window if isinstance(window, int) else None
 
 
 _MODELS: weakref.WeakValueDictionary[str, Model] = weakref.WeakValueDictionary()
@@ -91,8 +105,8 @@ _OBJECTS: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Model]] = weakref.WeakK
 
 
 def model_from_objects(model: Any, tokenizer: Any, config: ModelConfig) -> Model:
-    """A handle on a transformers model that is already loaded; the same objects and `max_rows` keep the same handle.
-    Raises ConfigurationError for settings of loading."""
+    """A handle on a transformers model, or on another `LanguageModel`, that is already loaded; the same objects and
+    `max_rows` keep the same handle. Raises ConfigurationError for settings of loading."""
     if late := config.model_fields_set - {"model", "max_rows", "use_chat_template"}:
         raise ConfigurationError(f"{', '.join(sorted(late))}: the model is already loaded; leave it out.")
     with _MODELS_LOCK:
@@ -106,20 +120,26 @@ def model_from_objects(model: Any, tokenizer: Any, config: ModelConfig) -> Model
 
 
 def serve(model: Any, tokenizer: Any, config: ModelConfig) -> Loaded:
-    """A loaded transformers model and tokenizer, made ready to answer requests."""
-    from power_sampling.engines.torch import TorchLM
+    """A loaded model and tokenizer, made ready to answer requests. A model that decodes draws by itself is used as it
+    is; any other is one of transformers."""
     from power_sampling.engines.worker import Worker
     from power_sampling.text.codec import Codec
 
     codec = Codec(tokenizer, _eos_ids(model))
-    engine = TorchLM(model, vocab_size=codec.vocab_size, max_rows=config.max_rows)
-    return Loaded(tokenizer, codec, engine, Worker(engine))
+    engine: LanguageModel
+    if hasattr(model, "step"):
+        engine = model
+    else:
+        from power_sampling.engines.torch import TorchLM
+
+        engine = TorchLM(model, vocab_size=codec.vocab_size, max_rows=config.max_rows)
+    return Loaded(tokenizer, codec, engine, Worker(engine), codec.grammars(engine.vocab_size))
 
 
 def _eos_ids(model: Any) -> list[int]:
     """Every id that ends a text by the model's own word: generation_config may list several."""
     ids: set[int] = set()
-    for config in (model.config, getattr(model, "generation_config", None)):
+    for config in (getattr(model, "config", None), getattr(model, "generation_config", None)):
         eos = getattr(config, "eos_token_id", None)
         ids.update([eos] if isinstance(eos, int) else eos or [])
     return sorted(ids)

@@ -13,29 +13,86 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast, overload
 
 from power_sampling.config import Config, GenerationConfig, load_config
-from power_sampling.errors import ContextOverflowError, EmptyPromptError, InputError
+from power_sampling.errors import (
+    ConfigurationError,
+    ContextOverflowError,
+    EmptyPromptError,
+    InputError,
+    NoLegalCompletionError,
+)
 from power_sampling.models import Loaded, Model, get_model, model_from_objects
 from power_sampling.samplers import NumpyRng, sampler_for
-from power_sampling.types import Chunk, Completion, Diagnostics, Progress, Tokens
+from power_sampling.types import Chunk, Completion, Conversation, Diagnostics, Message, Progress, Reply, Tokens
 
 if TYPE_CHECKING:
-    from power_sampling.engines.worker import Job, Outcome, Update
+    from power_sampling.engines.base import Ending
+    from power_sampling.engines.worker import Job, Outcome, Request, Update
+    from power_sampling.text.codec import Codec
+    from power_sampling.text.reply import ReplyReader
+    from power_sampling.text.stop import StopStrings, TextStream
 
-__all__ = ["Message", "PowerSampler", "Prompt"]
+    Listener = Callable[[Update], None]
+    Listeners = Callable[[int], Listener]
 
-Message = Mapping[str, Any]
-Prompt = str | Sequence[Message]
+__all__ = ["PowerSampler", "Prompt"]
+
+Prompt = str | Sequence[Message] | Conversation
 
 _DONE = object()
 
 
-class _Submitted(NamedTuple):
-    """A request under way, with what is needed to read its answer."""
+class _Asked(NamedTuple):
+    """A prompt as the model is given it, with what is needed to read its answer."""
 
-    job: Job
     loaded: Loaded
     config: GenerationConfig
-    prompt: Tokens
+    tokens: Tokens
+    conversation: Conversation | None
+    ending: Ending
+
+    def request(self, seed: int, listener: Listener | None) -> Request:
+        from power_sampling.engines.worker import Request
+
+        config, is_constrained = self.config, self.ending.constraint is not None
+        return Request(
+            prompt=self.tokens,
+            ending=self.ending,
+            make_sampler=lambda is_over: sampler_for(
+                config, config.max_new_tokens, NumpyRng(seed), is_over, is_constrained=is_constrained
+            ),
+            time_budget=config.time_budget,
+            timeout=config.timeout,
+            listener=listener,
+        )
+
+    def text_stream(self) -> TextStream:
+        from power_sampling.text.stop import TextStream
+
+        codec = self.loaded.codec
+        return TextStream(codec.decode, codec.eos_ids, _stop_strings(self.config, codec))
+
+    def reply_reader(self) -> ReplyReader | None:
+        """What takes the text apart, in a conversation."""
+        if self.conversation is None:
+            return None
+        codec = self.loaded.codec
+        starts_in_reasoning = codec.starts_in_reasoning(self.tokens)
+        return codec.tool_format.reader(self.conversation, starts_in_reasoning=starts_in_reasoning)
+
+    def control_text(self, tokens: Tokens) -> str:
+        """The text with its control tokens, which the tokenizer's own response template goes by, where it has one."""
+        codec = self.loaded.codec
+        if codec.tool_format.parse_response is None:
+            return ""
+        ended = len(tokens) - (bool(tokens) and tokens[-1] in codec.eos_ids)
+        return codec.decode(tokens[:ended], keep_control_tokens=True)
+
+
+class _Submitted(NamedTuple):
+    """A request under way."""
+
+    job: Job
+    asked: _Asked
     seed: int
 
 
@@ -110,14 +167,17 @@ class PowerSampler:
             return self._use_chat_template
         return self._model.load().codec.has_chat_template
 
+    @property
+    def known_context_window(self) -> int | None:
+        """`context_window`, where it can be told without loading the model."""
+        return self._model.known_context_window()
+
     def encode(self, prompt: Prompt) -> Tokens:
         """The tokens the model would be given."""
-        if not isinstance(prompt, str) and not (
-            isinstance(prompt, Sequence) and all(isinstance(message, Mapping) for message in prompt)
-        ):
-            raise InputError(f"A prompt is a text or a list of messages, got {type(prompt).__name__}: {prompt!r:.80}.")
-        codec = self._model.load().codec
-        return codec.encode(prompt) if isinstance(prompt, str) else codec.encode_chat(prompt)
+        conversation, codec = _conversation(prompt), self._model.load().codec
+        if conversation is not None:
+            return codec.encode_conversation(conversation)
+        return codec.encode(cast("str", prompt))
 
     def token_ids(self, text: str) -> list[int]:
         """The tokens of a text alone, nothing added."""
@@ -159,13 +219,16 @@ class PowerSampler:
         completions = self.generate(batch, show_progress=show_progress, **overrides)
         return completions[0] if is_single else completions
 
-    def generate(self, prompts: Sequence[Prompt], *, show_progress: bool = False, **overrides: Any) -> list[Completion]:
-        """One completion per prompt, texts and conversations mixed, decoded as one batch, in order.
+    def generate(
+        self, prompts: Sequence[Prompt], *, n: int = 1, show_progress: bool = False, **overrides: Any
+    ) -> list[Completion]:
+        """`n` completions per prompt, texts and conversations mixed, decoded as one batch, in order: those of the first
+        prompt first. With a seed, the i-th of a prompt (from 0) is the one that seed + i gives.
 
         The first error stops the other requests of the call and is raised.
         """
-        bars = _Bars(len(prompts)) if show_progress else None
-        submitted = self._submit(prompts, overrides, [bars.listener(i) for i in range(len(prompts))] if bars else None)
+        bars = _Bars(len(prompts) * n) if show_progress else None
+        submitted = self._submit(prompts, n, overrides, bars.listener if bars else None)
         try:
             completions = [_read(s, s.job.future.result()) for s in submitted]
             if bars:
@@ -184,7 +247,7 @@ class PowerSampler:
         Closing the iterator stops the work.
         """
         updates: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        (submitted,) = self._submit([prompt], overrides, [updates.put])
+        (submitted,) = self._submit([prompt], 1, overrides, lambda _: updates.put)
         submitted.job.future.add_done_callback(lambda _: updates.put(_DONE))
         reader = _StreamReader(submitted)
         try:
@@ -209,9 +272,9 @@ class PowerSampler:
         completions = await self.agenerate(batch, **overrides)
         return completions[0] if is_single else completions
 
-    async def agenerate(self, prompts: Sequence[Prompt], **overrides: Any) -> list[Completion]:
+    async def agenerate(self, prompts: Sequence[Prompt], *, n: int = 1, **overrides: Any) -> list[Completion]:
         """`generate`, without blocking the event loop; cancelling the task stops the work."""
-        submitted = await self._asubmit(prompts, overrides, None)
+        submitted = await self._asubmit(prompts, n, overrides, None)
         try:
             outcomes = await asyncio.gather(*[asyncio.wrap_future(s.job.future) for s in submitted])
             return [_read(s, outcome) for s, outcome in zip(submitted, outcomes, strict=True)]
@@ -227,7 +290,7 @@ class PowerSampler:
             if not loop.is_closed():  # a closed loop has no reader any more; its `finally` has cancelled the job
                 loop.call_soon_threadsafe(updates.put_nowait, item)
 
-        (submitted,) = await self._asubmit([prompt], overrides, [put])
+        (submitted,) = await self._asubmit([prompt], 1, overrides, lambda _: put)
         reader = _StreamReader(submitted)
         try:
             submitted.job.future.add_done_callback(lambda _: put(_DONE))
@@ -249,51 +312,48 @@ class PowerSampler:
     def _submit(
         self,
         prompts: Sequence[Prompt],
+        n: int,
         overrides: Mapping[str, Any],
-        listeners: Sequence[Callable[[Update], None]] | None,
+        listener_of: Listeners | None,
     ) -> list[_Submitted]:
         """Encode all, refuse what cannot be answered, then submit all: no request runs if another is refused."""
-        from power_sampling.engines.base import Ending
-        from power_sampling.engines.worker import Request
-        from power_sampling.text.stop import StopStrings
-
-        config = self._overridden(overrides)
-        loaded = self._model.load()
-        encoded = [self.encode(prompt) for prompt in prompts]
-        for tokens in encoded:
-            _check_window(tokens, config, loaded.engine.context_window)
-        stop = StopStrings(config.stop, loaded.codec.decode) if config.stop else None
-        ending = Ending(loaded.codec.eos_ids, stop)
-        seeds = [secrets.randbits(63) if config.seed is None else config.seed for _ in encoded]
+        if n < 1:
+            raise ConfigurationError(f"n: expected at least 1 completion per prompt, got {n}.")
+        config, loaded = self._overridden(overrides), self._model.load()
+        asked = [_asked(prompt, self.encode(prompt), loaded, config) for prompt in prompts]
+        seeds = [secrets.randbits(63) if config.seed is None else config.seed + i for _ in asked for i in range(n)]
+        asked = [one for one in asked for _ in range(n)]
         requests = [
-            Request(
-                prompt=tokens,
-                ending=ending,
-                make_sampler=lambda is_over, seed=seed: sampler_for(  # type: ignore[misc]
-                    config, config.max_new_tokens, NumpyRng(seed), is_over
-                ),
-                time_budget=config.time_budget,
-                timeout=config.timeout,
-                listener=listeners[i] if listeners else None,
-            )
-            for i, (tokens, seed) in enumerate(zip(encoded, seeds, strict=True))
+            one.request(seed, listener_of(i) if listener_of else None)
+            for i, (one, seed) in enumerate(zip(asked, seeds, strict=True))
         ]
-        jobs = loaded.worker.submit_all(requests)
-        return [_Submitted(j, loaded, config, t, s) for j, t, s in zip(jobs, encoded, seeds, strict=True)]
+        return [_Submitted(*each) for each in zip(loaded.worker.submit_all(requests), asked, seeds, strict=True)]
 
     async def _asubmit(
         self,
         prompts: Sequence[Prompt],
+        n: int,
         overrides: Mapping[str, Any],
-        listeners: Sequence[Callable[[Update], None]] | None,
+        listener_of: Listeners | None,
     ) -> list[_Submitted]:
         """`_submit` on another thread, since it may load the model. A caller cancelled meanwhile leaves no work."""
-        task = asyncio.create_task(asyncio.to_thread(self._submit, prompts, overrides, listeners))
+        task = asyncio.create_task(asyncio.to_thread(self._submit, prompts, n, overrides, listener_of))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             task.add_done_callback(lambda t: None if t.cancelled() or t.exception() else _cancel(t.result()))
             raise
+
+
+def _conversation(prompt: Prompt) -> Conversation | None:
+    """A prompt that goes through the chat template, or None for a text."""
+    if isinstance(prompt, str):
+        return None
+    if isinstance(prompt, Conversation):
+        return prompt
+    if isinstance(prompt, Sequence) and all(isinstance(message, Mapping) for message in prompt):
+        return Conversation(messages=cast("Sequence[Message]", prompt))
+    raise InputError(f"A prompt is a text or a list of messages, got {type(prompt).__name__}: {prompt!r:.80}.")
 
 
 def _conversations(
@@ -305,6 +365,28 @@ def _conversations(
     if isinstance(conversations[0], Mapping):
         return [cast("Sequence[Message]", conversations)], True
     return cast("Sequence[Sequence[Message]]", conversations), False
+
+
+def _asked(prompt: Prompt, tokens: Tokens, loaded: Loaded, config: GenerationConfig) -> _Asked:
+    """Raises ContextOverflowError for what does not fit, ConfigurationError for a constraint that is none."""
+    from power_sampling.engines.base import Ending
+    from power_sampling.text.grammar import answer_rule
+
+    _check_window(tokens, config, loaded.engine.context_window)
+    codec, conversation, answer = loaded.codec, _conversation(prompt), answer_rule(config)
+    lark = None if answer is None else f"start: {answer}"
+    if conversation is not None:
+        starts_in_reasoning = codec.starts_in_reasoning(tokens)
+        lark = codec.tool_format.grammar(conversation, answer, starts_in_reasoning=starts_in_reasoning)
+    stop = _stop_strings(config, codec)
+    constraint = None if lark is None else loaded.grammars.constraint(lark, config.max_new_tokens, stop)
+    return _Asked(loaded, config, tokens, conversation, Ending(codec.eos_ids, stop, constraint))
+
+
+def _stop_strings(config: GenerationConfig, codec: Codec) -> StopStrings | None:
+    from power_sampling.text.stop import StopStrings
+
+    return StopStrings(config.stop, codec.decode) if config.stop else None
 
 
 def _check_window(tokens: Tokens, config: GenerationConfig, window: int | None) -> None:
@@ -322,33 +404,34 @@ def _cancel(submitted: Sequence[_Submitted]) -> None:
             s.job.cancel()
 
 
-def _text_of(s: _Submitted) -> Any:
-    from power_sampling.text.stop import StopStrings, TextStream
-
-    codec = s.loaded.codec
-    stop = StopStrings(s.config.stop, codec.decode) if s.config.stop else None
-    return TextStream(codec.decode, codec.eos_ids, stop)
-
-
-def _read(s: _Submitted, outcome: Outcome, stream: Any = None) -> Completion:
-    """The completion a finished request stands for."""
-    answer, chain = outcome.answer, outcome.answer.chain
-    stream = stream or _text_of(s)
-    stream.finish(chain.tokens)
-    law = s.config.law()
+def _read(s: _Submitted, outcome: Outcome, text: TextStream | None = None, reply: Reply | None = None) -> Completion:
+    """The completion a finished request stands for; `text` and `reply` where they are read already."""
+    answer, chain, config = outcome.answer, outcome.answer.chain, s.asked.config
+    if chain.end == "illegal":
+        raise NoLegalCompletionError(
+            f"No completion of at most {config.max_new_tokens} tokens (max_new_tokens) that obeys the constraint was "
+            "found. Raise max_new_tokens, bound the constraint (maxLength, maxItems), or spend more steps or particles."
+        )
+    if text is None:
+        text = s.asked.text_stream()
+        text.finish(chain.tokens)
+        if reader := s.asked.reply_reader():
+            reader.push(s.asked.control_text(chain.tokens) or text.text)
+            _, reply = reader.finish()
     return Completion(
-        text=stream.text,
+        text=text.text,
+        reply=reply,
         tokens=chain.tokens,
         logp=float(chain.logp.sum()),
         token_logp=tuple(chain.logp.tolist()),
-        token_text=s.loaded.codec.spell(chain.tokens),
+        token_text=s.asked.loaded.codec.spell(chain.tokens),
         finish_reason="stop" if chain.is_terminated else "length",
-        stop=stream.stopped_by,
-        prompt_tokens=len(s.prompt),
+        stop=text.stopped_by,
+        prompt_tokens=len(s.asked.tokens),
         seed=s.seed,
         diagnostics=Diagnostics(
-            sampler=s.config.sampler.name,
-            alpha=law.alpha,
+            sampler=config.sampler.name,
+            alpha=config.law().alpha,
             exactness=answer.exactness,
             acceptance_rate=answer.acceptance_rate,
             ess=answer.ess,
@@ -367,7 +450,9 @@ class _StreamReader:
 
     def __init__(self, submitted: _Submitted) -> None:
         self._submitted = submitted
-        self._text = _text_of(submitted)
+        self._text = submitted.asked.text_stream()
+        self._reply = submitted.asked.reply_reader()
+        self._waits = submitted.asked.loaded.codec.tool_format.parse_response is not None
         self._progress: Progress | None = None
 
     def chunk(self, update: Update) -> Chunk | None:
@@ -376,12 +461,18 @@ class _StreamReader:
         if not text and update.progress is self._progress:
             return None
         self._progress = update.progress
-        return Chunk(text, progress=update.progress)
+        content, reasoning = self._reply.push(text) if self._reply and not self._waits else ("", "")
+        return Chunk(text, progress=update.progress, content=content, reasoning=reasoning)
 
     def last(self, outcome: Outcome) -> Chunk:
-        given = len(self._text.text)
-        completion = _read(self._submitted, outcome, self._text)
-        return Chunk(completion.text[given:], completion, self._progress)
+        tokens = outcome.answer.chain.tokens
+        text, content, reasoning, reply = self._text.finish(tokens), "", "", None
+        if self._reply:
+            pushed = self._reply.push(self._submitted.asked.control_text(tokens) or text)
+            rest, reply = self._reply.finish()
+            content, reasoning = pushed[0] + rest[0], pushed[1] + rest[1]
+        completion = _read(self._submitted, outcome, self._text, reply)
+        return Chunk(text, completion, self._progress, content, reasoning)
 
 
 class _Bars:

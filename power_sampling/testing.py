@@ -12,6 +12,7 @@ from itertools import count
 from typing import Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from power_sampling.engines.base import Cost, Ending, LanguageModel, Row, context_of
 from power_sampling.samplers import Sampler
@@ -85,7 +86,7 @@ class TableLM:
             prompt, row = self._rows[ticket]
             law = row.draw.law
             context = (*context_of(prompt.tokens, row.draw), *row.tokens)
-            q = np.exp(_log_law(self.logits(context), law.proposal_temperature))
+            q = np.exp(_log_law(self.logits(context), law.proposal_temperature, row.allowed()))
             cdf = np.cumsum(q)
             token = int(np.searchsorted(cdf, row.uniform() * cdf[-1], side="right"))
             logp = float(_log_law(self.logits(context), law.temperature)[token])
@@ -103,7 +104,9 @@ class TableLM:
         )
 
 
-def _log_law(logits: Floats, temperature: float) -> Floats:
+def _log_law(logits: Floats, temperature: float, allowed: NDArray[np.bool_] | None = None) -> Floats:
+    if allowed is not None:
+        logits = np.where(allowed, logits, -np.inf)
     if temperature == 0:
         return np.where(np.arange(len(logits)) == logits.argmax(), 0.0, -np.inf)
     scaled: Floats = logits / temperature
@@ -113,33 +116,43 @@ def _log_law(logits: Floats, temperature: float) -> Floats:
 def suffixes(
     lm: TableLM, prompt: Tokens, ending: Ending, draw: Draw, temperature: float
 ) -> list[tuple[Continuation, float]]:
-    """Every continuation a draw can return, floor apart, with its log probability under `temperature`."""
+    """Every continuation a draw can return, floor apart, with its log probability under `temperature`, masked where
+    the ending's constraint forbids."""
     found: list[tuple[Continuation, float]] = []
+    given = context_of(prompt, draw)
 
-    def grow(tokens: Tokens) -> None:
-        context = (*context_of(prompt, draw), *tokens)
-        for token, log_r in enumerate(_log_law(lm.logits(context), temperature)):
-            if log_r == -math.inf:
-                continue
-            row = Row(0, draw._replace(floor=-math.inf), ending)
-            for t in (*tokens, token):
-                seen = (*context_of(prompt, draw), *row.tokens)
-                logq = _log_law(lm.logits(seen), draw.law.proposal_temperature)[t]
-                end = row.push(t, float(_log_law(lm.logits(seen), draw.law.temperature)[t]), float(logq))
-            if end:
-                log_r_all = lm.score(context_of(prompt, draw), (*tokens, token), temperature).sum()
-                found.append((row.continuation(end), float(log_r_all)))
+    def grow(tokens: Tokens, numbers: list[tuple[float, float]], log_r_all: float) -> None:
+        row = _replayed(draw, ending, tokens, numbers)
+        logits, allowed = lm.logits((*given, *tokens)), row.allowed()
+        log_p, log_q = (
+            _log_law(logits, draw.law.temperature),
+            _log_law(logits, draw.law.proposal_temperature, allowed),
+        )
+        log_r = _log_law(logits, temperature, allowed)
+        for token in np.flatnonzero(log_r > -math.inf).tolist():
+            drawn = (*tokens, token), [*numbers, (float(log_p[token]), float(log_q[token]))]
+            row = _replayed(draw, ending, tokens, numbers)
+            if end := row.push(token, *drawn[1][-1]):
+                found.append((row.continuation(end), log_r_all + float(log_r[token])))
             else:
-                grow((*tokens, token))
+                grow(*drawn, log_r_all + float(log_r[token]))
 
-    grow(())
+    grow((), [], 0.0)
     return found
 
 
+def _replayed(draw: Draw, ending: Ending, tokens: Tokens, numbers: list[tuple[float, float]]) -> Row:
+    row = Row(0, draw._replace(floor=-math.inf), ending)
+    for token, (logp, logq) in zip(tokens, numbers, strict=True):
+        row.push(token, logp, logq)
+    return row
+
+
 def completions(lm: TableLM, prompt: Tokens, ending: Ending, horizon: int, law: Law) -> list[Chain]:
-    """Every completion up to the horizon, as the chain a draw under `law` would make of it."""
+    """Every legal completion up to the horizon, as the chain a draw under `law` would make of it."""
     draw = Draw(Chain.empty(), 0, horizon, law, seed=0)
-    return [Chain.empty().spliced(0, c) for c, _ in suffixes(lm, prompt, ending, draw, law.temperature)]
+    every = [Chain.empty().spliced(0, c) for c, _ in suffixes(lm, prompt, ending, draw, law.temperature)]
+    return [x for x in every if x.end != "illegal"]
 
 
 def power_law(chains: Sequence[Chain], alpha: float) -> Floats:

@@ -6,7 +6,7 @@ Nothing here computes a probability, knows a model, a tokenizer or a device.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -19,16 +19,21 @@ __all__ = [
     "Chunk",
     "Completion",
     "Continuation",
+    "Conversation",
     "Diagnostics",
     "Draw",
+    "InvalidToolCall",
     "Law",
+    "Message",
     "Progress",
+    "Reply",
     "Round",
+    "ToolCall",
 ]
 
 Tokens: TypeAlias = tuple[int, ...]
 Floats: TypeAlias = NDArray[np.float64]
-End: TypeAlias = Literal["eos", "stop", "length", "floor"]
+End: TypeAlias = Literal["eos", "stop", "length", "floor", "illegal"]
 Exactness: TypeAlias = Literal["exact", "asymptotic", "approximate"]
 
 _NO_FLOATS: Floats = np.zeros(0)
@@ -62,7 +67,9 @@ class Continuation(NamedTuple):
     tokens: Tokens
     logp: Floats  # (T,) log p(x_t | x_<t), the base law
     log_weight: Floats  # (T,) alpha * log p - log q under the law of the draw
-    end: End  # eos, stop: terminated; length: the limit of the draw; floor: abandoned, certain to be rejected
+    # eos, stop: terminated; length: the limit of the draw; floor: abandoned, certain to be rejected;
+    # illegal: a constraint admits no completion that begins like this, and the last log_weight is -inf
+    end: End
     memo: object = None  # the engine's own note on this row, so that it need not compute it again
 
     @property
@@ -86,8 +93,8 @@ class Chain(NamedTuple):
 
     @property
     def is_terminated(self) -> bool:
-        """Whether the chain ends by EOS or a stop string: nothing is ever drawn beyond."""
-        return self.end in ("eos", "stop")
+        """Whether nothing is ever drawn beyond: an EOS, a stop string, or no legal way to go on."""
+        return self.end in ("eos", "stop", "illegal")
 
     def spliced(self, cut: int, continuation: Continuation) -> Chain:
         """The chain with everything from `cut` on replaced by the continuation."""
@@ -172,11 +179,66 @@ class Diagnostics:
         return asdict(self)
 
 
+Message: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """Messages for the chat template, with the tools the model may call in its next turn.
+
+    `messages` are mappings with `role` (`system`, `user`, `assistant`, `tool`) and `content` (text). A message of the
+    assistant may carry `tool_calls`: `{"id", "type": "function", "function": {"name", "arguments"}}` with arguments
+    as a mapping or as JSON text; a message of role `tool` answers one of them: `tool_call_id`, `name`, `content`.
+
+    `tools` are `{"type": "function", "function": {"name", "description", "parameters"}}`, parameters a JSON schema.
+    """
+
+    messages: Sequence[Message]
+    tools: Sequence[Mapping[str, Any]] = ()
+    tool_choice: str = "auto"
+    """`auto`: the model decides; `none`: tools are not shown; `required`: one of them is called; or the name of the one
+    that is called. A call that is required is decoded under its schema, so it is always valid."""
+    parallel_tool_calls: bool | None = None
+    """False: at most one call. True: any number. None: any number where the model decides, one where it is required."""
+    strict: bool = False
+    """Decode the arguments under the tools' schemas even where the model decides whether to call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A call the model asks for. `id` is unique: nine letters and digits, which every chat template accepts."""
+
+    name: str
+    arguments: Mapping[str, Any]
+    id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvalidToolCall:
+    """What looks like a call and is none: broken JSON, an unknown tool. `arguments` is the text as it came."""
+
+    name: str | None
+    arguments: str
+    id: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """The assistant's turn, taken apart: what it thought, what it said, what it wants called."""
+
+    content: str
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    invalid_tool_calls: tuple[InvalidToolCall, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """A finished completion. `text` ends before the stop string or EOS; `tokens` include what terminated it."""
 
     text: str
+    reply: Reply | None = None  # of a conversation: `text` taken apart
     tokens: Tokens
     logp: float  # log p(completion) under the base law
     token_logp: tuple[float, ...]
@@ -198,8 +260,14 @@ class Completion:
 
 
 class Chunk(NamedTuple):
-    """A piece of a stream: settled text, never retracted. The last one carries the completion."""
+    """A piece of a stream: settled text, never retracted. The last one carries the completion.
+
+    In a conversation `content` and `reasoning` are the same text taken apart, without the markup of tool calls: the
+    pieces join to those of the completion's `reply`.
+    """
 
     text: str
     completion: Completion | None = None
     progress: Progress | None = None
+    content: str = ""
+    reasoning: str = ""

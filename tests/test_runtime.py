@@ -16,6 +16,7 @@ from power_sampling import (
     ChatTemplateError,
     ConfigurationError,
     ContextOverflowError,
+    Conversation,
     EmptyPromptError,
     EngineError,
     InputError,
@@ -267,3 +268,56 @@ def test_the_embedded_model_answers(embedded: PowerSampler) -> None:
     assert power.logp > plain.logp
     tokens = embedded.encode([{"role": "user", "content": "<|im_end|>"}])
     assert tokens.count(2) == 2  # the template's own: after the system's turn and after the user's
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_at_temperature_zero_every_sampler_is_greedy(sampler: PowerSampler, method: Any) -> None:
+    greedy = sampler.complete("hello", sampler="ancestral", temperature=0)
+    other = sampler.complete("hello", sampler=method, temperature=0, seed=9)
+    assert other.tokens == greedy.tokens and other.diagnostics.exactness == "exact"
+    assert other.diagnostics.tokens_decoded == len(other.tokens)
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_several_completions_of_a_prompt_are_those_of_the_next_seeds(sampler: PowerSampler, method: Any) -> None:
+    several = sampler.generate(["hello", "other"], n=3, sampler=method, seed=5)
+    assert [c.seed for c in several] == [5, 6, 7] * 2
+    assert several[1].tokens == sampler.complete("hello", sampler=method, seed=6).tokens
+    assert several[5].tokens == sampler.complete("other", sampler=method, seed=7).tokens
+    assert len({c.text for c in several}) > 2
+    with pytest.raises(ConfigurationError, match="at least 1"):
+        sampler.generate(["hello"], n=0)
+
+
+def test_a_conversation_is_answered_with_a_reply(sampler: PowerSampler) -> None:
+    conversation = Conversation(messages=USER)
+    (completion,) = sampler.generate([conversation])
+    assert completion.reply is not None and completion.reply.content == completion.text
+    assert sampler.complete("hi").reply is None
+    chunks = list(sampler.stream(conversation))
+    assert "".join(c.content for c in chunks) == completion.text == "".join(c.text for c in chunks)
+
+
+def test_a_required_call_is_always_a_valid_one(sampler: PowerSampler) -> None:
+    """Even of a model that knows no word: the call is decoded under the tool's schema."""
+    parameters = {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]}
+    tool = {"type": "function", "function": {"name": "weather", "description": "", "parameters": parameters}}
+    conversation = Conversation(messages=USER, tools=[tool], tool_choice="weather")
+    for method in ("ancestral", "sequential_monte_carlo"):
+        (completion,) = sampler.generate([conversation], sampler=method, max_new_tokens=100)
+        assert completion.reply is not None and not completion.reply.invalid_tool_calls
+        (call,) = completion.reply.tool_calls
+        assert call.name == "weather" and set(call.arguments) == {"place"} and len(call.id) == 9
+        assert completion.reply.content == ""
+        *_, last = sampler.stream(conversation, sampler=method, max_new_tokens=100)
+        assert last.completion is not None and last.completion.reply is not None
+        assert last.completion.reply.tool_calls[0].arguments == call.arguments
+    with pytest.raises(InputError, match="nobody"):
+        sampler.generate([Conversation(messages=USER, tools=[tool], tool_choice="nobody")])
+
+
+def test_the_context_window_is_known_before_a_folder_is_loaded(tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path)
+    lazy = PowerSampler.from_pretrained(str(tmp_path))
+    assert lazy.known_context_window == 1024
+    assert PowerSampler.from_pretrained("no/such").known_context_window is None

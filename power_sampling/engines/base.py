@@ -1,6 +1,7 @@
 """The protocol between the worker and whatever decodes: draws in, continuations out.
 
-Knows no sampler and no text. A stop string reaches it as a watcher: a function of the tokens drawn so far.
+Knows no sampler and no text. A stop string reaches it as a watcher, a grammar as a guide: functions of the tokens drawn
+so far.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from power_sampling.types import Continuation, Draw, End, Floats, Tokens
 
-__all__ = ["Cost", "Ending", "LanguageModel", "PromptHandle", "Row", "StopRule"]
+__all__ = ["Constraint", "Cost", "Ending", "Guide", "LanguageModel", "PromptHandle", "Row", "StopRule"]
 
 Watcher = Callable[[int], bool]
 
@@ -26,11 +28,33 @@ class StopRule(Protocol):
         string is now complete. Its answers depend on the tokens alone, not on where the row was cut."""
 
 
+class Guide(Protocol):
+    """Follows one row under a constraint. All its answers depend on the tokens alone, not on where the row was cut."""
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """Which tokens may come next, shape (vocab_size,): those of EOS where the completion may end here."""
+
+    def push(self, token: int) -> bool:
+        """Told the next token, unless it is EOS. False: no legal completion begins like this."""
+
+    def is_legal_at_stop(self) -> bool:
+        """Told that a stop string has just become complete: whether what comes before it is legal."""
+
+
+class Constraint(Protocol):
+    """Which completions are legal. The target is p(x)^alpha on these: q is masked token by token, p is not, so that
+    log_weight = alpha * log p - log q carries the normaliser of the masked proposal."""
+
+    def watch(self, tokens: Tokens) -> Guide:
+        """A guide of one row whose completion starts with `tokens`."""
+
+
 class Ending(NamedTuple):
-    """What terminates a completion besides its horizon."""
+    """What terminates a completion besides its horizon, and which completions are legal."""
 
     eos_ids: frozenset[int]
     stop: StopRule | None = None
+    constraint: Constraint | None = None
 
 
 class PromptHandle(Protocol):
@@ -56,7 +80,8 @@ class LanguageModel(Protocol):
     Laws (`power_sampling.testing.check_language_model`):
 
         score(prompt, tokens) == logp of a draw of these tokens   sampling and scoring agree
-        log_weight == alpha * log p - log q, q as the law says    the proposal is the one that was asked for
+        log_weight == alpha * log p - log q, q as the law says    the proposal is the one that was asked for,
+                                                                  masked and normalised where a constraint forbids
         a draw's law is q                                         chi-square over all completions
         a draw with a seed does not depend on its neighbours      rows do not see each other
         a draw after any history equals the draw on a fresh engine   what is remembered is invisible
@@ -106,7 +131,9 @@ class Row:
         self._log_weight: list[float] = []
         self._total = 0.0
         self._eos_ids = ending.eos_ids
-        self._watch = ending.stop.watch(draw.chain.tokens[: draw.cut]) if ending.stop else None
+        kept = draw.chain.tokens[: draw.cut]
+        self._watch = ending.stop.watch(kept) if ending.stop else None
+        self._guide = ending.constraint.watch(kept) if ending.constraint else None
         self._uniforms = np.random.Generator(np.random.Philox(draw.seed)).random(draw.max_new_tokens).tolist()
 
     def uniform(self) -> float:
@@ -114,9 +141,19 @@ class Row:
         value: float = self._uniforms[len(self.tokens)]
         return value
 
+    def allowed(self) -> NDArray[np.bool_] | None:
+        """Which tokens q may draw next; None: all."""
+        return self._guide.allowed() if self._guide else None
+
     def push(self, token: int, logp: float, logq: float) -> End | None:
-        """Record the next token; how the draw ended, if it did."""
-        draw = self.draw
+        """Record the next token, log q after masking; how the draw ended, if it did."""
+        end = self._record(token, logp, logq)
+        if end == "illegal":
+            self._log_weight[-1] = -math.inf
+        return end
+
+    def _record(self, token: int, logp: float, logq: float) -> End | None:
+        draw, guide = self.draw, self._guide
         log_weight = draw.law.alpha * logp - logq
         self.tokens.append(token)
         self._logp.append(logp)
@@ -124,8 +161,11 @@ class Row:
         self._total += log_weight
         if token in self._eos_ids:
             return "eos"
+        can_be_legal = guide is None or guide.push(token)
         if self._watch is not None and self._watch(token):
-            return "stop"
+            return "stop" if guide is None or guide.is_legal_at_stop() else "illegal"
+        if not can_be_legal:
+            return "illegal"
         if len(self.tokens) == draw.max_new_tokens:
             return "length"
         if draw.floor > -math.inf and self._total - math.log(draw.cut + len(self.tokens)) < draw.floor:

@@ -9,12 +9,15 @@ masks reach the model as `generate` would pass them.
 from __future__ import annotations
 
 import inspect
+import math
 from collections import deque
 from collections.abc import Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
@@ -265,6 +268,7 @@ class TorchLM:
         q = p
         if any(law.proposal_temperature != law.temperature for law in laws):
             q = self._scaled(base, [law.proposal_temperature or 1.0 for law in laws])
+        q = self._masked(q, [seat.row.allowed() for seat in seats])
         log_q_sum = torch.logsumexp(q, -1, keepdim=True)
         log_p_sum = log_q_sum if q is p else torch.logsumexp(p, -1, keepdim=True)
 
@@ -287,6 +291,16 @@ class TorchLM:
         if all(t == 1.0 for t in temperatures):
             return logits
         return logits / self._column(temperatures, self._float, logits)
+
+    @staticmethod
+    def _masked(q: torch.Tensor, allowed: list[NDArray[np.bool_] | None]) -> torch.Tensor:
+        """The logits of q with those of forbidden tokens at -inf: the one place where a constraint enters."""
+        masks = [(i, mask) for i, mask in enumerate(allowed) if mask is not None]
+        if not masks:
+            return q
+        forbidden = torch.zeros_like(q, dtype=torch.bool)
+        forbidden[[i for i, _ in masks]] = torch.from_numpy(~np.stack([mask for _, mask in masks])).to(q.device)
+        return q.masked_fill(forbidden, -math.inf)
 
     @staticmethod
     def _column(values: list[Any], dtype: torch.dtype, like: torch.Tensor) -> torch.Tensor:

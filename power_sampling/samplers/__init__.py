@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 
 from power_sampling.config import GenerationConfig, LowTemperature, MetropolisHastings, SequentialMonteCarlo
-from power_sampling.samplers.ancestral import ancestral
+from power_sampling.samplers.ancestral import ancestral, constrained_ancestral
 from power_sampling.samplers.metropolis_hastings import metropolis_hastings
 from power_sampling.samplers.rng import NumpyRng, Rng
 from power_sampling.samplers.sequential_monte_carlo import sequential_monte_carlo
@@ -16,6 +16,7 @@ __all__ = [
     "Rng",
     "Sampler",
     "ancestral",
+    "constrained_ancestral",
     "metropolis_hastings",
     "sampler_for",
     "sequential_monte_carlo",
@@ -24,20 +25,27 @@ __all__ = [
 Sampler = Generator[Round, list[Continuation], Answer]
 
 
-def sampler_for(config: GenerationConfig, horizon: int, rng: Rng, is_over: Callable[[], bool]) -> Sampler:
+def sampler_for(
+    config: GenerationConfig, horizon: int, rng: Rng, is_over: Callable[[], bool], *, is_constrained: bool = False
+) -> Sampler:
     """The generator that answers one prompt.
 
     At alpha = 1 with the proposal at the base temperature every weight is 1, so a power sampler is plain sampling and
-    is run as such: exact, at the cost of one completion.
+    is run as such: exact, at the cost of one completion. At temperature 0, where p has one completion, it is greedy.
+    Under a constraint the weights are those of the tokens it forbids, even at alpha = 1; tokens drawn one by one among
+    the allowed ones do not have the law of p on the legal completions, and are labelled so.
     """
     law = config.law()
-    is_plain = law.alpha == 1 and law.proposal_temperature in (law.temperature, 0)
+    is_greedy = law.proposal_temperature == 0
+    is_plain = law.alpha == 1 and law.proposal_temperature == law.temperature and not is_constrained
     match config.sampler:
-        case LowTemperature() if not is_plain:
-            return ancestral(law, horizon, rng, exactness="approximate")
-        case MetropolisHastings() if not is_plain:
+        case MetropolisHastings() if not (is_greedy or is_plain):
             return metropolis_hastings(config.sampler, law, horizon, rng, is_over)
-        case SequentialMonteCarlo() if not is_plain:
+        case SequentialMonteCarlo() if not (is_greedy or is_plain):
             return sequential_monte_carlo(config.sampler, law, horizon, rng, is_over)
+        case _ if is_constrained:
+            return constrained_ancestral(law, horizon, rng)
+        case LowTemperature() if not (is_greedy or is_plain):
+            return ancestral(law, horizon, rng, exactness="approximate")
         case _:
             return ancestral(law, horizon, rng, exactness="exact")

@@ -57,6 +57,8 @@ def sequential_monte_carlo(
         for i, continuation in zip(live, continuations, strict=True):
             log_weights[i] += continuation.log_weight.sum()
             particles[i] = particles[i].spliced(len(particles[i].tokens), continuation)
+        if log_weights.max() == -math.inf:  # a constraint has left no particle alive
+            return Answer(particles[0], "approximate", ess=0.0, log_z=-math.inf)
 
         ess = effective_sample_size(log_weights)
         smallest_ess = min(smallest_ess, ess)

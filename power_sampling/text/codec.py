@@ -9,14 +9,15 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 from power_sampling.errors import ChatTemplateError, EmptyPromptError
-from power_sampling.types import Tokens
+from power_sampling.text.grammar import Grammars
+from power_sampling.text.tools import ToolFormat, tool_format
+from power_sampling.types import Conversation, Message, Tokens
 
-__all__ = ["Codec", "Message"]
-
-Message = Mapping[str, Any]
+__all__ = ["Codec"]
 
 _MARK = "\ue000{}\ue001"  # private-use characters: a template carries them along, no tokenizer has them as a token
 
@@ -36,6 +37,20 @@ class Codec:
     def has_chat_template(self) -> bool:
         return bool(self._tokenizer.chat_template)
 
+    @cached_property
+    def tool_format(self) -> ToolFormat:
+        """How this model is shown tools, and how it calls them."""
+        tokenizer = self._tokenizer
+        template = tokenizer.get_chat_template(tools=[{}]) if self.has_chat_template else None
+        parse_response = None
+        if getattr(tokenizer, "response_template", None):
+            parse_response = partial(tokenizer.parse_response, prefix="")
+        return tool_format(template, tokenizer.get_added_vocab(), parse_response=parse_response)
+
+    def grammars(self, vocab_size: int) -> Grammars:
+        """Compiles constraints for this tokenizer, for a model that draws from `vocab_size` tokens."""
+        return Grammars(self._tokenizer, self.eos_ids, vocab_size, self.decode)
+
     def encode(self, text: str, *, add_special_tokens: bool = True) -> Tokens:
         """Tokens of a text as it stands, control tokens written in it included; exactly one BOS where the tokenizer
         adds one. Raises EmptyPromptError where nothing comes out."""
@@ -46,6 +61,15 @@ class Codec:
         if not ids:
             raise EmptyPromptError("The prompt is empty and the tokenizer adds no token of its own; give some text.")
         return ids
+
+    def encode_conversation(self, conversation: Conversation) -> Tokens:
+        """`encode_chat`, the tools shown as the model knows them, or in a system prompt where it knows none."""
+        messages, arguments = self.tool_format.prepare(conversation)
+        return self.encode_chat(messages, **arguments)
+
+    def starts_in_reasoning(self, prompt: Tokens) -> bool:
+        """Whether the template has opened the model's reasoning at the end of this prompt."""
+        return "".join(self.spell(prompt[-4:])).rstrip().endswith("<think>")
 
     def encode_chat(self, messages: Sequence[Message], **template_arguments: Any) -> Tokens:
         """Tokens of a conversation through the chat template, ready for the assistant's turn.
@@ -60,7 +84,7 @@ class Codec:
                 "The tokenizer has no chat template: this is a base model. Send a plain prompt (`complete`), or use an "
                 "instruction-tuned model."
             )
-        neutral, hidden = self._without_control_tokens(messages)
+        (neutral, arguments), hidden = self._without_control_tokens((list(messages), template_arguments))
         is_continued = messages[-1].get("role") == "assistant"
         try:
             with self._lock:
@@ -69,17 +93,19 @@ class Codec:
                     tokenize=False,
                     add_generation_prompt=not is_continued,
                     continue_final_message=is_continued,
-                    **template_arguments,
+                    **arguments,
                 )
         except Exception as error:  # jinja and the template's own raise_exception have no common type
             roles = [str(message.get("role")) for message in messages]
             raise ChatTemplateError(f"The chat template refuses these messages (roles {roles}): {error}") from error
         return self._encode_rendered(rendered, hidden)
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Text of tokens, without control tokens."""
+    def decode(self, tokens: Sequence[int], *, keep_control_tokens: bool = False) -> str:
+        """Text of tokens, by default without control tokens."""
         with self._lock:
-            text = self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            text = self._tokenizer.decode(
+                list(tokens), skip_special_tokens=not keep_control_tokens, clean_up_tokenization_spaces=False
+            )
         return str(text)
 
     def spell(self, tokens: Sequence[int]) -> tuple[str, ...]:
@@ -90,8 +116,8 @@ class Codec:
                 for t in tokens
             )
 
-    def _without_control_tokens(self, messages: Sequence[Message]) -> tuple[list[dict[str, Any]], list[str]]:
-        """The messages with every control token in their values replaced by a numbered mark, and what was replaced."""
+    def _without_control_tokens(self, values: Any) -> tuple[Any, list[str]]:
+        """Messages and tools with every control token in them replaced by a numbered mark, and what was replaced."""
         hidden: list[str] = []
 
         def neutral(value: Any) -> Any:
@@ -107,7 +133,7 @@ class Codec:
                 return [neutral(item) for item in value]
             return value
 
-        return [neutral(message) for message in messages], hidden
+        return neutral(values), hidden
 
     def _encode_rendered(self, rendered: str, hidden: list[str]) -> Tokens:
         """Tokens of a rendered template: its own control tokens as such, the hidden ones letter by letter."""

@@ -1,0 +1,237 @@
+"""Constrained decoding: which tokens may come next, so that what comes out obeys a schema, an expression, a grammar.
+
+llguidance does the parsing: of the two libraries that keep up with token masks it needs nothing but itself and compiles
+schemas at once (`benchmarks/constraints.py`). The masks enter where q is formed, in the engine; here they are made.
+
+A completion is legal if its text, up to EOS, is in the language. It must get there within the horizon: where no more
+tokens are left than a short ending takes, that ending is the one thing allowed. So the legal completions are those that
+end by themselves, and those that are ended in this way: a function of the tokens before, never of the row. What opens
+something new in the last moment can still run into a dead end: such a completion has weight zero.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from power_sampling.config import GenerationConfig
+from power_sampling.errors import ConfigurationError, UnsupportedModelError
+from power_sampling.text.stop import Decode, StopStrings
+from power_sampling.types import Tokens
+
+__all__ = ["GrammarConstraint", "Grammars", "answer_rule", "json_rule"]
+
+# one line, as json.dumps writes it: free whitespace would let a model spend its horizon on blanks
+JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+LONGEST_ENDING = 128  # tokens after which the search for an ending gives up
+SPARE = 4  # tokens by which a string is ended early: a half character or an escape takes as many to complete
+LOOK_EVERY = 16  # tokens between two looks at how far the end is, away from the horizon
+KNOWN = 64  # grammars kept compiled
+CLOSERS = ("}", "]", '"', ",", "0")  # what ends most things soonest, first
+
+
+def answer_rule(config: GenerationConfig) -> str | None:
+    """The right-hand side of the Lark rule that the constraint of these settings stands for, if they have one."""
+    if config.json_schema is not None:
+        return json_rule(config.json_schema)
+    if config.regex is not None:
+        return f"/{_delimited(config.regex)}/"
+    if config.choices is not None:
+        return " | ".join(json.dumps(choice, ensure_ascii=False) for choice in config.choices)
+    if config.grammar is not None:
+        return f"%lark {{\n{config.grammar}\n}}"
+    return None
+
+
+def json_rule(schema: Mapping[str, Any]) -> str:
+    """JSON under a schema, written as `json.dumps` writes it."""
+    return "%json " + json.dumps({"x-guidance": JSON_STYLE, **schema}, ensure_ascii=False)
+
+
+def _delimited(regex: str) -> str:
+    """Between slashes, where a slash and a line break need a backslash."""
+    pieces = re.findall(r"\\.|.", regex, re.DOTALL)
+    return "".join({"/": "\\/", "\n": "\\n", "\\\n": "\\n"}.get(piece, piece) for piece in pieces)
+
+
+class Grammars:
+    """Compiles Lark grammars for one tokenizer, each once. Safe from any thread."""
+
+    def __init__(self, tokenizer: Any, eos_ids: frozenset[int], vocab_size: int, decode: Decode) -> None:
+        self._source, self._lock = tokenizer, threading.Lock()
+        self._tokenizer: Any = None  # built on first use: it takes a moment
+        self._compiled: dict[str, Any] = {}
+        self.eos_ids, self.vocab_size, self.decode = eos_ids, vocab_size, decode
+        self.closers: list[int] = []
+        self.quotes: list[int] = []
+
+    def constraint(self, lark: str, horizon: int, stop: StopStrings | None) -> GrammarConstraint:
+        """The legal completions of at most `horizon` tokens. Raises ConfigurationError for a grammar that is none,
+        UnsupportedModelError for a tokenizer that llguidance cannot read."""
+        with self._lock:
+            if self._tokenizer is None:
+                self._tokenizer = _readable(self._source)
+                self.closers, self.quotes = self._singles(CLOSERS), self._singles('"')
+            matcher = self._compiled.pop(lark, None) or self._compile(lark)
+            self._compiled[lark] = matcher  # the one used last stands last
+            while len(self._compiled) > KNOWN:
+                del self._compiled[next(iter(self._compiled))]
+            return GrammarConstraint(self, matcher.deep_copy(), horizon, stop)
+
+    def tokens_of(self, text: str) -> list[int]:
+        """Tokens that spell a text; any spelling is as good to a grammar as any other."""
+        tokens: list[int] = self._tokenizer.tokenize_bytes(text.encode())
+        return tokens
+
+    def length_of(self, token: int) -> int:
+        """Bytes a token stands for."""
+        return len(self._tokenizer.decode_bytes([token]))
+
+    def _singles(self, texts: Iterable[str]) -> list[int]:
+        """The tokens of those that are one token."""
+        return [tokens[0] for text in texts if len(tokens := self.tokens_of(text)) == 1]
+
+    def _compile(self, lark: str) -> Any:
+        from llguidance import LLMatcher
+
+        matcher = LLMatcher(self._tokenizer, lark, log_level=0)
+        if matcher.is_error():
+            raise ConfigurationError(f"The constraint cannot be compiled: {matcher.get_error()}\n{lark}")
+        return matcher
+
+
+def _readable(tokenizer: Any) -> Any:
+    from llguidance.hf import from_tokenizer
+
+    try:
+        return from_tokenizer(tokenizer)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UnsupportedModelError(
+            f"Constrained decoding needs a fast tokenizer (tokenizer.json), got {type(tokenizer).__name__}: {error}"
+        ) from error
+
+
+class GrammarConstraint:
+    """The legal completions of one request, as the engine asks for them. Used by the engine's thread alone."""
+
+    def __init__(self, grammars: Grammars, start: Any, horizon: int, stop: StopStrings | None) -> None:
+        self.grammars, self.horizon, self.stop = grammars, horizon, stop
+        self._start = start
+        self._endings: dict[Tokens, Tokens | None] = {}
+
+    def watch(self, tokens: Tokens) -> _Guide:
+        """The guide of a row whose completion starts with `tokens`."""
+        return _Guide(self, self._start.deep_copy(), tokens)
+
+    def accepts(self, text: str) -> bool:
+        """Whether a whole text is in the language."""
+        matcher = self._start.deep_copy()
+        return bool(matcher.consume_tokens(self.grammars.tokens_of(text)) and matcher.is_accepting())
+
+    def ending(self, tokens: Tokens, matcher: Any) -> Tokens | None:
+        """A short way to the end after `tokens`, the same one for the same tokens; None: none was found."""
+        if tokens not in self._endings:
+            self._endings[tokens] = _short_ending(self.grammars, matcher.deep_copy())
+        return self._endings[tokens]
+
+
+def _short_ending(grammars: Grammars, matcher: Any) -> Tokens | None:
+    """Always the token that closes soonest: what is forced, then a closer, then the longest of a few."""
+    tokens: list[int] = []
+    while len(tokens) <= LONGEST_ENDING and not matcher.is_error():
+        if matcher.is_accepting():
+            return tuple(tokens)
+        step = matcher.compute_ff_tokens() or _closing_token(grammars, matcher)
+        if not step or not matcher.consume_tokens(step):
+            return None
+        tokens += step
+    return None
+
+
+def _closing_token(grammars: Grammars, matcher: Any) -> list[int]:
+    allowed = _mask(grammars, matcher)
+    closers = grammars.quotes if _is_string(grammars, allowed) else grammars.closers
+    chosen = [t for t in closers if allowed[t]]
+    if not chosen:
+        chosen = sorted(np.flatnonzero(allowed)[:64].tolist(), key=grammars.length_of, reverse=True)
+    return chosen[:1]
+
+
+def _is_string(grammars: Grammars, allowed: NDArray[np.bool_]) -> bool:
+    """Where a quote and most other tokens may come, they are letters of a string, and a bracket would be one too."""
+    return bool(allowed[grammars.quotes].any() and allowed.sum() > grammars.vocab_size // 4)
+
+
+def _mask(grammars: Grammars, matcher: Any) -> NDArray[np.bool_]:
+    """Tokens that may come next, EOS excepted, shape (vocab_size,)."""
+    bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
+    mask = np.zeros(grammars.vocab_size, dtype=np.bool_)
+    mask[: len(bits)] = bits[: grammars.vocab_size].view(np.bool_)
+    mask[[t for t in grammars.eos_ids if t < grammars.vocab_size]] = False
+    return mask
+
+
+class _Guide:
+    """Follows one row. Satisfies the engine's `Guide`."""
+
+    def __init__(self, constraint: GrammarConstraint, matcher: Any, tokens: Tokens) -> None:
+        self._constraint, self._matcher = constraint, matcher
+        self._tokens: list[int] = []
+        self._mask: NDArray[np.bool_] | None = None
+        self._ending: Tokens | None = None  # the only way on, once it has begun
+        self._alert = 0  # look at every token when no more than this many are left
+        self._look()
+        for token in tokens:
+            self._advance(token)
+
+    def allowed(self) -> NDArray[np.bool_]:
+        if self._mask is None:
+            grammars = self._constraint.grammars
+            self._mask = _mask(grammars, self._matcher)
+            if self._ending:
+                self._mask[:] = False
+                self._mask[self._ending[0]] = True
+            elif self._matcher.is_accepting():
+                self._mask[[t for t in grammars.eos_ids if t < grammars.vocab_size]] = True
+        return self._mask
+
+    def push(self, token: int) -> bool:
+        self._advance(token)
+        if len(self._tokens) == self._constraint.horizon:
+            return bool(self._matcher.is_accepting())
+        return bool(self.allowed().any())
+
+    def is_legal_at_stop(self) -> bool:
+        stop, text = self._constraint.stop, self._constraint.grammars.decode(self._tokens)
+        found = stop.find(text) if stop else None
+        return found is not None and self._constraint.accepts(text[: found[0]])
+
+    def _advance(self, token: int) -> None:
+        self._matcher.consume_token(token)
+        self._tokens.append(token)
+        self._mask = None
+        if self._ending:
+            self._ending = self._ending[1:]
+        elif self._left <= self._alert or len(self._tokens) % LOOK_EVERY == 0:
+            self._look()
+
+    @property
+    def _left(self) -> int:
+        return self._constraint.horizon - len(self._tokens)
+
+    def _look(self) -> None:
+        """How far is the end? Begin the ending where it is as far as the horizon."""
+        ending = self._constraint.ending(tuple(self._tokens), self._matcher)
+        if ending is None:
+            return
+        self._alert = 2 * len(ending) + LOOK_EVERY
+        to_spare = self._left - len(ending)
+        if to_spare == 0 or (0 < to_spare <= SPARE and _is_string(self._constraint.grammars, self.allowed())):
+            self._ending, self._mask = ending, None

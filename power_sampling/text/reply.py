@@ -1,0 +1,178 @@
+"""A reply taken apart while it comes: reasoning, content, tool calls.
+
+What is released is never taken back, so whatever may yet turn out to be markup is held back until it is known. How a
+text arrives, letter by letter or at once, makes no difference to what comes out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Literal
+
+from power_sampling.text.calls import CALL, Call, call_of, plain_calls, row_of_calls, tagged_calls
+from power_sampling.types import InvalidToolCall, Reply, ToolCall
+
+__all__ = ["THINK", "THINK_END", "ParseResponse", "Plain", "ReplyReader", "TemplateReader"]
+
+THINK, THINK_END = "<think>", "</think>"
+
+Plain = Literal["none", "one", "many"]
+ParseResponse = Callable[[str], Mapping[str, Any]]
+
+# the beginning of what may be calls in plain JSON: a brace, a bracket, or a fence around one
+_PLAIN_START = re.compile(r"\s*(?:\Z|[{\[]|`{1,3}\Z|```(?:j|js|jso|json)?\s*(?:\Z|[{\[]))")
+_REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")  # names that response templates give to it
+
+
+class ReplyReader:
+    """Reads one reply.
+
+    `names` are the tools on offer; without any, only the reasoning is told from the content. `openings` are the texts
+    that begin calls; `plain` says whether a reply that is nothing but JSON may be one call, or many, as well.
+    """
+
+    def __init__(
+        self,
+        names: Collection[str] = (),
+        *,
+        openings: Sequence[str] = (CALL,),
+        plain: Plain = "none",
+        starts_in_reasoning: bool = False,
+    ) -> None:
+        self._names = names
+        self._openings = tuple(openings) if names else ()
+        self._plain = plain if names else "none"
+        self._stage: Literal["start", "reasoning", "content", "calls"] = "reasoning" if starts_in_reasoning else "start"
+        self._held = ""  # came, and not released yet
+        self._skips_newlines = starts_in_reasoning
+        self._content = self._reasoning = ""
+        self._calls: list[Call] = []
+
+    def push(self, text: str) -> tuple[str, str]:
+        """New content and new reasoning, neither ever retracted."""
+        self._held += text
+        return self._release(final=False)
+
+    def finish(self) -> tuple[tuple[str, str], Reply]:
+        """The last content and reasoning, and the whole reply: all pieces join to its `content` and `reasoning`."""
+        content, reasoning = self._release(final=True)
+        if self._stage == "calls":
+            rest = self._read_calls()
+            content += rest
+            self._content += rest
+        return (content, reasoning), self._reply()
+
+    def _release(self, *, final: bool) -> tuple[str, str]:
+        content = reasoning = ""
+        if self._stage == "start":
+            self._start(final=final)
+        if self._stage == "reasoning":
+            reasoning = self._think(final=final)
+            self._reasoning += reasoning
+        if self._stage == "content":
+            content = self._speak(final=final)
+            self._content += content
+        return content, reasoning
+
+    def _start(self, *, final: bool) -> None:
+        """Does the reply begin with reasoning?"""
+        text = self._held.lstrip()
+        if text.startswith(THINK):
+            self._held, self._stage, self._skips_newlines = text[len(THINK) :], "reasoning", True
+        elif final or not THINK.startswith(text):
+            self._stage = "content"
+
+    def _think(self, *, final: bool) -> str:
+        piece, is_over = self._before((THINK_END,), final=final)
+        if is_over:
+            self._held = self._held.lstrip("\n").removeprefix(THINK_END)
+            self._stage, self._skips_newlines = "content", True
+        return piece
+
+    def _speak(self, *, final: bool) -> str:
+        if self._plain != "none" and not self._content and _PLAIN_START.match(self._held):
+            if not final:
+                return ""
+            self._calls = plain_calls(self._held, self._names, single=self._plain == "one")
+            if self._calls:
+                self._held = ""
+                return ""
+        piece, is_over = self._before(self._openings, final=final)
+        if is_over:
+            self._stage = "calls"
+        return piece
+
+    def _before(self, markers: tuple[str, ...], *, final: bool) -> tuple[str, bool]:
+        """Takes what is sure to stand before the first marker; line breaks before it belong to the marker."""
+        if self._skips_newlines:
+            self._held = self._held.lstrip("\n")
+            self._skips_newlines = not self._held
+        found = min((at for marker in markers if (at := self._held.find(marker)) >= 0), default=None)
+        if found is not None:
+            piece = self._held[:found].rstrip("\n")
+        elif final or not markers:
+            piece = self._held
+        else:
+            piece = self._held[: len(self._held) - _held_back(self._held, markers)].rstrip("\n")
+        self._held = self._held[len(piece) :]
+        return piece, found is not None
+
+    def _read_calls(self) -> str:
+        """Reads the calls in what is held, and returns what is content after all."""
+        text = self._held.lstrip("\n")
+        found = tagged_calls(text, self._names) if text.startswith(CALL) else row_of_calls(text, self._names)
+        if found is None:
+            return self._held
+        self._calls, rest = found
+        rest = rest.strip("\n")
+        return f"\n{rest}" if rest and self._content else rest
+
+    def _reply(self) -> Reply:
+        return Reply(
+            content=self._content,
+            reasoning=self._reasoning,
+            tool_calls=tuple(call for call in self._calls if isinstance(call, ToolCall)),
+            invalid_tool_calls=tuple(call for call in self._calls if isinstance(call, InvalidToolCall)),
+        )
+
+
+def _held_back(text: str, markers: Sequence[str]) -> int:
+    """Length of the longest end of `text` that could be the beginning of a marker."""
+    reach = max(map(len, markers)) - 1
+    return next((n for n in range(min(len(text), reach), 0, -1) if any(m.startswith(text[-n:]) for m in markers)), 0)
+
+
+class TemplateReader(ReplyReader):
+    """Reads a reply as the tokenizer's own response template does. Everything is held back until the end.
+
+    Calls that ReplyReader finds come first: they are what a grammar lets a model write, in whatever format it learned.
+    """
+
+    def __init__(self, parse_response: ParseResponse, names: Collection[str] = (), **options: Any) -> None:
+        super().__init__(names, **options)
+        self._parse_response = parse_response
+        self._prefix = THINK if options.get("starts_in_reasoning") else ""
+
+    def push(self, text: str) -> tuple[str, str]:
+        self._held += text
+        return "", ""
+
+    def finish(self) -> tuple[tuple[str, str], Reply]:
+        text = self._prefix + self._held
+        _, reply = super().finish()
+        if not reply.tool_calls:
+            try:
+                message = self._parse_response(text)
+            except Exception:  # noqa: BLE001 - the template's parser raises whatever it likes on a text it cannot read
+                message = {"content": reply.content, "reasoning": reply.reasoning}
+            reply = self._from_message(message, reply)
+        return (reply.content, reply.reasoning), reply
+
+    def _from_message(self, message: Mapping[str, Any], own: Reply) -> Reply:
+        reasoning = next((message[key] for key in _REASONING_KEYS if message.get(key)), "")
+        functions = [call.get("function", call) for call in message.get("tool_calls") or ()] if self._names else []
+        self._calls = [call_of(function, str(function), self._names) for function in functions]
+        self._calls = self._calls or list(own.invalid_tool_calls)
+        self._content, self._reasoning = str(message.get("content") or ""), str(reasoning)
+        return self._reply()
