@@ -1,14 +1,17 @@
 """Power sampling as LangChain models.
 
-    from langchain_power_sampling import PowerSamplingLLM
+    from langchain_power_sampling import ChatPowerSampling, PowerSamplingLLM
 
-    llm = PowerSamplingLLM(model="embedded", sampler="metropolis_hastings", alpha=4.0)
-    llm.invoke("The capital of France is")
+    chat = ChatPowerSampling(model="embedded", sampler="metropolis_hastings", alpha=4.0)
+    chat.invoke("What is the capital of France?").content
+    PowerSamplingLLM(model="embedded").invoke("The capital of France is")
 
 Importing this package does not import torch; the first request does.
 """
 
+from langchain_power_sampling.chat_models import ChatPowerSampling
 from langchain_power_sampling.llms import PowerSamplingLLM
+from langchain_power_sampling.provider import register_provider
 from power_sampling import __version__
 
-__all__ = ["PowerSamplingLLM", "__version__"]
+__all__ = ["ChatPowerSampling", "PowerSamplingLLM", "__version__", "register_provider"]

@@ -12,8 +12,9 @@ from langchain_core.language_models import LangSmithParams
 from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 
-from langchain_power_sampling._base import BasePowerSampling, generation_info
-from power_sampling import Chunk, Completion, GenerationConfig, PowerSampler, Prompt
+from langchain_power_sampling._base import PROVIDER, BasePowerSampling, generation_info, token_usage
+from langchain_power_sampling._errors import langchain_errors
+from power_sampling import Chunk, Completion, PowerSampler, Prompt
 
 __all__ = ["PowerSamplingLLM"]
 
@@ -43,10 +44,10 @@ class PowerSamplingLLM(BasePowerSampling[str], BaseLLM):
         plain = llm.bind(sampler={"name": "sequential_monte_carlo", "num_particles": 16})
         llm.configurable_fields(alpha=ConfigurableField(id="alpha")).invoke(..., {"configurable": {"alpha": 1.0}})
 
-    The fields are those of `power_sampling.Config`, `max_tokens` is understood as `max_new_tokens`, and an explicit
-    argument comes before the environment, the environment before a file. A call may override every field of
-    `GenerationConfig` and no field of the model. A prompt is presented as one user message where the model has a chat
-    template (`use_chat_template`).
+    The fields are those of `power_sampling.Config` and `n`, `max_tokens` is understood as `max_new_tokens`, and an
+    explicit argument comes before the environment, the environment before a file. A call may override every field; one
+    of the model's (`model="..."`) finds its weights among those already loaded, or loads them. A prompt is presented as
+    one user message where the model has a chat template (`use_chat_template`).
 
     Each `Generation.generation_info` holds finish_reason, stop, logp, seed, the token counts, the sampler's diagnostics
     (`power_sampling`) and, with `logprobs=True`, the log p of every token; in a stream, the last chunk does. Settings
@@ -56,20 +57,17 @@ class PowerSamplingLLM(BasePowerSampling[str], BaseLLM):
     PowerSamplingError while generating.
     """
 
-    def __init__(self, **fields: Any) -> None:
-        """Any field of `power_sampling.Config`, `max_tokens`, and the fields every LangChain model has."""
-        super().__init__(**self._resolved(None, fields))
-
     @property
     def _llm_type(self) -> str:
         return "power-sampling"
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        generation = self._sampler(stop, kwargs).generation
+        sampler = self._sampler(stop, kwargs)
+        generation = sampler.generation
         params = LangSmithParams(
-            ls_provider="power_sampling",
+            ls_provider=PROVIDER,
             ls_model_type="llm",
-            ls_model_name=self.model,
+            ls_model_name=sampler.model_name,
             ls_temperature=generation.temperature,
             ls_max_tokens=generation.max_new_tokens,
         )
@@ -103,9 +101,10 @@ class PowerSamplingLLM(BasePowerSampling[str], BaseLLM):
         overrides = {name: value for name, value in kwargs.items() if name not in RUN_OPTIONS}
         if stop is None and not overrides:
             return self, run_options
-        generation = self._sampler(stop, overrides).generation
-        fields = {name: getattr(self, name) for name in type(self).model_fields}
-        return type(self)(**fields | {n: getattr(generation, n) for n in GenerationConfig.model_fields}), run_options
+        with langchain_errors():
+            settings = self._settings(overrides) | dict(self._sampler(stop, overrides).generation)
+            fields = {name: getattr(self, name) for name in type(self).model_fields}
+            return type(self)(**{**fields, **settings, "n": self._count(overrides)}), run_options
 
     def _generate(
         self,
@@ -114,8 +113,10 @@ class PowerSamplingLLM(BasePowerSampling[str], BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        sampler, presented = self._request(prompts, stop, kwargs)
-        return _result(sampler, sampler.generate(presented))
+        with langchain_errors():
+            sampler, presented = self._request(prompts, stop, kwargs)
+            n = self._count(kwargs)
+            return _result(sampler, sampler.generate(presented, n=n), n)
 
     async def _agenerate(
         self,
@@ -124,8 +125,10 @@ class PowerSamplingLLM(BasePowerSampling[str], BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        sampler, presented = await asyncio.to_thread(self._request, prompts, stop, kwargs)
-        return _result(sampler, await sampler.agenerate(presented))
+        with langchain_errors():
+            sampler, presented = await asyncio.to_thread(self._request, prompts, stop, kwargs)
+            n = self._count(kwargs)
+            return _result(sampler, await sampler.agenerate(presented, n=n), n)
 
     def _call(
         self,
@@ -156,15 +159,17 @@ class PowerSamplingLLM(BasePowerSampling[str], BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
-        sampler, (presented,) = self._request([prompt], stop, kwargs)
-        with closing(sampler.stream(presented)) as pieces:
-            for piece in pieces:
-                chunk = _chunk(sampler, piece)
-                if chunk is None:
-                    continue
-                if run_manager and chunk.text:
-                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-                yield chunk
+        with langchain_errors():
+            self._one(kwargs)
+            sampler, (presented,) = self._request([prompt], stop, kwargs)
+            with closing(sampler.stream(presented)) as pieces:
+                for piece in pieces:
+                    chunk = _chunk(sampler, piece)
+                    if chunk is None:
+                        continue
+                    if run_manager and chunk.text:
+                        run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                    yield chunk
 
     async def _astream(
         self,
@@ -173,15 +178,17 @@ class PowerSamplingLLM(BasePowerSampling[str], BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
-        sampler, (presented,) = await asyncio.to_thread(self._request, [prompt], stop, kwargs)
-        async with aclosing(sampler.astream(presented)) as pieces:
-            async for piece in pieces:
-                chunk = _chunk(sampler, piece)
-                if chunk is None:
-                    continue
-                if run_manager and chunk.text:
-                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-                yield chunk
+        with langchain_errors():
+            self._one(kwargs)
+            sampler, (presented,) = await asyncio.to_thread(self._request, [prompt], stop, kwargs)
+            async with aclosing(sampler.astream(presented)) as pieces:
+                async for piece in pieces:
+                    chunk = _chunk(sampler, piece)
+                    if chunk is None:
+                        continue
+                    if run_manager and chunk.text:
+                        await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                    yield chunk
 
     def _request(
         self, prompts: list[str], stop: list[str] | None, overrides: Mapping[str, Any]
@@ -193,17 +200,12 @@ class PowerSamplingLLM(BasePowerSampling[str], BaseLLM):
         return sampler, list(prompts)
 
 
-def _result(sampler: PowerSampler, completions: list[Completion]) -> LLMResult:
+def _result(sampler: PowerSampler, completions: list[Completion], n: int) -> LLMResult:
     logprobs = sampler.generation.logprobs
-    usage = {
-        name: sum(completion.usage[name] for completion in completions)
-        for name in ("prompt_tokens", "completion_tokens", "total_tokens")
-    }
+    generations = [Generation(text=c.text, generation_info=generation_info(c, logprobs=logprobs)) for c in completions]
     return LLMResult(
-        generations=[
-            [Generation(text=c.text, generation_info=generation_info(c, logprobs=logprobs))] for c in completions
-        ],
-        llm_output={"model_name": sampler.model_name, "token_usage": usage},
+        generations=[list(generations[i : i + n]) for i in range(0, len(generations), n)],
+        llm_output={"model_name": sampler.model_name, "token_usage": token_usage(completions, n=n)},
     )
 
 

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import time
+import warnings
 import weakref
 from contextlib import aclosing, closing
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models.llms import BaseLLM
+from langchain_core.load import dumpd, load
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.outputs import GenerationChunk, LLMResult
 from langchain_core.prompts import PromptTemplate
@@ -128,15 +130,16 @@ def test_import_and_construction_are_light() -> None:
 def test_public_names() -> None:
     import langchain_power_sampling
 
-    assert langchain_power_sampling.__all__ == ["PowerSamplingLLM", "__version__"]
+    names = ["ChatPowerSampling", "PowerSamplingLLM", "__version__", "register_provider"]
+    assert langchain_power_sampling.__all__ == names
     assert langchain_power_sampling.__version__ == __version__
 
 
 def test_unknown_fields_are_refused_and_langchains_own_pass(loads: list[str]) -> None:
     with pytest.raises(ConfigurationError, match="Did you mean 'alpha'"):
         PowerSamplingLLM(alhpa=2.0)
-    with pytest.raises(ConfigurationError, match="no field 'n'"):
-        PowerSamplingLLM(n=2)
+    with pytest.raises(ConfigurationError, match="no argument 'top_p'"):
+        PowerSamplingLLM(top_p=0.5)
     llm = PowerSamplingLLM(
         cache=False,
         verbose=False,
@@ -159,7 +162,8 @@ def test_unknown_fields_are_refused_and_langchains_own_pass(loads: list[str]) ->
         {"alpha": 0.5},
         {"sampler": "metropolis"},
         {"sampler": {"name": "ancestral", "num_steps": 3}},
-        {"temperature": 0},
+        {"temperature": -1},
+        {"n": 0},
         {"device": "cpu", "device_map": "auto"},
         {"max_tokens": 3, "max_new_tokens": 4},
         {"model_kwargs": {"dtype": object()}},
@@ -290,7 +294,8 @@ def test_a_stream_tells_callbacks_each_text_and_ends_with_the_facts(llm: PowerSa
     assert merged.text == "".join(texts)
     assert merged.generation_info is not None
     for facts in (whole, merged.generation_info):
-        facts["power_sampling"]["seconds"] = 0.0
+        for own in ("seconds", "tokens_prefilled", "tokens_reused"):  # of the call, not of the answer
+            facts["power_sampling"][own] = 0
     assert merged.generation_info == whole
 
 
@@ -365,11 +370,45 @@ def test_every_generation_field_can_be_overridden_per_call(llm: PowerSamplingLLM
     assert llm.bind(**overrides).invoke("a") == same.invoke("a") == "".join(llm.stream("a", **overrides))
 
 
-@pytest.mark.parametrize("name", ["model", "dtype", "device", "use_chat_template", "max_rows"])
-def test_a_call_cannot_change_the_model(llm: PowerSamplingLLM, loads: list[str], name: str) -> None:
-    for ask in (llm.invoke, llm.bind(**{name: "x"}).invoke, lambda prompt, **kw: list(llm.stream(prompt, **kw))):
-        with pytest.raises(ConfigurationError, match=f"{name}: a call cannot change the model"):
-            ask("a", **{name: "x"})
+def test_a_call_may_name_another_model(llm: PowerSamplingLLM, loads: list[str]) -> None:
+    expected = llm.invoke("a")
+    for ask in (llm.invoke, llm.bind(model="other").invoke, lambda prompt, **kw: "".join(llm.stream(prompt, **kw))):
+        assert ask("a", model="other") == expected
+    assert llm.generate(["a"], model="other").llm_output["model_name"] == "other"  # type: ignore[index]
+    assert llm._get_ls_params(model="other").get("ls_model_name") == "other"
+    assert loads == ["tiny", "other"]
+    loaded = PowerSamplingLLM.from_model(MODEL, TOKENIZER, max_new_tokens=2)
+    with pytest.raises(ConfigurationError, match="model: cannot be changed"):
+        loaded.invoke("a", model="other")
+
+
+async def test_n(llm: PowerSamplingLLM) -> None:
+    expected = [llm.invoke("a", seed=1 + i) for i in range(3)]
+    several = PowerSamplingLLM(model="tiny", sampler=POWER, max_new_tokens=6, seed=1, n=3)
+    for result in (llm.generate(["b", "a"], n=3), await several.agenerate(["b", "a"])):
+        assert [len(generations) for generations in result.generations] == [3, 3]
+        assert [generation.text for generation in result.generations[1]] == expected
+        assert result.llm_output is not None
+        prompts = [g[0].generation_info or {} for g in result.generations]
+        assert result.llm_output["token_usage"]["prompt_tokens"] == sum(p["prompt_tokens"] for p in prompts)
+    assert several.invoke("a") == expected[0]
+    with pytest.raises(ConfigurationError, match="a stream carries one"):
+        list(several.stream("a"))
+    with pytest.raises(ConfigurationError, match="n: expected"):
+        llm.invoke("a", n=0)
+
+
+def test_settings_go_out_and_come_back(llm: PowerSamplingLLM, loads: list[str]) -> None:
+    again = PowerSamplingLLM.from_config(llm.to_config())
+    assert again == llm
+    assert json.loads(json.dumps(llm.to_config())) == llm.to_config()
+    stored = dumpd(llm)
+    with warnings.catch_warnings(action="ignore"):  # load is beta
+        read = load(stored, allowed_objects=[PowerSamplingLLM], valid_namespaces=["langchain_power_sampling"])
+    assert read == llm
+    llm.alpha = 2.0
+    assert llm._serialized["kwargs"]["alpha"] == 2.0
+    assert dumpd(PowerSamplingLLM.from_model(MODEL, TOKENIZER))["type"] == "not_implemented"
     assert loads == []
 
 
@@ -497,7 +536,7 @@ def test_the_cache_tells_objects_apart(llm: PowerSamplingLLM, requests: list[Any
 def test_identifying_params_are_all_fields_as_json(llm: PowerSamplingLLM) -> None:
     params = dict(llm._identifying_params)
     assert json.loads(json.dumps(params)) == params
-    assert set(params) == set(power_sampling.Config.model_fields)
+    assert set(params) == {*power_sampling.Config.model_fields, "n"}
     assert params["sampler"]["num_steps"] == 2
     assert llm.asdict()["_type"] == llm._llm_type == "power-sampling"
 

