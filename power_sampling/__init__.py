@@ -10,11 +10,15 @@ Importing this package does not import torch; the first request does.
 
 from power_sampling.config import (
     Ancestral,
+    BestOfN,
     Config,
     GenerationConfig,
+    Lookahead,
     LowTemperature,
     MetropolisHastings,
     ModelConfig,
+    ParallelTempering,
+    ParticleGibbs,
     SequentialMonteCarlo,
     load_config,
 )
@@ -31,6 +35,7 @@ from power_sampling.errors import (
     ModelError,
     ModelNotFoundError,
     NoLegalCompletionError,
+    OutOfMemoryError,
     PowerSamplingError,
     RequestCancelledError,
     RequestTimeoutError,
@@ -49,11 +54,13 @@ from power_sampling.types import (
     Reply,
     ToolCall,
 )
+from power_sampling.vote import vote
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Ancestral",
+    "BestOfN",
     "ChatTemplateError",
     "Chunk",
     "Completion",
@@ -69,6 +76,7 @@ __all__ = [
     "GenerationError",
     "InputError",
     "InvalidToolCall",
+    "Lookahead",
     "LowTemperature",
     "Message",
     "MetropolisHastings",
@@ -77,6 +85,9 @@ __all__ = [
     "ModelError",
     "ModelNotFoundError",
     "NoLegalCompletionError",
+    "OutOfMemoryError",
+    "ParallelTempering",
+    "ParticleGibbs",
     "PowerSampler",
     "PowerSamplingError",
     "Progress",
@@ -92,4 +103,5 @@ __all__ = [
     "load_config",
     "load_model_and_tokenizer",
     "power_sample",
+    "vote",
 ]

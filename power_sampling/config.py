@@ -10,6 +10,7 @@ import difflib
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
@@ -29,11 +30,15 @@ from power_sampling.types import Law
 
 __all__ = [
     "Ancestral",
+    "BestOfN",
     "Config",
     "GenerationConfig",
+    "Lookahead",
     "LowTemperature",
     "MetropolisHastings",
     "ModelConfig",
+    "ParallelTempering",
+    "ParticleGibbs",
     "SamplerConfig",
     "SequentialMonteCarlo",
     "load_config",
@@ -95,7 +100,21 @@ class LowTemperature(Settings):
     name: Literal["low_temperature"] = "low_temperature"
 
 
-class MetropolisHastings(Settings):
+class SuffixCuts(Settings):
+    """Where a suffix sampler cuts the completion whose suffix it redraws."""
+
+    cut: Literal["uniform", "entropy"] = "uniform"
+    """`uniform` over the positions of the completion; `entropy`: mostly where the entropy of the next token jumps up
+    (Entropy-Cut, arXiv 2605.30327), the ratio corrected for it."""
+    cut_exponent: float = Field(default=4.0, gt=0)
+    """The power of a jump in the law of an entropy cut."""
+
+    def cutting(self, law: Law) -> Law:
+        """The law with these cuts."""
+        return law._replace(cut_exponent=self.cut_exponent if self.cut == "entropy" else None)
+
+
+class MetropolisHastings(SuffixCuts):
     """Suffixes redrawn and accepted or rejected (Karan & Du, arXiv 2510.14901). Converges to p^alpha."""
 
     name: Literal["metropolis_hastings"] = "metropolis_hastings"
@@ -110,6 +129,9 @@ class MetropolisHastings(Settings):
     early_rejection: bool = True
     """Abandon a proposal once it is certain to be rejected. Saves tokens and never changes the chain. It acts with one
     proposal and temperature / alpha <= proposal_temperature <= temperature; elsewhere nothing is certain early."""
+    prefetch: int = Field(default=1, ge=1)
+    """Steps whose proposals are decoded together, as if those before were rejected. Saves time where rows are idle,
+    costs tokens, and never changes the chain. 1: one step after another."""
 
 
 class SequentialMonteCarlo(Settings):
@@ -122,10 +144,96 @@ class SequentialMonteCarlo(Settings):
     """Tokens between two looks at the weights."""
     ess_threshold: float = Field(default=0.5, ge=0, le=1)
     """Resample when the effective sample size falls below this share of the particles; 0 never."""
+    resampling: Literal["systematic", "chopthin"] = "systematic"
+    """`systematic`: equal weights afterwards; `chopthin`: weights within a ratio, so that fewer particles are lost."""
     ramp_tokens: int = Field(default=0, ge=0)
     """Tokens over which alpha grows linearly from 1, per block; 0: no ramp."""
+    num_runs: int = Field(default=1, ge=1)
+    """Independent runs decoded together; the answer comes from one of them, drawn by its evidence."""
     proposal_temperature: float | None = Field(default=None, gt=0)
     """Temperature of the proposal q; None: temperature / alpha (of the block, on a ramp)."""
+
+
+class ParticleGibbs(SuffixCuts):
+    """Sequential Monte Carlo made an exact chain: suffixes redrawn by particles among which the current one is kept
+    (Andrieu, Doucet & Holenstein 2010). Converges to p^alpha with the steps, whatever the number of particles."""
+
+    name: Literal["particle_gibbs"] = "particle_gibbs"
+    num_particles: int = Field(default=8, ge=2)
+    """Suffixes grown side by side, the current one among them."""
+    num_steps: int = Field(default=4, ge=0)
+    """Moves after the run of sequential Monte Carlo that makes the first completion."""
+    block_size: int | None = Field(default=None, ge=1)
+    """Tokens between two looks at the weights of the suffixes; None: no look before the end, so that a move is a choice
+    among independent suffixes (i-SIR; with two particles Barker's rule)."""
+    ess_threshold: float = Field(default=0.5, ge=0, le=1)
+    """Resample when the effective sample size falls below this share of the particles; 0 never, 1 at every look."""
+    proposal_temperature: float | None = Field(default=None, gt=0)
+    """Temperature of the proposal q; None: temperature / alpha."""
+
+
+class ParallelTempering(SuffixCuts):
+    """A ladder of powers, one chain each, that swap their completions (arXiv 2609.38104). Converges to p^alpha; tells
+    the mean log p at every power from the same run."""
+
+    name: Literal["parallel_tempering"] = "parallel_tempering"
+    num_rungs: int = Field(default=4, ge=2)
+    """Powers in geometric progression from 1 to alpha, both included."""
+    ladder: tuple[Annotated[float, Field(ge=1)], ...] | None = Field(default=None, min_length=1)
+    """The powers below alpha themselves, ascending; None: `num_rungs` decides."""
+    block_size: int | None = Field(default=None, ge=1)
+    """Tokens by which the horizon grows from stage to stage; None: a quarter of `max_new_tokens`."""
+    num_steps: int = Field(default=10, ge=1)
+    """Moves of every rung per block, each followed by a sweep of swaps."""
+    num_tuning_steps: int = Field(default=0, ge=0)
+    """Further steps at the start of the last stage that space the powers for equal rates of swaps; then frozen."""
+    num_proposals: int = Field(default=1, ge=1)
+    """Suffixes drawn together per move (multiple try)."""
+    proposal_temperature: float | None = Field(default=None, gt=0)
+    """Temperature of the proposal q of every rung; None: temperature / power, each rung its own."""
+    early_rejection: bool = True
+    """Abandon a proposal once it is certain to be rejected."""
+
+    @model_validator(mode="after")
+    def _check_ladder(self) -> Self:
+        if self.ladder is not None and any(a >= b for a, b in pairwise(self.ladder)):
+            raise ConfigurationError(f"ladder: expected ascending powers, got {list(self.ladder)}.")
+        return self
+
+    def powers(self, alpha: float) -> tuple[float, ...]:
+        """Of all rungs, the coldest last."""
+        if self.ladder is None:
+            return tuple(alpha ** (k / (self.num_rungs - 1)) for k in range(self.num_rungs))
+        if self.ladder[-1] >= alpha:
+            raise ConfigurationError(f"ladder: expected powers below alpha = {alpha:g}, got {list(self.ladder)}.")
+        return (*self.ladder, alpha)
+
+
+class Lookahead(Settings):
+    """Block after block chosen among candidates, each weighed by rollouts beyond it (scalable power sampling, arXiv
+    2601.21590, with corrected weights). Tends to p^alpha as candidates and rollouts grow; here approximate."""
+
+    name: Literal["lookahead"] = "lookahead"
+    block_size: int = Field(default=16, ge=1)
+    """Tokens per candidate."""
+    num_candidates: int = Field(default=8, ge=2)
+    """Candidates per block."""
+    num_rollouts: int = Field(default=4, ge=1)
+    """Rollouts per candidate; from 2 on, the jackknife takes out the first order of their bias."""
+    rollout_tokens: int | None = Field(default=None, ge=1)
+    """Length of a rollout; None: to the end of the horizon, as the target asks."""
+    proposal_temperature: float | None = Field(default=None, gt=0)
+    """Temperature of candidates and rollouts; None: temperature / alpha."""
+
+
+class BestOfN(Settings):
+    """The completion of highest log p among independent ones. A baseline; its law is not p(x)^alpha."""
+
+    name: Literal["best_of_n"] = "best_of_n"
+    num_completions: int = Field(default=8, ge=1)
+    """How many."""
+    proposal_temperature: float | None = Field(default=None, gt=0)
+    """Temperature they are drawn at; None: temperature / alpha."""
 
 
 SAMPLERS: dict[str, type[Settings]] = {
@@ -133,6 +241,10 @@ SAMPLERS: dict[str, type[Settings]] = {
     "low_temperature": LowTemperature,
     "metropolis_hastings": MetropolisHastings,
     "sequential_monte_carlo": SequentialMonteCarlo,
+    "particle_gibbs": ParticleGibbs,
+    "parallel_tempering": ParallelTempering,
+    "lookahead": Lookahead,
+    "best_of_n": BestOfN,
 }
 
 
@@ -148,7 +260,17 @@ def _by_name(value: Any) -> Any:
 
 
 SamplerConfig: TypeAlias = Annotated[
-    Annotated[Ancestral | LowTemperature | MetropolisHastings | SequentialMonteCarlo, Discriminator("name")],
+    Annotated[
+        Ancestral
+        | LowTemperature
+        | MetropolisHastings
+        | SequentialMonteCarlo
+        | ParticleGibbs
+        | ParallelTempering
+        | Lookahead
+        | BestOfN,
+        Discriminator("name"),
+    ],
     BeforeValidator(_by_name),
 ]
 
@@ -215,6 +337,8 @@ class GenerationConfig(Settings):
         given = [name for name in CONSTRAINTS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ConfigurationError(f"{' and '.join(given)}: a completion obeys one constraint; give one of them.")
+        if isinstance(self.sampler, ParallelTempering):
+            self.sampler.powers(self.alpha)
         return self
 
     def law(self) -> Law:
@@ -252,6 +376,15 @@ class ModelConfig(Settings):
     """Run code that comes with the model."""
     max_rows: int = Field(default=32, ge=1)
     """Rows decoded together; further draws wait."""
+    prompt_memory: int = Field(default=512, ge=0)
+    """MiB of prompts remembered across requests: what a new prompt shares with them is not computed again. 0: none."""
+    kv_memory: int | None = Field(default=None, ge=1)
+    """MiB for the keys and values of rows in decoding; more rows wait. None: 60 percent of what is free after loading.
+    Should memory run out all the same, the batch is halved and goes on."""
+    pack_weights: bool | None = None
+    """Lay float32 weights out for the CPU once, at the price of a second copy: several rows then cost little more than
+    one. None: where it can be done, half of the free memory holds the copy, and the model was loaded here (a model
+    handed over loaded is left as it is)."""
     use_chat_template: bool | None = None
     """How adapters present a bare prompt: as one user message (True), as it is (False); None: as one user message
     where the tokenizer has a chat template."""

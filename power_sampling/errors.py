@@ -14,6 +14,7 @@
          +- RequestTimeoutError   the hard limit `timeout` ran out; the work was stopped
          +- RequestCancelledError the caller went away
          +- NoLegalCompletionError no completion of at most max_new_tokens tokens that obeys the constraint was found
+         +- OutOfMemoryError      the request does not fit into memory, whatever else is running
          +- EngineError           the model raised; the cause is chained
          +- EngineClosedError     the worker was shut down
 
@@ -33,6 +34,7 @@ __all__ = [
     "ModelError",
     "ModelNotFoundError",
     "NoLegalCompletionError",
+    "OutOfMemoryError",
     "PowerSamplingError",
     "RequestCancelledError",
     "RequestTimeoutError",
@@ -94,6 +96,10 @@ class RequestCancelledError(GenerationError):
 
 class NoLegalCompletionError(GenerationError):
     """No completion of at most `max_new_tokens` tokens that obeys the constraint was found."""
+
+
+class OutOfMemoryError(GenerationError):
+    """The request does not fit into memory, whatever else is running."""
 
 
 class EngineError(GenerationError):

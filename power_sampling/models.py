@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "get_model", "model_from_objects"]
 
+# the other fields of ModelConfig say how a model is loaded
+SERVING_FIELDS = {"model", "kv_memory", "max_rows", "pack_weights", "prompt_memory", "use_chat_template"}
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -64,7 +66,7 @@ class Model:
         with self._lock:
             if self._loaded is None:
                 model, tokenizer = load_pretrained(self.config)
-                self._loaded = serve(model, tokenizer, self.config)
+                self._loaded = serve(model, tokenizer, self.config, is_own=True)
                 weakref.finalize(self, self._loaded.worker.close, wait=False)
             return self._loaded
 
@@ -86,8 +88,7 @@ _MODELS_LOCK = threading.Lock()
 
 def get_model(config: ModelConfig) -> Model:
     """The handle for these settings: equal settings share one, so weights are loaded once per process."""
-    # how a prompt is presented is nothing the weights depend on
-    shared = config.model_copy(update={"use_chat_template": None})
+    shared = _shared(config)
     try:
         key = shared.model_dump_json()
     except PydanticSerializationError as error:
@@ -101,25 +102,31 @@ def get_model(config: ModelConfig) -> Model:
         return model
 
 
+def _shared(config: ModelConfig) -> ModelConfig:
+    """Without how a prompt is presented, which is nothing the weights depend on."""
+    return config.model_copy(update={"use_chat_template": None})
+
+
 _OBJECTS: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Model]] = weakref.WeakKeyDictionary()
 
 
 def model_from_objects(model: Any, tokenizer: Any, config: ModelConfig) -> Model:
     """A handle on a transformers model, or on another `LanguageModel`, that is already loaded; the same objects and
-    `max_rows` keep the same handle. Raises ConfigurationError for settings of loading."""
-    if late := config.model_fields_set - {"model", "max_rows", "use_chat_template"}:
+    settings keep the same handle. Raises ConfigurationError for settings of loading."""
+    if late := config.model_fields_set - SERVING_FIELDS:
         raise ConfigurationError(f"{', '.join(sorted(late))}: the model is already loaded; leave it out.")
     with _MODELS_LOCK:
         known = _OBJECTS.setdefault(model, weakref.WeakSet())
+        shared = _shared(config)
         for handle in known:
-            if handle.load().source is tokenizer and handle.config.max_rows == config.max_rows:
+            if handle.load().source is tokenizer and handle.config == shared:
                 return handle
-        handle = Model(config, serve(model, tokenizer, config))
+        handle = Model(shared, serve(model, tokenizer, config, is_own=False))
         known.add(handle)
         return handle
 
 
-def serve(model: Any, tokenizer: Any, config: ModelConfig) -> Loaded:
+def serve(model: Any, tokenizer: Any, config: ModelConfig, *, is_own: bool) -> Loaded:
     """A loaded model and tokenizer, made ready to answer requests. A model that decodes draws by itself is used as it
     is; any other is one of transformers."""
     from power_sampling.engines.worker import Worker
@@ -130,9 +137,18 @@ def serve(model: Any, tokenizer: Any, config: ModelConfig) -> Loaded:
     if hasattr(model, "step"):
         engine = model
     else:
+        from power_sampling.engines.packed import pack
         from power_sampling.engines.torch import TorchLM
 
-        engine = TorchLM(model, vocab_size=codec.vocab_size, max_rows=config.max_rows)
+        if config.pack_weights or (config.pack_weights is None and is_own):
+            pack(model, is_required=bool(config.pack_weights))
+        engine = TorchLM(
+            model,
+            vocab_size=codec.vocab_size,
+            max_rows=config.max_rows,
+            prompt_memory=config.prompt_memory * 2**20,
+            kv_memory=None if config.kv_memory is None else config.kv_memory * 2**20,
+        )
     return Loaded(tokenizer, codec, engine, Worker(engine), codec.grammars(engine.vocab_size))
 
 

@@ -138,9 +138,11 @@ class PowerSampler:
     def from_model(cls, model: Any, tokenizer: Any, **fields: Any) -> Self:
         """Around a transformers model and tokenizer that are already loaded.
 
-        The tokenizer is copied; the model is used as it is, in evaluation mode.
+        The tokenizer is copied; the model is used as it is, in evaluation mode. `model` may also be an engine of your
+        own: anything that satisfies `power_sampling.engines.base.LanguageModel`.
         """
-        config = Config.parse({"model": getattr(model.config, "name_or_path", "") or type(model).__name__, **fields})
+        name = getattr(getattr(model, "config", None), "name_or_path", "") or type(model).__name__
+        config = Config.parse({"model": name, **fields})
         handle = model_from_objects(model, tokenizer, config.model_part())
         return cls(handle, config.generation_part(), use_chat_template=config.use_chat_template)
 
@@ -437,8 +439,10 @@ def _read(s: _Submitted, outcome: Outcome, text: TextStream | None = None, reply
             ess=answer.ess,
             log_z=answer.log_z,
             is_budget_spent=answer.is_budget_spent,
+            curve=answer.curve,
             tokens_decoded=outcome.tokens_decoded,
             tokens_prefilled=outcome.tokens_prefilled,
+            tokens_reused=outcome.tokens_reused,
             serial_steps=outcome.serial_steps,
             seconds=outcome.seconds,
         ),

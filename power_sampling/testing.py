@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 class _TablePrompt:
     def __init__(self, tokens: Tokens, ending: Ending) -> None:
-        self.tokens, self.ending, self.prefilled_tokens = tokens, ending, 0
+        self.tokens, self.ending, self.prefilled_tokens, self.reused_tokens = tokens, ending, 0, 0
 
 
 class TableLM:
@@ -89,9 +89,10 @@ class TableLM:
             q = np.exp(_log_law(self.logits(context), law.proposal_temperature, row.allowed()))
             cdf = np.cumsum(q)
             token = int(np.searchsorted(cdf, row.uniform() * cdf[-1], side="right"))
-            logp = float(_log_law(self.logits(context), law.temperature)[token])
-            if end := row.push(token, logp, math.log(q[token])):
-                finished.append((ticket, row.continuation(end)))
+            log_p = _log_law(self.logits(context), law.temperature)
+            notes = _notes(self.logits(context), law, row.allowed(), token)
+            if row.push(token, float(log_p[token]), math.log(q[token]), notes):
+                finished.append((ticket, row.continuation()))
                 del self._rows[ticket]
         calls, steps, rows, prefilled = self.cost
         self.cost = Cost(calls + bool(tickets), steps + bool(tickets), rows + len(tickets), prefilled)
@@ -102,6 +103,15 @@ class TableLM:
         return np.array(
             [_log_law(self.logits(c), temperature)[t] for c, t in zip(contexts, tokens, strict=True)], dtype=float
         )
+
+
+def _notes(logits: Floats, law: Law, allowed: NDArray[np.bool_] | None, token: int) -> list[float]:
+    """What a law asks for besides log p and log q (see `Row.push`)."""
+    scores = [float(_log_law(logits, temperature, allowed)[token]) for temperature in law.score_at]
+    if law.cut_exponent is None:
+        return scores
+    log_p = _log_law(logits, law.temperature)
+    return [-float(np.exp(log_p) @ log_p), *scores]
 
 
 def _log_law(logits: Floats, temperature: float, allowed: NDArray[np.bool_] | None = None) -> Floats:
@@ -121,7 +131,7 @@ def suffixes(
     found: list[tuple[Continuation, float]] = []
     given = context_of(prompt, draw)
 
-    def grow(tokens: Tokens, numbers: list[tuple[float, float]], log_r_all: float) -> None:
+    def grow(tokens: Tokens, numbers: list[tuple[float, float, list[float]]], log_r_all: float) -> None:
         row = _replayed(draw, ending, tokens, numbers)
         logits, allowed = lm.logits((*given, *tokens)), row.allowed()
         log_p, log_q = (
@@ -130,10 +140,11 @@ def suffixes(
         )
         log_r = _log_law(logits, temperature, allowed)
         for token in np.flatnonzero(log_r > -math.inf).tolist():
-            drawn = (*tokens, token), [*numbers, (float(log_p[token]), float(log_q[token]))]
+            notes = _notes(logits, draw.law, allowed, token)
+            drawn = (*tokens, token), [*numbers, (float(log_p[token]), float(log_q[token]), notes)]
             row = _replayed(draw, ending, tokens, numbers)
-            if end := row.push(token, *drawn[1][-1]):
-                found.append((row.continuation(end), log_r_all + float(log_r[token])))
+            if row.push(token, *drawn[1][-1]):
+                found.append((row.continuation(), log_r_all + float(log_r[token])))
             else:
                 grow(*drawn, log_r_all + float(log_r[token]))
 
@@ -141,10 +152,10 @@ def suffixes(
     return found
 
 
-def _replayed(draw: Draw, ending: Ending, tokens: Tokens, numbers: list[tuple[float, float]]) -> Row:
+def _replayed(draw: Draw, ending: Ending, tokens: Tokens, numbers: list[tuple[float, float, list[float]]]) -> Row:
     row = Row(0, draw._replace(floor=-math.inf), ending)
-    for token, (logp, logq) in zip(tokens, numbers, strict=True):
-        row.push(token, logp, logq)
+    for token, given in zip(tokens, numbers, strict=True):
+        row.push(token, *given)
     return row
 
 
@@ -210,6 +221,12 @@ class Branches:
 
     def seed(self) -> int:
         return 0
+
+    def fork(self) -> Branches:
+        return self
+
+    def copy(self) -> Branches:
+        raise NotImplementedError("a path of chance is walked once")
 
 
 class outcomes(Generic[T]):  # noqa: N801 - used as a function

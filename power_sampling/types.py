@@ -37,6 +37,7 @@ End: TypeAlias = Literal["eos", "stop", "length", "floor", "illegal"]
 Exactness: TypeAlias = Literal["exact", "asymptotic", "approximate"]
 
 _NO_FLOATS: Floats = np.zeros(0)
+EVERYWHERE = 1e-3  # the share of every position in the law of an entropy cut, beside its jump
 
 
 class Law(NamedTuple):
@@ -44,11 +45,16 @@ class Law(NamedTuple):
 
     p = softmax(logits / temperature) is the base law, q = softmax(logits / proposal_temperature) the law that draws
     (its argmax where `proposal_temperature` is 0), and every token carries log_weight = alpha * log p - log q.
+
+    A completion is cut before position c with probability proportional to cut_weight_c: 1 or, with a `cut_exponent`,
+    max(0, H_c - H_{c-1})^cut_exponent + EVERYWHERE, where H_c is the entropy of p(. | x_<c) and H_{-1} = 0.
     """
 
     alpha: float
     temperature: float
     proposal_temperature: float
+    cut_exponent: float | None = None  # given: the entropy at every position is stored
+    score_at: tuple[float, ...] = ()  # further proposal temperatures at which log q of every token is stored
 
     @property
     def is_bounded(self) -> bool:
@@ -59,6 +65,14 @@ class Law(NamedTuple):
         """
         lowest = self.temperature / self.alpha
         return lowest * (1 - 1e-12) <= self.proposal_temperature <= self.temperature
+
+    def cut_weights(self, entropy: Floats, before: float = 0.0) -> Floats:
+        """Of consecutive positions with these entropies, (T,); `before` is the entropy of the one before them. Each
+        depends on the tokens before its position alone, so it is common to all that a cut there can lead to."""
+        if self.cut_exponent is None:
+            return np.ones(len(entropy))
+        jumps = np.maximum(0.0, np.diff(entropy, prepend=before))
+        return np.asarray(jumps**self.cut_exponent + EVERYWHERE)
 
 
 class Continuation(NamedTuple):
@@ -71,6 +85,8 @@ class Continuation(NamedTuple):
     # illegal: a constraint admits no completion that begins like this, and the last log_weight is -inf
     end: End
     memo: object = None  # the engine's own note on this row, so that it need not compute it again
+    entropy: Floats = _NO_FLOATS  # (T,) of the base law at each position, where the law of the draw asks for it
+    logq: Floats = _NO_FLOATS  # (T, len(law.score_at)), where the law of the draw asks for it
 
     @property
     def is_complete(self) -> bool:
@@ -86,6 +102,8 @@ class Chain(NamedTuple):
     log_weight: Floats  # (T,)
     end: End | None
     memo: object = None
+    entropy: Floats = _NO_FLOATS
+    logq: Floats = _NO_FLOATS
 
     @classmethod
     def empty(cls) -> Chain:
@@ -104,14 +122,35 @@ class Chain(NamedTuple):
             np.concatenate([self.log_weight[:cut], continuation.log_weight]),
             continuation.end,
             continuation.memo,
+            _joined(self.entropy[:cut], continuation.entropy),
+            _joined(self.logq[:cut], continuation.logq),
         )
+
+    def head(self, length: int) -> Chain:
+        """Its first `length` tokens, open where that is not all of it."""
+        if length >= len(self.tokens):
+            return self
+        return Chain(
+            self.tokens[:length],
+            self.logp[:length],
+            self.log_weight[:length],
+            None,
+            self.memo,
+            self.entropy[:length],
+            self.logq[:length],
+        )
+
+
+def _joined(head: Floats, tail: Floats) -> Floats:
+    return np.concatenate([head, tail]) if len(head) and len(tail) else tail if len(tail) else head
 
 
 class Draw(NamedTuple):
     """A request for one row: continue `chain` from position `cut` by at most `max_new_tokens` tokens.
 
     `floor` permits the engine to abandon the draw at the first t with
-    sum(log_weight of the new tokens so far) - log(cut + t) < floor: with a bounded law neither term can rise again.
+    sum(log_weight of the new tokens so far) - log(sum of the cut_weights of all cut + t positions so far) < floor: with
+    a bounded law neither term can rise again.
     """
 
     chain: Chain
@@ -152,6 +191,7 @@ class Answer(NamedTuple):
     ess: float | None = None
     log_z: float | None = None
     is_budget_spent: bool = False
+    curve: tuple[tuple[float, float], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,8 +211,10 @@ class Diagnostics:
     is_budget_spent: bool  # `time_budget` ended the refinement early
     tokens_decoded: int  # tokens drawn, those of rejected proposals included
     tokens_prefilled: int  # prompt tokens that went through the model
+    tokens_reused: int = 0  # prompt tokens whose states other requests had left
     serial_steps: int  # steps of the model this request waited for
     seconds: float
+    curve: tuple[tuple[float, float], ...] | None = None  # (alpha, mean log p under p^alpha), of a ladder of alphas
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -197,7 +239,8 @@ class Conversation:
     tools: Sequence[Mapping[str, Any]] = ()
     tool_choice: str = "auto"
     """`auto`: the model decides; `none`: tools are not shown; `required`: one of them is called; or the name of the one
-    that is called. A call that is required is decoded under its schema, so it is always valid."""
+    that is called. A call that is required is decoded under its schema, so it is always valid; it comes before any
+    other constraint of the request, which `auto` leaves as the alternative to a call."""
     parallel_tool_calls: bool | None = None
     """False: at most one call. True: any number. None: any number where the model decides, one where it is required."""
     strict: bool = False

@@ -21,6 +21,7 @@ RANK = {
     "types": 0,
     "errors": 0,
     "config": 1,
+    "vote": 1,
     "samplers": 2,
     "engines": 3,
     "text": 3,

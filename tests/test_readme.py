@@ -17,7 +17,7 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("code", blocks("python"), ids=["engine", "langchain", "llamaindex"])
+@pytest.mark.parametrize("code", blocks("python"), ids=["engine", "langchain", "llamaindex", "constraints"])
 def test_snippets_run(code: str, capsys: pytest.CaptureFixture[str]) -> None:
     exec(code, {})
     assert capsys.readouterr().out.strip()

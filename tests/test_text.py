@@ -10,7 +10,7 @@ from power_sampling import ChatTemplateError, EmptyPromptError
 from power_sampling.text.codec import Codec
 from power_sampling.text.detokenizer import Detokenizer
 from power_sampling.text.stop import StopStrings, TextStream
-from tests.tiny import tiny_tokenizer
+from tests.tiny import CHAT_TEMPLATE, tiny_tokenizer
 
 TEXT = "naïve 🙂 日本 <|end|> e\u0301 \ufffd done"
 
@@ -63,9 +63,8 @@ def test_a_last_message_of_the_assistant_is_continued(codec: Codec) -> None:
 def test_missing_and_refusing_templates_are_typed_errors() -> None:
     with pytest.raises(ChatTemplateError, match="no chat template"):
         Codec(tiny_tokenizer(chat_template=None)).encode_chat([{"role": "user", "content": "x"}])
-    strict = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('No system role') }}{% endif %}"
-    with pytest.raises(ChatTemplateError, match=r"roles \['system'\].*No system role"):
-        Codec(tiny_tokenizer(chat_template=strict)).encode_chat([{"role": "system", "content": "x"}])
+    with pytest.raises(ChatTemplateError, match=r"roles \['assistant', 'user'\].*must alternate"):
+        rendered(STRICT, ("assistant", "a"), ("user", "b"))
 
 
 def test_empty_prompts_are_typed_errors(codec: Codec) -> None:
@@ -147,3 +146,35 @@ def test_eos_ends_the_text_and_is_not_in_it(codec: Codec) -> None:
 def test_several_eos_ids_come_from_tokenizer_and_model() -> None:
     codec = Codec(tiny_tokenizer(), eos_ids=[7, 9])
     assert codec.eos_ids == {7, 9, tiny_tokenizer().eos_token_id}
+
+
+STRICT = (  # as Gemma's: no system role, strict alternation
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Roles must alternate') }}{% endif %}"
+    "<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+SILENT = (  # drops what it does not know
+    "{% for message in messages %}{% if message['role'] != 'system' %}<|{{ message['role'] }}|>"
+    "{{ message['content'] }}<|end|>{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def rendered(template: str, *messages: tuple[str, str]) -> str:
+    codec = Codec(tiny_tokenizer(chat_template=template))
+    return "".join(codec.spell(codec.encode_chat([{"role": role, "content": text} for role, text in messages])))
+
+
+def test_what_a_template_has_no_role_for_moves_into_one_it_has() -> None:
+    talk = [("system", "be"), ("system", "brief"), ("user", "a"), ("user", "b"), ("assistant", "c"), ("user", "d")]
+    expected = "<|user|>be\n\nbrief\n\na\n\nb<|end|><|assistant|>c<|end|><|user|>d<|end|><|assistant|>"
+    assert rendered(STRICT, *talk) == expected
+    assert rendered(SILENT, ("system", "be brief"), ("user", "a")) == "<|user|>be brief\n\na<|end|><|assistant|>"
+    assert rendered(STRICT, ("system", "be brief")) == "<|user|>be brief<|end|><|assistant|>"
+    assert rendered(STRICT, ("user", "a"), ("system", "b")) == "<|user|>a\n\nb<|end|><|assistant|>"
+
+
+def test_what_a_template_accepts_is_left_alone() -> None:
+    talk = [("system", "x"), ("user", "a"), ("user", "b"), ("system", "y")]
+    assert rendered(CHAT_TEMPLATE, *talk) == "".join(f"<|{r}|>{t}<|end|>" for r, t in talk) + "<|assistant|>"

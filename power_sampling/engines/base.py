@@ -64,6 +64,10 @@ class PromptHandle(Protocol):
     def prefilled_tokens(self) -> int:
         """Tokens that went through the model to get there, so far."""
 
+    @property
+    def reused_tokens(self) -> int:
+        """Tokens of the prompt whose states other requests had left."""
+
 
 class Cost(NamedTuple):
     """What an engine has done since it was made; independent of the machine."""
@@ -127,9 +131,12 @@ class Row:
     def __init__(self, ticket: int, draw: Draw, ending: Ending) -> None:
         self.ticket, self.draw = ticket, draw
         self.tokens: list[int] = []
+        self.end: End | None = None
         self._logp: list[float] = []
         self._log_weight: list[float] = []
+        self._notes: list[Sequence[float]] = []
         self._total = 0.0
+        self._entropy, self._span = _cut_so_far(draw)
         self._eos_ids = ending.eos_ids
         kept = draw.chain.tokens[: draw.cut]
         self._watch = ending.stop.watch(kept) if ending.stop else None
@@ -145,12 +152,16 @@ class Row:
         """Which tokens q may draw next; None: all."""
         return self._guide.allowed() if self._guide else None
 
-    def push(self, token: int, logp: float, logq: float) -> End | None:
-        """Record the next token, log q after masking; how the draw ended, if it did."""
-        end = self._record(token, logp, logq)
-        if end == "illegal":
+    def push(self, token: int, logp: float, logq: float, notes: Sequence[float] = ()) -> End | None:
+        """Record the next token, log q after masking; how the draw ended, if it did.
+
+        `notes` is what the draw's law asks for besides: with a `cut_exponent` the entropy of p at this position, then
+        log q after masking at each temperature of `score_at`."""
+        self._notes.append(notes)
+        self.end = self._record(token, logp, logq)
+        if self.end == "illegal":
             self._log_weight[-1] = -math.inf
-        return end
+        return self.end
 
     def _record(self, token: int, logp: float, logq: float) -> End | None:
         draw, guide = self.draw, self._guide
@@ -159,6 +170,8 @@ class Row:
         self._logp.append(logp)
         self._log_weight.append(log_weight)
         self._total += log_weight
+        if draw.floor > -math.inf:
+            self._widen()
         if token in self._eos_ids:
             return "eos"
         can_be_legal = guide is None or guide.push(token)
@@ -168,12 +181,37 @@ class Row:
             return "illegal"
         if len(self.tokens) == draw.max_new_tokens:
             return "length"
-        if draw.floor > -math.inf and self._total - math.log(draw.cut + len(self.tokens)) < draw.floor:
+        if draw.floor > -math.inf and self._total - math.log(self._span) < draw.floor:
             return "floor"
         return None
 
-    def continuation(self, end: End, memo: object = None) -> Continuation:
-        return Continuation(tuple(self.tokens), np.array(self._logp), np.array(self._log_weight), end, memo)
+    def _widen(self) -> None:
+        """Add the cut_weight of the position just filled."""
+        if self.draw.law.cut_exponent is None:
+            self._span += 1
+            return
+        before, self._entropy = self._entropy, self._notes[-1][0]
+        self._span += float(self.draw.law.cut_weights(np.array([self._entropy]), before)[0])
+
+    def continuation(self, memo: object = None) -> Continuation:
+        """What a row that has ended drew."""
+        assert self.end is not None, "a row that has not ended is no continuation"
+        numbers = Continuation(tuple(self.tokens), np.array(self._logp), np.array(self._log_weight), self.end, memo)
+        law = self.draw.law
+        if law.cut_exponent is None and not law.score_at:
+            return numbers
+        notes = np.array(self._notes, dtype=np.float64)
+        has_entropy = law.cut_exponent is not None
+        entropy = notes[:, 0] if has_entropy else numbers.entropy
+        return numbers._replace(entropy=entropy, logq=notes[:, int(has_entropy) :])
+
+
+def _cut_so_far(draw: Draw) -> tuple[float, float]:
+    """The entropy at the last position kept, and the sum of the cut_weights of all that are kept."""
+    if draw.law.cut_exponent is None:
+        return 0.0, float(draw.cut)
+    kept = draw.chain.entropy[: draw.cut]
+    return float(kept[-1]) if draw.cut else 0.0, float(draw.law.cut_weights(kept).sum())
 
 
 def context_of(prompt: Sequence[int], draw: Draw) -> Tokens:

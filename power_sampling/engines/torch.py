@@ -2,8 +2,8 @@
 
 Knows tokens, numbers and devices; no sampler and no text. A prompt is prefilled once, and the logits at its end are
 kept too: a draw from cut 0 takes its first token from them. A draw from a later cut takes the stored states of what
-lies before, less one position, and is fed that last token. So no token is prefilled twice. Weights, positions and
-masks reach the model as `generate` would pass them.
+lies before, less one position, and is fed that last token. What prompts of different requests begin with is shared. So
+no token is prefilled twice. Weights, positions and masks reach the model as `generate` would pass them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import inspect
 import math
 from collections import deque
 from collections.abc import Sequence
-from itertools import count
+from itertools import count, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,13 +23,16 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 
 from power_sampling.engines.base import Cost, Ending, Row, context_of
 from power_sampling.engines.kv import BatchCache, KeyValues, vacated
-from power_sampling.errors import UnsupportedModelError
-from power_sampling.types import Continuation, Draw, End, Floats, Tokens
+from power_sampling.engines.memory import Memory, is_out_of_memory
+from power_sampling.engines.prefixes import Prefixes, shared_length
+from power_sampling.errors import OutOfMemoryError, UnsupportedModelError
+from power_sampling.types import Continuation, Draw, Floats, Tokens
 
 __all__ = ["TorchLM"]
 
 PREFILL_CHUNK = 512  # tokens of a prompt per step, so that rows in decoding and cancellations do not wait for all of it
 PREFILL_ROWS = 8  # prompts in one pass, because their logits at each other's ends exist for a moment
+MIN_SHARED = 16  # tokens that a prompt must share with another one for its prefill to wait for the other's
 SCORE_CHUNK = 64  # positions whose logits over the vocabulary exist at one time while scoring
 
 
@@ -40,7 +43,7 @@ class _Prompt:
         self.tokens, self.ending = tokens, ending
         self.kept = KeyValues()
         self.logits: torch.Tensor | None = None  # (vocabulary,)
-        self.prefilled_tokens = 0
+        self.prefilled_tokens = self.reused_tokens = 0
 
     @property
     def missing(self) -> int:
@@ -54,16 +57,43 @@ class _Seat(NamedTuple):
     kept: KeyValues  # of all the row's context at cut 0; of all but its last token at later cuts
     context: Tokens
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the row at its end."""
+        return len(self.context) + self.row.draw.max_new_tokens
+
+    @property
+    def starts_at_prompt(self) -> bool:
+        """Whether its next token is drawn from the logits at the end of the prompt."""
+        return self.row.draw.cut == 0 and not self.row.tokens
+
+    @property
+    def fed(self) -> Tokens:
+        """What the model has to have seen before the row's next step: all, or all but the token fed in that step."""
+        seen = (*self.context, *self.row.tokens)
+        return seen if self.starts_at_prompt else seen[:-1]
+
 
 class TorchLM:
     """A causal language model of transformers behind the `LanguageModel` protocol.
 
     `vocab_size` limits drawing to the tokenizer's ids where the model's vocabulary is padded beyond: p is renormalised
     over them. Log-probabilities are float32 from upcast logits (float64 for a float64 model), sums are Python floats.
+    `prompt_memory` bytes of prompts are remembered across requests; rows in decoding take `kv_memory` bytes at most, by
+    default a share of what is free, and others wait. When memory runs out all the same, the batch is halved, its rows
+    go on from their tokens, and nothing is drawn twice.
     Raises UnsupportedModelError for a model whose state cannot be cut at a position (recurrent, hybrid).
     """
 
-    def __init__(self, model: PreTrainedModel, *, vocab_size: int | None = None, max_rows: int = 32) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        vocab_size: int | None = None,
+        max_rows: int = 32,
+        prompt_memory: int = 0,
+        kv_memory: int | None = None,
+    ) -> None:
         _refuse_uncuttable(model)
         self.model = model.eval()
         config = model.config.get_text_config(decoder=True)
@@ -77,6 +107,10 @@ class TorchLM:
         self._waiting: deque[_Seat] = deque()
         self._seats: list[_Seat] = []
         self._batch = BatchCache()
+        self._prefixes = Prefixes(prompt_memory)
+        self._memory = Memory(self._device, kv_memory)
+        self._prefill_chunk = PREFILL_CHUNK
+        self._finished: list[tuple[int, Continuation]] = []
         self._forward_calls = self._serial_steps = self._row_steps = self._prefilled_tokens = 0
 
     # ------------------------------------------------------------ the protocol
@@ -93,9 +127,14 @@ class TorchLM:
         ticket = next(self._tickets)
         context = context_of(prompt.tokens, draw)
         kept = draw.chain.memo if isinstance(draw.chain.memo, KeyValues) and draw.cut else KeyValues()
-        self._waiting.append(
-            _Seat(Row(ticket, draw, prompt.ending), prompt, kept.head(min(kept.length, len(context) - 1)), context)
-        )
+        seat = _Seat(Row(ticket, draw, prompt.ending), prompt, kept.head(min(kept.length, len(context) - 1)), context)
+        if not self._memory.fits(1, seat.longest):
+            raise OutOfMemoryError(
+                f"{seat.longest} tokens take {self._memory.needed(1, seat.longest) >> 20} MiB of keys and values; "
+                f"{self._memory.budget >> 20} MiB may be used. Shorten the prompt, lower max_new_tokens, or raise "
+                "kv_memory."
+            )
+        self._waiting.append(seat)
         return ticket
 
     @torch.inference_mode()
@@ -108,17 +147,42 @@ class TorchLM:
 
     @torch.inference_mode()
     def step(self) -> tuple[list[int], list[tuple[int, Continuation]]]:
-        finished = self._admit()
-        tickets = [seat.row.ticket for seat in self._seats]
-        if tickets:
-            ended = self._choose(self._decode(), self._seats)
-            finished += [(self._seats[i].row.ticket, self._continuation(i, end)) for i, end in ended]
-            self._vacate([i for i, _ in ended])
+        tickets: list[int] = []
+        try:
+            self._admit()
+            tickets = [seat.row.ticket for seat in self._seats]
+            if tickets:
+                self._choose(self._decode(), self._seats)
+                ended = [i for i, seat in enumerate(self._seats) if seat.row.end]
+                self._finished += [(self._seats[i].row.ticket, self._continuation(i)) for i in ended]
+                self._vacate(ended)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or not self._halve():
+                raise
+        finished, self._finished = self._finished, []
         return tickets, finished
+
+    def _halve(self) -> bool:
+        """After an allocation failed: give everything back, and go on with half as much at a time. False: there is
+        nothing left to halve."""
+        rows = min(self.max_rows, len(self._seats) or self.max_rows)
+        if rows == 1 and self._prefill_chunk == 1:
+            return False
+        self.max_rows, self._prefill_chunk = max(1, rows // 2), max(1, self._prefill_chunk // 2)
+        known = {ticket for ticket, _ in self._finished}
+        ended = [seat.row for seat in self._seats if seat.row.end and seat.row.ticket not in known]
+        self._finished += [(row.ticket, row.continuation()) for row in ended]
+        open_ = [seat for seat in self._seats if not seat.row.end]
+        self._waiting.extendleft(seat._replace(kept=KeyValues()) for seat in reversed(open_))
+        self._seats.clear()
+        self._batch = BatchCache()
+        self._prefixes.clear()
+        return True
 
     def reset(self) -> None:
         self._waiting.clear()
         self._seats.clear()
+        self._finished.clear()
         self._batch = BatchCache()
 
     @torch.inference_mode()
@@ -143,38 +207,56 @@ class TorchLM:
 
     # ------------------------------------------------------------ seats
 
-    def _admit(self) -> list[tuple[int, Continuation]]:
-        """Seat waiting draws while rows are free, after one forward pass of at most PREFILL_CHUNK tokens for prompts
-        that have no states yet. A draw whose prompt is not ready lets later ones pass. Returns the draws that ended
-        with their first token, taken from the prompt's logits."""
-        free = min(self.max_rows - len(self._seats), len(self._waiting))
-        if not free:
-            return []
-        candidates = [self._waiting.popleft() for _ in range(free)]
-        self._prefill(list(dict.fromkeys(seat.prompt for seat in candidates if seat.prompt.missing)))
-        admitted = [self._ready(seat) for seat in candidates if not seat.prompt.missing]
-        self._waiting.extendleft(seat for seat in reversed(candidates) if seat.prompt.missing)
-        first = [seat for seat in admitted if seat.row.draw.cut == 0]
-        ended = dict(self._choose(torch.stack([_end_of(seat.prompt) for seat in first]), first)) if first else {}
-        finished = [(first[i].row.ticket, first[i].row.continuation(end)) for i, end in ended.items()]
-        gone = {ticket for ticket, _ in finished}
-        admitted = [seat for seat in admitted if seat.row.ticket not in gone]
-        if admitted:
-            self._batch.enter([seat.kept for seat in admitted])
-            self._seats += admitted
-        return finished
+    def _admit(self) -> None:
+        """Seat waiting draws while rows and memory last, after one forward pass of some tokens for prompts that have
+        no states yet. A draw whose prompt is not ready lets later ones pass. Those at the end of their prompt take
+        their first token from its logits."""
+        candidates = list(islice(self._waiting, self.max_rows - len(self._seats)))
+        self._prepare(list(dict.fromkeys(seat.prompt for seat in candidates if seat.prompt.missing)))
+        admitted: list[_Seat] = []
+        for seat in candidates:
+            longest = max(x.longest for x in (*self._seats, *admitted, seat))
+            if not seat.prompt.missing and self._memory.fits(len(self._seats) + len(admitted) + 1, longest):
+                admitted.append(self._ready(seat))
+        first = [seat for seat in admitted if seat.starts_at_prompt]
+        if first:
+            self._choose(torch.stack([_end_of(seat.prompt) for seat in first]), first)
+        taken = {seat.row.ticket for seat in admitted}
+        self._waiting = deque(seat for seat in self._waiting if seat.row.ticket not in taken)
+        self._finished += [(seat.row.ticket, seat.row.continuation()) for seat in admitted if seat.row.end]
+        staying = [seat for seat in admitted if not seat.row.end]
+        self._seats += staying
+        if staying:
+            self._batch.enter([seat.kept for seat in staying])
+
+    def _prepare(self, prompts: list[_Prompt]) -> None:
+        """Find or compute what is missing of these prompts: a piece of it, per step."""
+        for prompt in prompts:
+            self._recall(prompt)
+        self._prefill([prompt for prompt in prompts if prompt.missing])
+        for prompt in prompts:
+            if not prompt.missing:
+                self._memory.measure(prompt.kept)
+                self._prefixes.put(prompt.tokens, prompt.kept, _end_of(prompt))
+
+    def _recall(self, prompt: _Prompt) -> None:
+        """Take what other requests have left of this prompt, if that is more than it has."""
+        kept, logits = self._prefixes.find(prompt.tokens)
+        if kept.length > prompt.kept.length:
+            prompt.kept, prompt.logits, prompt.reused_tokens = kept, logits, kept.length - prompt.prefilled_tokens
 
     def _prefill(self, prompts: list[_Prompt]) -> None:
-        """The next piece of the first prompt, together with as many whole prompts as fit beside it."""
+        """The next piece of the first prompt, together with as many whole prompts as fit beside it. A prompt that
+        begins like one of them waits, and finds their common beginning computed."""
         if not prompts:
             return
-        first = prompts[0]
-        pieces = {first: first.tokens[first.kept.length :][:PREFILL_CHUNK]}
-        for prompt in prompts[1:] if not first.kept.length else ():
+        pieces = {prompts[0]: prompts[0].tokens[prompts[0].kept.length :][: self._prefill_chunk]}
+        for prompt in prompts[1:]:
             widest = max(prompt.missing, *map(len, pieces.values()))
-            if prompt.kept.length or len(pieces) == PREFILL_ROWS or widest * (len(pieces) + 1) > PREFILL_CHUNK:
+            if len(pieces) == PREFILL_ROWS or widest * (len(pieces) + 1) > self._prefill_chunk:
                 continue
-            pieces[prompt] = prompt.tokens
+            if not any(self._waits_for(other, prompt) for other in pieces):
+                pieces[prompt] = prompt.tokens[prompt.kept.length :]
         batch = BatchCache()
         batch.enter([prompt.kept for prompt in pieces])
         widest = max(map(len, pieces.values()))
@@ -187,12 +269,18 @@ class TorchLM:
             prompt.prefilled_tokens += len(piece)
             self._prefilled_tokens += len(piece)
 
+    def _waits_for(self, other: _Prompt, prompt: _Prompt) -> bool:
+        shared = shared_length(np.array(other.tokens), np.array(prompt.tokens))
+        return self._prefixes.capacity > 0 and shared - prompt.kept.length >= MIN_SHARED
+
     def _ready(self, seat: _Seat) -> _Seat:
         """The seat with the states it needs: its chain's, or its prompt's and, for a chain whose states are not
         remembered, those of its tokens."""
-        needed = len(seat.context) - (seat.row.draw.cut > 0)
-        kept = seat.kept if seat.kept.length >= needed else seat.prompt.kept.head(min(needed, len(seat.prompt.tokens)))
-        piece = seat.context[kept.length : needed]
+        fed = seat.fed
+        kept = seat.kept
+        if kept.length < len(fed):
+            kept = seat.prompt.kept.head(min(len(fed), len(seat.prompt.tokens)))
+        piece = fed[kept.length :]
         if piece:
             batch = BatchCache()
             batch.enter([kept])
@@ -202,13 +290,13 @@ class TorchLM:
             kept = kept.extended(batch.last(0, len(piece)), len(piece))
         return seat._replace(kept=kept)
 
-    def _continuation(self, index: int, end: End) -> Continuation:
+    def _continuation(self, index: int) -> Continuation:
         """What the row drew, with its states as memo: of everything but the last token, which was never fed."""
         seat = self._seats[index]
-        if end == "floor":
-            return seat.row.continuation(end)
+        if seat.row.end == "floor":
+            return seat.row.continuation()
         fed = self._batch.lengths[index] - seat.kept.length
-        return seat.row.continuation(end, seat.kept.extended(self._batch.last(index, fed), fed))
+        return seat.row.continuation(seat.kept.extended(self._batch.last(index, fed), fed))
 
     def _vacate(self, gone: list[int]) -> None:
         if not gone:
@@ -231,7 +319,7 @@ class TorchLM:
         """Append a piece to every row of `batch`. Returns the logits of the last `keep` positions, or of these
         positions, or of all for a model that has no such argument: (rows, positions, vocabulary).
 
-        Shorter pieces, in empty rows only, are padded on the right, where nothing of theirs looks."""
+        Shorter pieces are padded on the right, where nothing of theirs looks."""
         widest = max(map(len, pieces))
         tokens = torch.tensor([piece + (0,) * (widest - len(piece)) for piece in pieces])
         positions = torch.tensor(batch.lengths)[:, None] + torch.arange(widest)
@@ -250,16 +338,16 @@ class TorchLM:
         logits: torch.Tensor = output.logits
         return logits
 
-    def _choose(self, logits: torch.Tensor, seats: list[_Seat]) -> list[tuple[int, End]]:
-        """Give every seat its next token. Returns which of them ended, and how."""
-        ended: list[tuple[int, End]] = []
-        for i, (seat, (token, logp, logq)) in enumerate(zip(seats, self._drawn_from(logits, seats), strict=True)):
-            if end := seat.row.push(int(token), logp, logq):
-                ended.append((i, end))
-        return ended
+    def _choose(self, logits: torch.Tensor, seats: list[_Seat]) -> None:
+        """Give every seat its next token."""
+        for seat, (token, logp, logq, *notes) in zip(seats, self._drawn_from(logits, seats), strict=True):
+            law = seat.row.draw.law
+            asked = notes[int(law.cut_exponent is None) : 1 + len(law.score_at)]
+            seat.row.push(int(token), logp, logq, asked)
 
     def _drawn_from(self, logits: torch.Tensor, seats: list[_Seat]) -> list[list[float]]:
-        """Per row: the token its uniform picks by inverse CDF of q, log p and log q of it. One transfer to the host."""
+        """Per row: the token its uniform picks by inverse CDF of q, log p and log q of it, and what any row's law asks
+        for besides. One transfer to the host."""
         laws = [seat.row.draw.law for seat in seats]
         uniforms = self._column([seat.row.uniform() for seat in seats], torch.float64, logits)
         is_greedy = [law.proposal_temperature == 0 for law in laws]
@@ -268,7 +356,8 @@ class TorchLM:
         q = p
         if any(law.proposal_temperature != law.temperature for law in laws):
             q = self._scaled(base, [law.proposal_temperature or 1.0 for law in laws])
-        q = self._masked(q, [seat.row.allowed() for seat in seats])
+        allowed = [seat.row.allowed() for seat in seats]
+        q = self._masked(q, allowed)
         log_q_sum = torch.logsumexp(q, -1, keepdim=True)
         log_p_sum = log_q_sum if q is p else torch.logsumexp(p, -1, keepdim=True)
 
@@ -283,7 +372,14 @@ class TorchLM:
         logq = (q.gather(-1, token) - log_q_sum).double()
         if any(is_greedy):
             logq = torch.where(self._column(is_greedy, torch.bool, logits), 0.0, logq)
-        rows: list[list[float]] = torch.cat([token.double(), logp, logq], -1).tolist()
+        columns = [token.double(), logp, logq]
+        if any(law.cut_exponent is not None or law.score_at for law in laws):
+            columns.append(torch.special.entr((p - log_p_sum).exp()).sum(-1, keepdim=True).double())
+        for k in range(max(len(law.score_at) for law in laws)):
+            temperatures = [law.score_at[k] if k < len(law.score_at) else 1.0 for law in laws]
+            scored = self._masked(self._scaled(base, temperatures), allowed)
+            columns.append((scored.gather(-1, token) - torch.logsumexp(scored, -1, keepdim=True)).double())
+        rows: list[list[float]] = torch.cat(columns, -1).tolist()
         return rows
 
     def _scaled(self, logits: torch.Tensor, temperatures: list[float]) -> torch.Tensor:

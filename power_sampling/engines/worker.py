@@ -30,6 +30,8 @@ from power_sampling.types import Answer, Continuation, Progress, Round, Tokens
 
 __all__ = ["Job", "Outcome", "Request", "Worker"]
 
+THREAD_NAME = "power-sampling"
+
 
 class Outcome(NamedTuple):
     """A request's answer and what it cost."""
@@ -37,6 +39,7 @@ class Outcome(NamedTuple):
     answer: Answer
     tokens_decoded: int
     tokens_prefilled: int
+    tokens_reused: int
     serial_steps: int
     seconds: float
 
@@ -123,7 +126,7 @@ class Worker:
                 raise EngineClosedError("The engine was closed; load the model again.")
             self._inbox.extend(jobs)
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="power-sampling", daemon=True)
+                self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
                 self._thread.start()
                 _RUNNING.add(self)
             self._wakeup.notify()
@@ -203,8 +206,9 @@ class Worker:
             self._tell(job, job.round, ())
 
     def _outcome(self, job: Job, answer: Answer) -> Outcome:
-        prefilled = job.handle.prefilled_tokens if job.handle else 0
-        return Outcome(answer, job.tokens_decoded, prefilled, job.serial_steps, time.monotonic() - job.submitted)
+        prefilled, reused = (job.handle.prefilled_tokens, job.handle.reused_tokens) if job.handle else (0, 0)
+        seconds = time.monotonic() - job.submitted
+        return Outcome(answer, job.tokens_decoded, prefilled, reused, job.serial_steps, seconds)
 
     def _tell(self, job: Job, current: Round, drawn: Tokens) -> None:
         assert job.request.listener is not None
@@ -250,6 +254,10 @@ _RUNNING: weakref.WeakSet[Worker] = weakref.WeakSet()
 
 @atexit.register
 def _close_all() -> None:
-    """Before the interpreter tears torch down under a running thread."""
+    """Before the interpreter tears torch down under a running thread. Some threads have outlived their worker: they
+    may be freeing its model just now."""
     for worker in list(_RUNNING):
-        worker.close()
+        worker.close(wait=False)
+    for thread in threading.enumerate():
+        if thread.name == THREAD_NAME:
+            thread.join()

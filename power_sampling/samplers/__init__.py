@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 
-from power_sampling.config import GenerationConfig, LowTemperature, MetropolisHastings, SequentialMonteCarlo
+from power_sampling.config import (
+    BestOfN,
+    GenerationConfig,
+    Lookahead,
+    LowTemperature,
+    MetropolisHastings,
+    ParallelTempering,
+    ParticleGibbs,
+    SequentialMonteCarlo,
+)
 from power_sampling.samplers.ancestral import ancestral, constrained_ancestral
+from power_sampling.samplers.best_of_n import best_of_n
+from power_sampling.samplers.lookahead import lookahead
 from power_sampling.samplers.metropolis_hastings import metropolis_hastings
+from power_sampling.samplers.parallel_tempering import parallel_tempering
 from power_sampling.samplers.rng import NumpyRng, Rng
 from power_sampling.samplers.sequential_monte_carlo import sequential_monte_carlo
+from power_sampling.samplers.suffix_particle_gibbs import suffix_particle_gibbs
 from power_sampling.types import Answer, Continuation, Round
 
 __all__ = [
@@ -16,10 +29,14 @@ __all__ = [
     "Rng",
     "Sampler",
     "ancestral",
+    "best_of_n",
     "constrained_ancestral",
+    "lookahead",
     "metropolis_hastings",
+    "parallel_tempering",
     "sampler_for",
     "sequential_monte_carlo",
+    "suffix_particle_gibbs",
 ]
 
 Sampler = Generator[Round, list[Continuation], Answer]
@@ -43,6 +60,14 @@ def sampler_for(
             return metropolis_hastings(config.sampler, law, horizon, rng, is_over)
         case SequentialMonteCarlo() if not (is_greedy or is_plain):
             return sequential_monte_carlo(config.sampler, law, horizon, rng, is_over)
+        case ParticleGibbs() if not (is_greedy or is_plain):
+            return suffix_particle_gibbs(config.sampler, law, horizon, rng, is_over)
+        case ParallelTempering() if not (is_greedy or is_plain):
+            return parallel_tempering(config.sampler, law, horizon, rng, is_over)
+        case Lookahead() if not (is_greedy or is_plain):
+            return lookahead(config.sampler, law, horizon, rng, is_over)
+        case BestOfN() if not is_greedy:
+            return best_of_n(config.sampler, law, horizon, rng)
         case _ if is_constrained:
             return constrained_ancestral(law, horizon, rng)
         case LowTemperature() if not (is_greedy or is_plain):

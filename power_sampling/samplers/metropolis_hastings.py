@@ -1,25 +1,32 @@
 """Metropolis-Hastings over whole completions: Algorithm 1 of Karan & Du (arXiv 2510.14901), for variable length.
 
 The target of a stage with horizon h is pi_h(x) = p(x)^alpha / Z over completions that end by EOS, by a stop string, or
-at h tokens. A move cuts the current completion x at a position c uniform over its len(x) positions, draws K suffixes
-y_1..y_K independently from q up to the horizon h (never up to the length of x), and weighs, suffixes in full,
+at h tokens. A move cuts the current completion x at a position c, uniform over its len(x) positions or where the
+entropy rises (`cuts.py`), draws K suffixes y_1..y_K independently from q up to the horizon h (never up to the length of
+x), and weighs, suffixes in full,
 
-    log w(y) = sum_{t >= c} log_weight_t(y) - log len(y)          log w(x) likewise
+    log w(y) = sum_{t >= c} log_weight_t(y) - log N(y)        log w(x) likewise        N(y) = len(y) for uniform cuts
 
-The length term is there because the cut is uniform over a range that differs from x to y. Multiple-try with independent
+The last term is there because the cut is drawn from a range that differs from x to y. Multiple-try with independent
 proposals: pick J with probability w_J / W, W = sum_j w_j, accept with probability min(1, W / (W - w_J + w(x))). For
 K = 1 that is the ordinary ratio w(y) / w(x). Chosen over i-SIR because it contains Metropolis-Hastings and has the
 larger spectral gap at every small K (`benchmarks/multiple_try.py`).
+
+Every move has a stream of chance of its own, so that proposals of later moves can be decoded in advance
+(`prefetch.py`) and the chain stays the same, token for token.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator
+from functools import partial
 
 import numpy as np
 
-from power_sampling.config import MetropolisHastings
+from power_sampling.config import MetropolisHastings, ParallelTempering
+from power_sampling.samplers.cuts import choose_cut, log_span
+from power_sampling.samplers.prefetch import Prefetcher
 from power_sampling.samplers.rng import Rng
 from power_sampling.types import Answer, Chain, Continuation, Draw, Exactness, Floats, Law, Progress, Round
 
@@ -35,7 +42,7 @@ def metropolis_hastings(
     has terminated at the end of a stage goes straight to the last stage, whose horizon is the full one. When
     `is_over()` turns true no move is begun any more, and an open chain is finished by one extension from q.
     """
-    chain, stage_end = Chain.empty(), 0
+    law, chain, stage_end = config.cutting(law), Chain.empty(), 0
     block_size = config.block_size or max(1, math.ceil(horizon / 16))
     num_tried = num_accepted = 0
     is_spent = False
@@ -47,12 +54,15 @@ def metropolis_hastings(
             progress = _progress(chain, stage_end, block_size, horizon, 0, config.num_steps, num_tried, num_accepted)
             (continuation,) = yield Round((extension,), progress=progress)
             chain = chain.spliced(len(chain.tokens), continuation)
+        streams = [rng.fork() for _ in range(config.num_steps)]
+        ahead = Prefetcher(config.prefetch, law)
         for step in range(config.num_steps):
             is_spent = is_spent or is_over()
             if is_spent:
                 break
             progress = _progress(chain, stage_end, block_size, horizon, step, config.num_steps, num_tried, num_accepted)
-            moved = yield from move(chain, stage_end, config, law, rng, progress)
+            one_move = partial(move, stage_end=stage_end, config=config, law=law, progress=progress)
+            moved = yield from ahead.step(one_move, chain, streams[step:])
             num_tried += 1
             num_accepted += moved is not chain
             chain = moved
@@ -63,12 +73,17 @@ def metropolis_hastings(
 
 
 def move(
-    chain: Chain, stage_end: int, config: MetropolisHastings, law: Law, rng: Rng, progress: Progress
+    chain: Chain,
+    stage_end: int,
+    config: MetropolisHastings | ParallelTempering,
+    law: Law,
+    rng: Rng,
+    progress: Progress,
 ) -> Generator[Round, list[Continuation], Chain]:
     """One multiple-try move; the chain itself, the same object, where it is rejected."""
-    cut = rng.integers(len(chain.tokens))
+    cut = choose_cut(chain, law, rng)
     log_u = rng.log_uniform()
-    log_w_chain = _log_w(chain, cut)
+    log_w_chain = _log_w(chain, cut, law)
     # With one proposal the decision is known as soon as its running weight falls below u * w(x). With several it
     # needs every weight, so all of them are drawn in full.
     is_early = config.early_rejection and config.num_proposals == 1 and law.is_bounded
@@ -79,7 +94,7 @@ def move(
         return chain
 
     proposals = [chain.spliced(cut, c) for c in continuations]
-    log_w: Floats = np.array([_log_w(y, cut) for y in proposals])
+    log_w: Floats = np.array([_log_w(y, cut, law) for y in proposals])
     top = float(log_w.max())
     if top == -math.inf:  # every proposal has underflowed: none can be accepted
         return chain
@@ -90,8 +105,8 @@ def move(
     return proposals[chosen] if log_u <= math.log(float(w.sum())) - log_denominator else chain
 
 
-def _log_w(chain: Chain, cut: int) -> float:
-    return float(chain.log_weight[cut:].sum()) - math.log(len(chain.tokens))
+def _log_w(chain: Chain, cut: int, law: Law) -> float:
+    return float(chain.log_weight[cut:].sum()) - log_span(chain, law)
 
 
 def _progress(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+from numpy.typing import NDArray
 
 from power_sampling.samplers.rng import Rng
 from power_sampling.types import Floats
 
-__all__ = ["effective_sample_size", "systematic"]
+__all__ = ["chopthin", "effective_sample_size", "log_mean_exp", "systematic"]
+
+RATIO = 3 + math.sqrt(8)  # of the largest to the smallest weight after chopthin: the effective sample size is >= N / 2
 
 
 def effective_sample_size(log_weights: Floats) -> float:
@@ -16,19 +21,58 @@ def effective_sample_size(log_weights: Floats) -> float:
     return float(w.sum() ** 2 / (w**2).sum())
 
 
+def log_mean_exp(log_weights: Floats) -> float:
+    """The logarithm of the mean weight."""
+    return float(np.logaddexp.reduce(log_weights)) - math.log(len(log_weights))
+
+
 def systematic(log_weights: Floats, rng: Rng) -> list[int]:
     """Ancestors of N particles: particle i is taken floor or ceil of N w_i times, N w_i on average.
-
-    The points (j + u) / N, u uniform, fall into the cumulated weights. The result is piecewise constant in u with at
-    most N + 1 pieces, so the piece is drawn, with its length as probability, and u put in its middle: no point can sit
-    on an edge, and a particle of weight zero never survives. (Carpenter, Clifford & Fearnhead 1999.)
-    """
-    n = len(log_weights)
+    (Carpenter, Clifford & Fearnhead 1999.)"""
     w = np.exp(log_weights - log_weights.max())
-    expected = np.cumsum(w) * (n / w.sum())  # expected number of points up to and including particle i
-    expected[np.flatnonzero(w)[-1] :] = n  # the last particle of any weight closes the sum, whatever the rounding
+    return np.repeat(np.arange(len(w)), _counts(w * (len(w) / w.sum()), rng)).tolist()
+
+
+def chopthin(log_weights: Floats, rng: Rng) -> tuple[list[int], Floats]:
+    """Ancestors of N particles and their log weights, none more than RATIO times another (Gandy & Lau 2016).
+
+    With a threshold a, a particle of weight w has h(w) offspring on average: w / a (weight a each) where w < a, one
+    (weight w) up to RATIO a / 2, and 2 w / (RATIO a), that rounded down or up (equal parts of w), above. The weight it
+    passes on is w on average each time, so every sum over weighted particles stays unbiased. a solves sum h = N; h has
+    its kinks at w = a and w = RATIO a / 2, and between two kinks the sum is (light + 2 heavy / RATIO) / a + medium.
+    """
+    n, top = len(log_weights), float(log_weights.max())
+    w = np.exp(log_weights - top)
+    kinks = np.unique(np.concatenate([w, 2 * w / RATIO]))
+    kinks = kinks[kinks > 0]
+    num_below = sum(_offspring(w, a).sum() >= n for a in kinks)  # the sum falls with a
+    below = kinks[num_below - 1] if num_below else 0.0
+    middle = (below + kinks[min(num_below, len(kinks) - 1)]) / 2
+    light, heavy = w < middle, 2 * w > RATIO * middle
+    num_medium = n - int(light.sum() + heavy.sum())
+    a = float(w[light].sum() + 2 * w[heavy].sum() / RATIO) / (n - num_medium) if num_medium < n else middle
+    counts = _counts(_offspring(w, a), rng)
+    passed_on = np.where(w < a, a, w / np.maximum(counts, 1))
+    ancestors = np.repeat(np.arange(n), counts)
+    return ancestors.tolist(), np.log(passed_on[ancestors]) + top
+
+
+def _offspring(w: Floats, a: float) -> Floats:
+    """h(w), the expected number of offspring."""
+    return np.asarray(np.where(w < a, w / a, np.maximum(1.0, 2 * w / (RATIO * a))))
+
+
+def _counts(means: Floats, rng: Rng) -> NDArray[np.int_]:
+    """How often each particle is taken: floor or ceil of its mean, the mean on average. The means sum to N.
+
+    The points j + u, u uniform, fall into the cumulated means. The result is piecewise constant in u with at most N + 1
+    pieces, so the piece is drawn, with its length as probability, and u put in its middle: no point can sit on an edge,
+    and a particle of mean zero never survives.
+    """
+    n = len(means)
+    expected = np.cumsum(means)  # expected number of points up to and including particle i
+    expected[np.flatnonzero(means)[-1] :] = n  # the last particle of any weight closes the sum, whatever the rounding
     edges = np.unique(np.concatenate([[0.0, 1.0], expected % 1.0]))
     piece = rng.categorical(np.diff(edges))
     u = (edges[piece] + edges[piece + 1]) / 2
-    counts = np.diff(np.ceil(expected - u).astype(int), prepend=0)
-    return np.repeat(np.arange(n), counts).tolist()
+    return np.asarray(np.diff(np.ceil(expected - u).astype(int), prepend=0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from typing import Protocol
 
 import numpy as np
@@ -27,6 +28,12 @@ class Rng(Protocol):
     def seed(self) -> int:
         """A fresh 64-bit seed, handed to an engine for the tokens of one draw."""
 
+    def fork(self) -> Rng:
+        """An independent stream for one step: what a step draws does not depend on how much those before it drew."""
+
+    def copy(self) -> Rng:
+        """The same stream from here on, to see what a step would ask for."""
+
 
 class NumpyRng:
     """Counter-based (Philox): the same seed gives the same stream on every machine."""
@@ -48,3 +55,9 @@ class NumpyRng:
 
     def seed(self) -> int:
         return int(self._generator.integers(2**63))
+
+    def fork(self) -> NumpyRng:
+        return NumpyRng(self.seed())
+
+    def copy(self) -> NumpyRng:
+        return deepcopy(self)

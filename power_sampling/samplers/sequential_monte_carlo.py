@@ -7,7 +7,13 @@ particle's weight grows by
 
 The second term, the boundary term of a ramp, also falls on particles that have terminated. Without a ramp
 alpha_b = alpha and it vanishes. A terminated particle is a completion: it is carried along and costs nothing.
-E[exp(log_z)] = Z = sum_x p(x)^alpha, unbiased for every N; the completion returned has law p^alpha as N grows.
+Resampling leaves every sum over weighted particles unbiased, and the weights it hands on are not normalised: Z_hat is
+the mean weight at the end, E[Z_hat 1(x is returned)] = p(x)^alpha for every N, so E[Z_hat] = Z = sum_x p(x)^alpha. The
+completion returned has law p^alpha as N grows.
+
+Of several independent runs one answers, with probability Z_hat_r / sum Z_hat; the pooled Z_hat is their mean, and the
+same identity holds for it: E[mean(Z_hat) Z_hat_r / sum Z_hat 1(x)] summed over r is the mean of E[Z_hat_r 1(x_r = x)].
+(Pooling particles by their weights after resampling would forget each run's evidence.)
 """
 
 from __future__ import annotations
@@ -18,9 +24,10 @@ from collections.abc import Callable, Generator
 import numpy as np
 
 from power_sampling.config import SequentialMonteCarlo
-from power_sampling.samplers.resampling import effective_sample_size, systematic
+from power_sampling.samplers.resampling import chopthin, effective_sample_size, log_mean_exp, systematic
 from power_sampling.samplers.rng import Rng
-from power_sampling.types import Answer, Chain, Continuation, Draw, Floats, Law, Progress, Round, Tokens
+from power_sampling.samplers.together import common_prefix, together
+from power_sampling.types import Answer, Chain, Continuation, Draw, Floats, Law, Progress, Round
 
 __all__ = ["sequential_monte_carlo"]
 
@@ -28,14 +35,36 @@ __all__ = ["sequential_monte_carlo"]
 def sequential_monte_carlo(
     config: SequentialMonteCarlo, law: Law, horizon: int, rng: Rng, is_over: Callable[[], bool]
 ) -> Generator[Round, list[Continuation], Answer]:
-    """One of `num_particles` weighted completions, drawn by weight, with the estimate of log Z.
+    """One completion, drawn by weight from `num_runs` runs of `num_particles` each, with the estimate of log Z."""
+    if config.num_runs == 1:
+        return (yield from _run(config, law, horizon, rng, is_over))
+    runs = [_run(config, law, horizon, rng.fork(), is_over) for _ in range(config.num_runs)]
+    return _pooled((yield from together(runs)), rng)
+
+
+def _pooled(answers: list[Answer], rng: Rng) -> Answer:
+    spent = [a for a in answers if a.is_budget_spent]  # their weights never came to an end
+    if spent:
+        return spent[rng.integers(len(spent))]
+    log_z: Floats = np.array([a.log_z for a in answers], dtype=np.float64)
+    if log_z.max() == -math.inf:
+        return answers[0]
+    chosen = answers[rng.categorical(np.exp(log_z - log_z.max()))]
+    ess = min(a.ess for a in answers if a.ess is not None)
+    return chosen._replace(log_z=log_mean_exp(log_z), ess=ess)
+
+
+def _run(
+    config: SequentialMonteCarlo, law: Law, horizon: int, rng: Rng, is_over: Callable[[], bool]
+) -> Generator[Round, list[Continuation], Answer]:
+    """One of `num_particles` weighted completions, drawn by weight.
 
     When `is_over()` turns true one particle is drawn by weight and finished by one extension from q.
     """
     n = config.num_particles
     particles = [Chain.empty()] * n
     log_weights: Floats = np.zeros(n)
-    log_z, smallest_ess = 0.0, float(n)
+    smallest_ess = float(n)
     end, alpha = 0, law.alpha
 
     while end < horizon and not all(x.is_terminated for x in particles):
@@ -53,7 +82,7 @@ def sequential_monte_carlo(
         progress = Progress(
             end - 1, horizon, {"ess": effective_sample_size(log_weights), "particles": float(len(live))}
         )
-        continuations = yield Round(draws, settled=_common_prefix(particles), progress=progress)
+        continuations = yield Round(draws, settled=common_prefix([x.tokens for x in particles]), progress=progress)
         for i, continuation in zip(live, continuations, strict=True):
             log_weights[i] += continuation.log_weight.sum()
             particles[i] = particles[i].spliced(len(particles[i].tokens), continuation)
@@ -64,15 +93,20 @@ def sequential_monte_carlo(
         smallest_ess = min(smallest_ess, ess)
         is_last = end == horizon or all(x.is_terminated for x in particles)
         if ess < config.ess_threshold * n and not is_last:
-            log_z += _log_mean_exp(log_weights)
-            particles = [particles[i] for i in systematic(log_weights, rng)]
-            log_weights = np.zeros(n)
+            ancestors, log_weights = _resampled(log_weights, config, rng)
+            particles = [particles[i] for i in ancestors]
 
     log_weights = log_weights + (law.alpha - alpha) * _logp(particles)  # the ramp may not have reached its end
-    log_z += _log_mean_exp(log_weights)
     smallest_ess = min(smallest_ess, effective_sample_size(log_weights))
     chosen = rng.categorical(np.exp(log_weights - log_weights.max()))
-    return Answer(particles[chosen], "approximate", ess=smallest_ess, log_z=log_z)
+    return Answer(particles[chosen], "approximate", ess=smallest_ess, log_z=log_mean_exp(log_weights))
+
+
+def _resampled(log_weights: Floats, config: SequentialMonteCarlo, rng: Rng) -> tuple[list[int], Floats]:
+    """Ancestors, and what their offspring weigh."""
+    if config.resampling == "chopthin":
+        return chopthin(log_weights, rng)
+    return systematic(log_weights, rng), np.full(len(log_weights), log_mean_exp(log_weights))
 
 
 def _finish_one(
@@ -94,15 +128,3 @@ def _ramped(alpha: float, end: int, config: SequentialMonteCarlo) -> float:
 
 def _logp(particles: list[Chain]) -> Floats:
     return np.array([x.logp.sum() for x in particles])
-
-
-def _log_mean_exp(log_weights: Floats) -> float:
-    return float(np.logaddexp.reduce(log_weights)) - math.log(len(log_weights))
-
-
-def _common_prefix(particles: list[Chain]) -> Tokens:
-    """What all particles share stays in whichever is returned."""
-    texts = [x.tokens for x in particles]
-    first, last = min(texts), max(texts)  # in lexicographic order these two differ earliest
-    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    return first[:length]

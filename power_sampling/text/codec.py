@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from power_sampling.errors import ChatTemplateError, EmptyPromptError
+from power_sampling.text import roles
 from power_sampling.text.grammar import Grammars
 from power_sampling.text.tools import ToolFormat, tool_format
 from power_sampling.types import Conversation, Message, Tokens
@@ -74,8 +75,9 @@ class Codec:
     def encode_chat(self, messages: Sequence[Message], **template_arguments: Any) -> Tokens:
         """Tokens of a conversation through the chat template, ready for the assistant's turn.
 
-        A last message of the assistant is continued. Control tokens written inside a message become plain text, so a
-        user cannot open a turn. Raises ChatTemplateError without a template, or with the template's own reason.
+        A last message of the assistant is continued. Where the template knows no system role, or refuses equal roles in
+        a row, what they say moves into the messages it knows. Control tokens written inside a message become plain
+        text, so a user cannot open a turn. Raises ChatTemplateError without a template, or with the template's reason.
         """
         if not messages:
             raise EmptyPromptError("The conversation has no message; give at least one.")
@@ -84,21 +86,38 @@ class Codec:
                 "The tokenizer has no chat template: this is a base model. Send a plain prompt (`complete`), or use an "
                 "instruction-tuned model."
             )
-        (neutral, arguments), hidden = self._without_control_tokens((list(messages), template_arguments))
-        is_continued = messages[-1].get("role") == "assistant"
+        shaped = roles.accepted([dict(message) for message in messages], self.accepted_roles)
+        (neutral, arguments), hidden = self._without_control_tokens((shaped, template_arguments))
         try:
-            with self._lock:
-                rendered = self._tokenizer.apply_chat_template(
-                    neutral,
+            return self._encode_rendered(self._render(neutral, **arguments), hidden)
+        except Exception as error:  # jinja and the template's own raise_exception have no common type
+            given = [str(message.get("role")) for message in messages]
+            raise ChatTemplateError(f"The chat template refuses these messages (roles {given}): {error}") from error
+
+    @cached_property
+    def accepted_roles(self) -> roles.Roles:
+        """What the chat template accepts, tried out once."""
+
+        def render(messages: list[dict[str, Any]]) -> str | None:
+            try:
+                return self._render(messages)
+            except Exception:  # noqa: BLE001 - refusing is what is tried out, and refusals have no common type
+                return None
+
+        return roles.roles_of(render)
+
+    def _render(self, messages: list[dict[str, Any]], **arguments: Any) -> str:
+        is_continued = messages[-1].get("role") == "assistant"
+        with self._lock:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    messages,
                     tokenize=False,
                     add_generation_prompt=not is_continued,
                     continue_final_message=is_continued,
                     **arguments,
                 )
-        except Exception as error:  # jinja and the template's own raise_exception have no common type
-            roles = [str(message.get("role")) for message in messages]
-            raise ChatTemplateError(f"The chat template refuses these messages (roles {roles}): {error}") from error
-        return self._encode_rendered(rendered, hidden)
+            )
 
     def decode(self, tokens: Sequence[int], *, keep_control_tokens: bool = False) -> str:
         """Text of tokens, by default without control tokens."""

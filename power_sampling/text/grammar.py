@@ -4,9 +4,9 @@ llguidance does the parsing: of the two libraries that keep up with token masks 
 schemas at once (`benchmarks/constraints.py`). The masks enter where q is formed, in the engine; here they are made.
 
 A completion is legal if its text, up to EOS, is in the language. It must get there within the horizon: where no more
-tokens are left than a short ending takes, that ending is the one thing allowed. So the legal completions are those that
-end by themselves, and those that are ended in this way: a function of the tokens before, never of the row. What opens
-something new in the last moment can still run into a dead end: such a completion has weight zero.
+tokens are left than a short ending takes, that ending is the one thing allowed; shortly before, strings are closed and
+JSON opens nothing new. So the legal completions are those that end by themselves, and those that are ended in this way:
+a function of the tokens before, never of the row. What comes too late all the same is a dead end, and has weight zero.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import re
 import threading
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separat
 
 LONGEST_ENDING = 128  # tokens after which the search for an ending gives up
 SPARE = 4  # tokens by which a string is ended early: a half character or an escape takes as many to complete
+SPARE_DEPTH = 12  # tokens before its end in which JSON opens no more brackets and adds no more items
+OPENERS = b"{[,"
 LOOK_EVERY = 16  # tokens between two looks at how far the end is, away from the horizon
 KNOWN = 64  # grammars kept compiled
 CLOSERS = ("}", "]", '"', ",", "0")  # what ends most things soonest, first
@@ -51,8 +54,21 @@ def answer_rule(config: GenerationConfig) -> str | None:
 
 
 def json_rule(schema: Mapping[str, Any]) -> str:
-    """JSON under a schema, written as `json.dumps` writes it."""
-    return "%json " + json.dumps({"x-guidance": JSON_STYLE, **schema}, ensure_ascii=False)
+    """JSON under a schema, written as `json.dumps` writes it. Objects that list their properties have no others, unless
+    the schema says so: a name nobody declared is nothing anybody asked for."""
+    return "%json " + json.dumps({"x-guidance": JSON_STYLE, **_closed(schema)}, ensure_ascii=False)
+
+
+def _closed(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_closed(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    new = {k: v if k in ("const", "enum", "default", "examples") else _closed(v) for k, v in schema.items()}
+    is_open = {"allOf", "anyOf", "oneOf", "$ref", "patternProperties", "additionalProperties"} & set(schema)
+    if schema.get("type") == "object" and isinstance(schema.get("properties"), Mapping) and not is_open:
+        new["additionalProperties"] = False
+    return new
 
 
 def _delimited(regex: str) -> str:
@@ -83,7 +99,7 @@ class Grammars:
             self._compiled[lark] = matcher  # the one used last stands last
             while len(self._compiled) > KNOWN:
                 del self._compiled[next(iter(self._compiled))]
-            return GrammarConstraint(self, matcher.deep_copy(), horizon, stop)
+            return GrammarConstraint(self, matcher.deep_copy(), horizon, stop, is_json="%json" in lark)
 
     def tokens_of(self, text: str) -> list[int]:
         """Tokens that spell a text; any spelling is as good to a grammar as any other."""
@@ -93,6 +109,14 @@ class Grammars:
     def length_of(self, token: int) -> int:
         """Bytes a token stands for."""
         return len(self._tokenizer.decode_bytes([token]))
+
+    @cached_property
+    def openers(self) -> NDArray[np.bool_]:
+        """Which tokens open something in JSON, or add to it, shape (vocab_size,)."""
+        found = np.zeros(self.vocab_size, dtype=np.bool_)
+        for token in range(min(self.vocab_size, self._tokenizer.vocab_size)):
+            found[token] = bool(set(OPENERS) & set(self._tokenizer.decode_bytes([token])))
+        return found
 
     def _singles(self, texts: Iterable[str]) -> list[int]:
         """The tokens of those that are one token."""
@@ -121,8 +145,10 @@ def _readable(tokenizer: Any) -> Any:
 class GrammarConstraint:
     """The legal completions of one request, as the engine asks for them. Used by the engine's thread alone."""
 
-    def __init__(self, grammars: Grammars, start: Any, horizon: int, stop: StopStrings | None) -> None:
-        self.grammars, self.horizon, self.stop = grammars, horizon, stop
+    def __init__(
+        self, grammars: Grammars, start: Any, horizon: int, stop: StopStrings | None, *, is_json: bool
+    ) -> None:
+        self.grammars, self.horizon, self.stop, self.is_json = grammars, horizon, stop, is_json
         self._start = start
         self._endings: dict[Tokens, Tokens | None] = {}
 
@@ -232,6 +258,11 @@ class _Guide:
         if ending is None:
             return
         self._alert = 2 * len(ending) + LOOK_EVERY
-        to_spare = self._left - len(ending)
-        if to_spare == 0 or (0 < to_spare <= SPARE and _is_string(self._constraint.grammars, self.allowed())):
+        to_spare, grammars = self._left - len(ending), self._constraint.grammars
+        is_string = 0 < to_spare <= SPARE_DEPTH and _is_string(grammars, self.allowed())
+        if to_spare == 0 or (is_string and to_spare <= SPARE):
             self._ending, self._mask = ending, None
+        elif ending and self._constraint.is_json and 0 < to_spare <= SPARE_DEPTH and not is_string:
+            mask = self.allowed() & ~grammars.openers
+            mask[ending[0]] = True
+            self._mask = mask

@@ -118,25 +118,10 @@ def _call_rules(calls: Calls, ids: Mapping[str, int]) -> list[str]:
 
 
 def _arguments_schema(schema: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """The schema of the arguments, closed: a name that no tool declared is no argument. None: any object."""
+    """The schema of the arguments: where none are declared there are none. None: any object."""
     if schema is None:
         return {"type": "object"}
-    if not schema:
-        return {"type": "object", "properties": {}, "additionalProperties": False}
-    closed: Mapping[str, Any] = _closed(schema)
-    return closed
-
-
-def _closed(schema: Any) -> Any:
-    if isinstance(schema, list):
-        return [_closed(item) for item in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    new = {k: v if k in ("const", "enum", "default", "examples") else _closed(v) for k, v in schema.items()}
-    is_open = {"allOf", "anyOf", "oneOf", "$ref", "patternProperties", "additionalProperties"} & set(schema)
-    if schema.get("type") == "object" and isinstance(schema.get("properties"), Mapping) and not is_open:
-        new["additionalProperties"] = False
-    return new
+    return schema or {"type": "object", "properties": {}}
 
 
 def _either(marker: str, ids: Mapping[str, int]) -> str:

@@ -1,0 +1,146 @@
+"""Parallel tempering: a ladder of powers, one chain each, that swap their completions (after arXiv 2609.38104).
+
+The chains x_1..x_K have the joint target prod_k p(x_k)^{a_k} / Z_k, 1 <= a_1 < ... < a_K = alpha. A step leaves it
+invariant: every rung makes one suffix move of `metropolis_hastings.py` for its own power, all proposals in one round;
+then neighbours swap, from the hottest pair to the coldest, each with probability
+
+    min(1, exp((a_{k+1} - a_k) (log p(x_k) - log p(x_{k+1})))),
+
+which needs nothing but the stored log p. The answer is the coldest chain.
+
+A chain that comes to rung k is weighed there, alpha_k log p - log q_k per token, though another rung's q drew it: the
+reverse move has to know what q_k would have thought of it. That is why every draw stores log q of its tokens under the
+proposals of all rungs (`Law.score_at`): the logits are there, a rung costs one more log-normaliser per token. One q
+for all rungs would be exact as well and needs no such numbers, but it fits one rung and is far from the others, and
+beyond the mildest power its weights are unbounded: no early rejection, chains that stick.
+
+Tuning moves the powers between the first and the last so that swaps succeed equally often, before the steps that
+count; then they are frozen, since a kernel that adapts for ever has no fixed target. Proposals keep the temperatures
+they began with, so the stored numbers stay right: weights are exact for any pair of power and proposal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Sequence
+
+import numpy as np
+
+from power_sampling.config import ParallelTempering
+from power_sampling.samplers.metropolis_hastings import move
+from power_sampling.samplers.rng import Rng
+from power_sampling.samplers.together import together
+from power_sampling.types import Answer, Chain, Continuation, Draw, Floats, Law, Progress, Round
+
+__all__ = ["ladder_of", "parallel_tempering", "respaced", "step", "sweep"]
+
+
+def parallel_tempering(
+    config: ParallelTempering, law: Law, horizon: int, rng: Rng, is_over: Callable[[], bool]
+) -> Generator[Round, list[Continuation], Answer]:
+    """A completion whose law tends to p^alpha with `num_steps`, and the mean log p at every power of the ladder.
+
+    Blocks grow the horizon as in `metropolis_hastings`; the last stage, at the full horizon, leaves the target
+    invariant. When `is_over()` turns true no step is begun any more, and the coldest chain is finished from q.
+    """
+    laws = ladder_of(config, law)
+    chains, stage_end = [Chain.empty()] * len(laws), 0
+    block_size = config.block_size or max(1, math.ceil(horizon / 4))
+    num_tried = num_accepted = 0
+    is_spent = False
+    rates, logp = np.zeros(len(laws) - 1), np.zeros((0, len(laws)))
+
+    while stage_end < horizon and not is_spent:
+        is_done = all(x.is_terminated for x in chains)
+        stage_end = horizon if is_done else min(stage_end + block_size, horizon)
+        num_tuning = config.num_tuning_steps if stage_end == horizon else 0
+        total = math.ceil(horizon / block_size) * (config.num_steps + 1) + config.num_tuning_steps
+        done = (math.ceil(stage_end / block_size) - 1) * (config.num_steps + 1)
+        chains = yield from _extended(chains, stage_end, laws, rng, Progress(done, total, {}))
+        for i in range(num_tuning + config.num_steps):
+            is_spent = is_spent or is_over()
+            if is_spent:
+                break
+            stats = {"logp": float(chains[-1].logp.sum()), "swap_rate": float(rates.mean())}
+            progress = Progress(done + i, total, stats)
+            before = chains[-1]
+            moved, chains, rates = yield from step(chains, stage_end, config, laws, rng, progress)
+            num_tried, num_accepted = num_tried + 1, num_accepted + (moved is not before)
+            if i < num_tuning:
+                laws = respaced(laws, rates, 1 / math.sqrt(i + 1))
+                chains = [_weighed(x, laws, k) for k, x in enumerate(chains)]
+            elif stage_end == horizon:
+                logp = np.vstack([logp, [x.logp.sum() for x in chains]])
+
+    (chain,) = yield from _extended(chains[-1:], horizon, laws[-1:], rng, Progress(1, 1, {}))
+    return Answer(
+        chain,
+        "approximate" if is_spent else "asymptotic",
+        acceptance_rate=num_accepted / num_tried if num_tried else None,
+        is_budget_spent=is_spent,
+        curve=tuple(zip([x.alpha for x in laws], logp.mean(0).tolist(), strict=True)) if len(logp) else None,
+    )
+
+
+def ladder_of(config: ParallelTempering, law: Law) -> list[Law]:
+    """The law of every rung, the coldest last."""
+    powers = config.powers(law.alpha)
+    temperatures = tuple(config.proposal_temperature or law.temperature / a for a in powers)
+    base = config.cutting(law)._replace(score_at=temperatures)
+    return [base._replace(alpha=a, proposal_temperature=t) for a, t in zip(powers, temperatures, strict=True)]
+
+
+def step(
+    chains: list[Chain], stage_end: int, config: ParallelTempering, laws: list[Law], rng: Rng, progress: Progress
+) -> Generator[Round, list[Continuation], tuple[Chain, list[Chain], Floats]]:
+    """A move of every rung, then a sweep: the coldest chain between the two, all chains after, the sweep's rates."""
+    moves = [move(x, stage_end, config, k, rng.fork(), progress) for x, k in zip(chains, laws, strict=True)]
+    moved = yield from together(moves, progress)
+    return moved[-1], *sweep(moved, laws, rng)
+
+
+def sweep(chains: Sequence[Chain], laws: Sequence[Law], rng: Rng) -> tuple[list[Chain], Floats]:
+    """The chains after one swap of each pair of neighbours in turn, and each swap's probability."""
+    swept, rates = list(chains), np.zeros(len(chains) - 1)
+    for k in range(len(chains) - 1):
+        hot, cold = _logp(swept[k]), _logp(swept[k + 1])
+        log_ratio = (laws[k + 1].alpha - laws[k].alpha) * (hot - cold) if hot > -math.inf else -math.inf
+        rates[k] = math.exp(min(0.0, log_ratio))
+        if rng.log_uniform() <= log_ratio:
+            swept[k], swept[k + 1] = _weighed(swept[k + 1], laws, k), _weighed(swept[k], laws, k + 1)
+    return swept, rates
+
+
+def respaced(laws: Sequence[Law], rates: Floats, gain: float) -> list[Law]:
+    """The ladder with gaps wider where swaps succeed more often than on average; its ends stay."""
+    powers = np.array([law.alpha for law in laws])
+    gaps = np.diff(powers) * np.exp(gain * (rates - rates.mean()))
+    if gaps.sum() > 0:
+        powers[1:-1] = powers[0] + (powers[-1] - powers[0]) * np.cumsum(gaps)[:-1] / gaps.sum()
+    return [law._replace(alpha=float(a)) for law, a in zip(laws, powers, strict=True)]
+
+
+def _extended(
+    chains: Sequence[Chain], stage_end: int, laws: Sequence[Law], rng: Rng, progress: Progress
+) -> Generator[Round, list[Continuation], list[Chain]]:
+    """Chains that are open and shorter than the stage, continued from the q of their rungs to its end."""
+    extended = list(chains)
+    lengths = {k: len(x.tokens) for k, x in enumerate(chains) if not x.is_terminated and len(x.tokens) < stage_end}
+    if lengths:
+        draws = tuple(Draw(chains[k], n, stage_end - n, laws[k], rng.seed()) for k, n in lengths.items())
+        continuations = yield Round(draws, progress=progress)
+        for (k, n), continuation in zip(lengths.items(), continuations, strict=True):
+            extended[k] = chains[k].spliced(n, continuation)
+    return extended
+
+
+def _weighed(chain: Chain, laws: Sequence[Law], k: int) -> Chain:
+    """A chain as rung k weighs it, whichever rung drew it."""
+    log_weight = laws[k].alpha * chain.logp - chain.logq[:, k]
+    if chain.end == "illegal":
+        log_weight[-1] = -math.inf
+    return chain._replace(log_weight=log_weight)
+
+
+def _logp(chain: Chain) -> float:
+    return float(chain.logp.sum()) if chain.end != "illegal" else -math.inf

@@ -1,0 +1,44 @@
+"""Several samplers of one request, side by side: their rounds become one, so that their draws are rows of one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import TypeVar
+
+from power_sampling.types import Continuation, Progress, Round, Tokens
+
+__all__ = ["common_prefix", "together"]
+
+T = TypeVar("T")
+
+
+def together(
+    generators: Sequence[Generator[Round, list[Continuation], T]], progress: Progress | None = None
+) -> Generator[Round, list[Continuation], list[T]]:
+    """What each of them returns. Tokens are settled when they are in all of them."""
+    results: dict[int, T] = {}
+    rounds: dict[int, Round] = {}
+    settled: list[Tokens] = [()] * len(generators)
+    answers: dict[int, list[Continuation] | None] = dict.fromkeys(range(len(generators)))
+    while answers:
+        rounds = {}
+        for i, answer in answers.items():
+            try:
+                rounds[i] = next(generators[i]) if answer is None else generators[i].send(answer)
+                settled[i] = rounds[i].settled
+            except StopIteration as stop:
+                results[i] = stop.value
+        answers = {}
+        if rounds:
+            draws = tuple(draw for current in rounds.values() for draw in current.draws)
+            shown = progress or next(iter(rounds.values())).progress
+            continuations = iter((yield Round(draws, settled=common_prefix(settled), progress=shown)))
+            answers = {i: [next(continuations) for _ in current.draws] for i, current in rounds.items()}
+    return [results[i] for i in range(len(generators))]
+
+
+def common_prefix(texts: Sequence[Tokens]) -> Tokens:
+    """What all of them begin with."""
+    first, last = min(texts), max(texts)  # in lexicographic order these two differ earliest
+    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return first[:length]

@@ -1,0 +1,96 @@
+"""Rows wait for memory instead of failing, and go on when it runs out all the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from power_sampling import EngineError, OutOfMemoryError, PowerSampler
+from power_sampling.engines.base import Ending
+from power_sampling.engines.memory import SLACK
+from power_sampling.engines.torch import TorchLM
+from power_sampling.testing import check_language_model
+from power_sampling.types import Chain, Continuation, Draw, Law, Tokens
+from tests.tiny import tiny_model, tiny_tokenizer
+
+LAW = Law(2.0, 1.0, 0.5)
+NEW, PROMPT = 12, 6
+PER_TOKEN = 3 * 2 * 4 * 8 * 8  # layers, keys and values, heads, dimensions, bytes: tiny_model's in float64
+
+
+def decoded(lm: TorchLM, *, rows: int = 8, shared: bool = False) -> tuple[list[Tokens], int]:
+    """What `rows` draws become, each of a prompt of its own, and how many were in decoding together at most."""
+    prompts = [tuple(range(10, 10 + PROMPT)) if shared else tuple(range(i, i + PROMPT)) for i in range(rows)]
+    handles = [lm.open(prompt, Ending(frozenset())) for prompt in prompts]
+    tickets = [lm.add(handle, Draw(Chain.empty(), 0, NEW, LAW, i)) for i, handle in enumerate(handles)]
+    finished: dict[int, Continuation] = {}
+    most = 0
+    while len(finished) < rows:
+        stepped, ended = lm.step()
+        most = max(most, len(stepped))
+        finished.update(ended)
+    return [finished[ticket].tokens for ticket in tickets], most
+
+
+def test_rows_wait_for_memory_and_draw_the_same() -> None:
+    expected, together = decoded(TorchLM(tiny_model()))
+    assert together == 8
+    room_for_three = int(3.5 * SLACK * (PROMPT + NEW) * PER_TOKEN)
+    lm = TorchLM(tiny_model(), kv_memory=room_for_three)
+    first, _ = decoded(lm, rows=1)
+    assert lm._memory.per_token == PER_TOKEN
+    assert decoded(lm) == (expected, 3)
+    assert first == expected[:1]
+
+
+def test_what_can_never_fit_is_a_typed_error_and_nothing_else_is_hurt() -> None:
+    lm = TorchLM(tiny_model(), kv_memory=int(1.5 * SLACK * (PROMPT + NEW) * PER_TOKEN))
+    expected, _ = decoded(lm, rows=1)
+    with pytest.raises(OutOfMemoryError, match=r"106 tokens take .* raise kv_memory"):
+        lm.add(lm.open(tuple(range(PROMPT)), Ending(frozenset())), Draw(Chain.empty(), 0, 100, LAW, 0))
+    assert decoded(lm, rows=1)[0] == expected
+
+
+class Narrow:
+    """The forward of a model on a device with room for a few rows."""
+
+    def __init__(self, model: Any, rows: int) -> None:
+        self.forward, self.rows, self.failures = model.forward, rows, 0
+        model.forward = self
+
+    def __call__(self, input_ids: torch.Tensor, **arguments: Any) -> Any:
+        if len(input_ids) > self.rows:
+            self.failures += 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.forward(input_ids=input_ids, **arguments)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_allocation_that_fails_halves_the_batch_and_changes_nothing(rows: int, shared: bool) -> None:
+    expected, _ = decoded(TorchLM(tiny_model()), shared=shared)
+    model = tiny_model()
+    lm = TorchLM(model, prompt_memory=2**20)
+    narrow = Narrow(model, rows)
+    found, together = decoded(lm, shared=shared)
+    assert found == expected
+    assert narrow.failures > 0 and together <= max(rows, lm.max_rows) and lm.max_rows <= rows
+    check_language_model(lm, (5, 6, 7), num_draws=50)
+
+
+def test_memory_that_is_out_for_good_reaches_the_caller() -> None:
+    model = tiny_model()
+    runtime = PowerSampler.from_model(model, tiny_tokenizer(), max_new_tokens=4, sampler="ancestral")
+    runtime.complete("a")
+    Narrow(model, 0)
+    with pytest.raises(EngineError, match="out of memory"):
+        runtime.complete("another")
+
+
+def test_the_runtime_says_what_to_do() -> None:
+    runtime = PowerSampler.from_model(tiny_model(), tiny_tokenizer(), sampler="ancestral", kv_memory=1)
+    runtime.complete("a", max_new_tokens=4)
+    with pytest.raises(OutOfMemoryError, match="kv_memory"):
+        runtime.complete("a", max_new_tokens=900)
