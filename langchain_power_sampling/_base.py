@@ -29,7 +29,6 @@ from power_sampling import (
 __all__ = ["PROVIDER", "BasePowerSampling", "generation_info", "token_usage"]
 
 PROVIDER = "power_sampling"
-SERVING_FIELDS = ("max_rows", "use_chat_template")  # of ModelConfig; the others say how a model is loaded
 
 
 class Handle:
@@ -123,7 +122,7 @@ class BasePowerSampling(Config, BaseLanguageModel[LanguageModelOutputVar], Gener
         `model` may also be an engine of your own: any `power_sampling.engines.base.LanguageModel`.
         """
         settings = cls._resolved(None, fields)
-        kept = {*fields, *SERVING_FIELDS}  # what the environment says of loading is meant for other models
+        kept = {*fields, *ModelConfig.SERVING}  # what the environment says of loading is meant for other models
         given = {n: v for n, v in settings.items() if n in ModelConfig.model_fields and n in kept}
         sampler = PowerSampler.from_model(model, tokenizer, **given)
         config = ModelConfig.parse({"model": sampler.model_name, **given})

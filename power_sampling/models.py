@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "get_model", "model_from_objects"]
 
-# the other fields of ModelConfig say how a model is loaded
-SERVING_FIELDS = {"model", "kv_memory", "max_rows", "pack_weights", "prompt_memory", "use_chat_template"}
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -113,7 +111,7 @@ _OBJECTS: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Model]] = weakref.WeakK
 def model_from_objects(model: Any, tokenizer: Any, config: ModelConfig) -> Model:
     """A handle on a transformers model, or on another `LanguageModel`, that is already loaded; the same objects and
     settings keep the same handle. Raises ConfigurationError for settings of loading."""
-    if late := config.model_fields_set - SERVING_FIELDS:
+    if late := config.model_fields_set - ModelConfig.SERVING - {"model"}:
         raise ConfigurationError(f"{', '.join(sorted(late))}: the model is already loaded; leave it out.")
     with _MODELS_LOCK:
         known = _OBJECTS.setdefault(model, weakref.WeakSet())

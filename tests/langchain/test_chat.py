@@ -47,6 +47,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.rate_limiters import InMemoryRateLimiter
 from langchain_core.runnables import ConfigurableField, RunnableBinding
 from langchain_core.tools import tool
+from langgraph.graph import START, MessagesState, StateGraph
 from pydantic import BaseModel, Field
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -381,6 +382,18 @@ def test_concurrent_calls_are_decoded_together(loads: list[str]) -> None:
     chat = ChatPowerSampling(model="tiny", sampler="ancestral", max_new_tokens=32)
     before = engine(chat).cost
     chat.batch(["a", "b", "c", "d", "e", "f"], {"max_concurrency": 6})
+    assert engine(chat).cost.serial_steps - before.serial_steps < 3 * 32
+
+
+def test_parallel_nodes_of_a_graph_are_decoded_together(loads: list[str]) -> None:
+    chat = ChatPowerSampling(model="tiny", sampler="ancestral", max_new_tokens=32)
+    graph = StateGraph(MessagesState)
+    for i in range(6):
+        graph.add_node(f"node {i}", lambda state: {"messages": [chat.invoke(state["messages"][:1])]})
+        graph.add_edge(START, f"node {i}")
+    before = engine(chat).cost
+    result = graph.compile().invoke({"messages": [HumanMessage("a")]}, {"max_concurrency": 6})
+    assert len(result["messages"]) == 7
     assert engine(chat).cost.serial_steps - before.serial_steps < 3 * 32
 
 
