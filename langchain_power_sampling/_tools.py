@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 
-from power_sampling import ConfigurationError
+from power_sampling import ConfigurationError, settled_choice
 
 __all__ = ["ToolLike", "as_json_schema", "as_tools", "chosen", "is_strict", "shown", "wanted_schema", "without_nulls"]
 
@@ -36,23 +36,7 @@ def _as_tool(tool: ToolLike, strict: bool | None) -> dict[str, Any]:
 
 def chosen(tool_choice: Any, tools: Sequence[Mapping[str, Any]]) -> str:
     """`auto`, `none`, `required`, or the name of the one tool: all forms of `tool_choice` that integrations accept."""
-    if isinstance(tool_choice, Mapping):
-        inner = tool_choice.get("function")
-        name = inner.get("name") if isinstance(inner, Mapping) else tool_choice.get("name")
-        tool_choice = name or tool_choice.get("type") or repr(dict(tool_choice))
-    if tool_choice in (None, False, "", "auto"):
-        return "auto"
-    if tool_choice == "none":
-        return "none"
-    names = [str(tool["function"]["name"]) for tool in tools]
-    choice = "required" if tool_choice in (True, "any", "required") else tool_choice
-    if not names:
-        raise ConfigurationError(f"tool_choice={tool_choice!r} asks for a call, but no tools are given; bind some.")
-    if choice != "required" and choice not in names:
-        raise ConfigurationError(
-            f"tool_choice={tool_choice!r} names no tool: expected 'auto', 'none', 'any', 'required' or one of {names}."
-        )
-    return str(choice)
+    return settled_choice(tool_choice, [str(tool["function"]["name"]) for tool in tools])
 
 
 def is_strict(tools: Sequence[Mapping[str, Any]], strict: bool | None) -> bool:

@@ -10,9 +10,10 @@ Importing this package does not import torch; the first request does.
 
 from llama_index.core.llms.loading import RECOGNIZED_LLMS
 
+from llamaindex_power_sampling._structured import ConstrainedProgram
 from llamaindex_power_sampling.base import PowerSamplingLLM
 from power_sampling import __version__
 
-__all__ = ["PowerSamplingLLM", "__version__"]
+__all__ = ["ConstrainedProgram", "PowerSamplingLLM", "__version__"]
 
 RECOGNIZED_LLMS[PowerSamplingLLM.class_name()] = PowerSamplingLLM  # so that components find it in their own `from_dict`

@@ -21,6 +21,7 @@ from power_sampling.config import (
     ParticleGibbs,
     SequentialMonteCarlo,
     load_config,
+    unaliased,
 )
 from power_sampling.errors import (
     ChatTemplateError,
@@ -43,6 +44,7 @@ from power_sampling.errors import (
 )
 from power_sampling.legacy import batch_power_sample, load_model_and_tokenizer, power_sample
 from power_sampling.runtime import PowerSampler, Prompt
+from power_sampling.text.tools import settled_choice
 from power_sampling.types import (
     Chunk,
     Completion,
@@ -103,5 +105,7 @@ __all__ = [
     "load_config",
     "load_model_and_tokenizer",
     "power_sample",
+    "settled_choice",
+    "unaliased",
     "vote",
 ]

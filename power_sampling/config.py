@@ -42,6 +42,7 @@ __all__ = [
     "SamplerConfig",
     "SequentialMonteCarlo",
     "load_config",
+    "unaliased",
 ]
 
 ENVIRONMENT_PREFIX = "POWER_SAMPLING_"
@@ -416,6 +417,21 @@ class Config(GenerationConfig, ModelConfig):
 
     def _part(self, part: type[Settings]) -> dict[str, Any]:
         return {name: getattr(self, name) for name in part.model_fields if name in self.model_fields_set}
+
+
+def unaliased(fields: Mapping[str, Any], aliases: Sequence[str]) -> dict[str, Any]:
+    """The fields with what frameworks call `max_new_tokens` under that name. Raises ConfigurationError where two names
+    of it have two values."""
+    renamed = dict(fields)
+    for alias in aliases:
+        if alias in renamed:
+            limit = renamed.pop(alias)
+            if renamed.setdefault("max_new_tokens", limit) != limit:
+                raise ConfigurationError(
+                    f"{alias} and max_new_tokens are the same setting: got {limit!r} and "
+                    f"{renamed['max_new_tokens']!r}; give one."
+                )
+    return renamed
 
 
 def load_config(source: str | Path | Mapping[str, Any] | None = None, **overrides: Any) -> Config:

@@ -40,3 +40,20 @@ def test_a_file_switches_the_sampler(tmp_path: Path) -> None:
     plain = tmp_path / "plain.yaml"
     plain.write_text(file.read_text().replace("sampler: {name: metropolis_hastings", "sampler: {name: ancestral} # {"))
     assert run("langchain_rag.py", str(plain)).startswith("ancestral")
+
+
+def test_a_query_engine_follows_the_file_too() -> None:
+    shown = run("llamaindex_query_engine.py")
+    assert shown.startswith("metropolis_hastings, alpha 4")
+    assert "Ada" in shown
+
+
+def test_llamaindex_agents_call_their_tool() -> None:
+    shown = run("llamaindex_agent.py")
+    assert shown.count("predict_and_call: ") == 1
+    assert shown.count("FunctionAgent: weather({'city': ") == 1
+
+
+def test_structured_predictions_are_objects() -> None:
+    shown = run("llamaindex_structured.py")
+    assert shown.count("Lighthouse(keeper=") == 4

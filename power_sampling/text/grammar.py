@@ -99,7 +99,9 @@ class Grammars:
             self._compiled[lark] = matcher  # the one used last stands last
             while len(self._compiled) > KNOWN:
                 del self._compiled[next(iter(self._compiled))]
-            return GrammarConstraint(self, matcher.deep_copy(), horizon, stop, is_json="%json" in lark)
+            return GrammarConstraint(
+                self, matcher.deep_copy(), horizon, stop, is_json="%json" in lark, is_repeated="\ncalls: " in lark
+            )
 
     def tokens_of(self, text: str) -> list[int]:
         """Tokens that spell a text; any spelling is as good to a grammar as any other."""
@@ -146,11 +148,21 @@ class GrammarConstraint:
     """The legal completions of one request, as the engine asks for them. Used by the engine's thread alone."""
 
     def __init__(
-        self, grammars: Grammars, start: Any, horizon: int, stop: StopStrings | None, *, is_json: bool
+        self,
+        grammars: Grammars,
+        start: Any,
+        horizon: int,
+        stop: StopStrings | None,
+        *,
+        is_json: bool,
+        is_repeated: bool,
     ) -> None:
         self.grammars, self.horizon, self.stop, self.is_json = grammars, horizon, stop, is_json
         self._start = start
         self._endings: dict[Tokens, Tokens | None] = {}
+        # where a call is written and another one may follow: tokens that one takes, more or less
+        shortest = len(self.ending((), start) or ())
+        self.repeat = shortest + SPARE_DEPTH if is_repeated and shortest else 0
 
     def watch(self, tokens: Tokens) -> _Guide:
         """The guide of a row whose completion starts with `tokens`."""
@@ -257,12 +269,16 @@ class _Guide:
         ending = self._constraint.ending(tuple(self._tokens), self._matcher)
         if ending is None:
             return
-        self._alert = 2 * len(ending) + LOOK_EVERY
+        self._alert = max(2 * len(ending) + LOOK_EVERY, self._constraint.repeat)
         to_spare, grammars = self._left - len(ending), self._constraint.grammars
         is_string = 0 < to_spare <= SPARE_DEPTH and _is_string(grammars, self.allowed())
         if to_spare == 0 or (is_string and to_spare <= SPARE):
             self._ending, self._mask = ending, None
-        elif ending and self._constraint.is_json and 0 < to_spare <= SPARE_DEPTH and not is_string:
+        elif ending and self._constraint.is_json and not is_string and 0 < to_spare <= SPARE_DEPTH:
             mask = self.allowed() & ~grammars.openers
             mask[ending[0]] = True
+            self._mask = mask
+        elif not ending and to_spare <= self._constraint.repeat:
+            mask = np.zeros_like(self.allowed())
+            mask[[t for t in grammars.eos_ids if t < grammars.vocab_size]] = True
             self._mask = mask

@@ -19,16 +19,14 @@ from llama_index.core import Settings, SummaryIndex
 from llama_index.core.base.llms.base import BaseLLM
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.instrumentation import get_dispatcher
-from llama_index.core.instrumentation.event_handlers import BaseEventHandler
-from llama_index.core.instrumentation.events import BaseEvent
 from llama_index.core.llms import LLM, ChatMessage, CompletionResponse, CustomLLM, ImageBlock, MessageRole, TextBlock
 from llama_index.core.llms.loading import load_llm
 from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.schema import TextNode
-from pydantic import PrivateAttr
 
 from llamaindex_power_sampling import PowerSamplingLLM
+from llamaindex_power_sampling.testing import Limiter, Recorder
 from power_sampling import (
     ConfigurationError,
     ContextOverflowError,
@@ -116,7 +114,11 @@ def text_of(response: Any) -> str:
 
 def tokens_of(llm: PowerSamplingLLM, given: Any, formatted: bool = False) -> tuple[int, ...]:
     """What the model is given."""
-    return llm._runtime.encode(llm._presented(given, formatted))
+    return llm._runtime.encode(prompt_of(llm, given, formatted))
+
+
+def prompt_of(llm: PowerSamplingLLM, given: Any, formatted: bool = False) -> Any:
+    return (llm._completion(given, formatted, {}) if isinstance(given, str) else llm._chat(given, {})).prompt()
 
 
 def spelled(llm: PowerSamplingLLM, given: Any, formatted: bool = False) -> str:
@@ -214,7 +216,11 @@ def test_logprobs_on_request(llm: PowerSamplingLLM) -> None:
 def test_metadata(make: Callable[..., PowerSamplingLLM], base_llm: PowerSamplingLLM) -> None:
     metadata = make(max_new_tokens=7).metadata
     assert (metadata.context_window, metadata.num_output, metadata.is_chat_model) == (16384, 7, True)
-    assert not metadata.is_function_calling_model
+    assert metadata.is_function_calling_model
+    assert not make(is_function_calling_model=False).metadata.is_function_calling_model
+    assert not make(messages_to_prompt=str).metadata.is_function_calling_model
+    assert not base_llm.metadata.is_function_calling_model
+    assert metadata.system_role == MessageRole.SYSTEM
     assert make(context_window=512).metadata.context_window == 512
     assert not make(use_chat_template=False).metadata.is_chat_model
     assert not base_llm.metadata.is_chat_model
@@ -258,23 +264,20 @@ def test_complete_gets_what_predict_gets(
     fields: dict[str, Any] = {} if is_chat else {"completion_to_prompt": lambda prompt: f"Q: {prompt}"}
     llm = make(use_chat_template=is_chat, system_prompt="Be brief.", **fields)
     given: list[Any] = []
-    monkeypatch.setattr(PowerSamplingLLM, "_presented", recording(PowerSamplingLLM._presented, given))
+    generate = PowerSampler.generate
+
+    def recorded(self: PowerSampler, prompts: Any, **kwargs: Any) -> Any:
+        given.extend(prompts)
+        return generate(self, prompts, **kwargs)
+
+    monkeypatch.setattr(PowerSampler, "generate", recorded)
     assert llm.predict(PromptTemplate("What is {x}?"), x="rain") == llm.complete("What is rain?").text
     assert given[0] == given[1]
 
 
-def recording(method: Callable[..., Any], results: list[Any]) -> Callable[..., Any]:
-    def recorded(*args: Any) -> Any:
-        results.append(method(*args))
-        return results[-1]
-
-    return recorded
-
-
 def test_roles_and_blocks(llm: PowerSamplingLLM) -> None:
-    roles = [
-        message["role"] for message in llm._presented([ChatMessage("x", role=role) for role in MessageRole], False)
-    ]
+    messages = prompt_of(llm, [ChatMessage("x", role=role) for role in MessageRole]).messages
+    roles = [message["role"] for message in messages]
     assert set(roles) == {"system", "user", "assistant", "tool"}
     two = ChatMessage(blocks=[TextBlock(text="one"), TextBlock(text="two")])
     assert spelled(llm, [two, ChatMessage(role="assistant")]).startswith("<|user|>one\ntwo<|end|><|assistant|>")
@@ -405,8 +408,8 @@ def test_payload_is_plain_and_loads_nothing() -> None:
 
 
 def test_nothing_is_loaded_before_it_is_needed(tmp_path: Path) -> None:
-    llm = PowerSamplingLLM(model=str(tmp_path / "missing"), context_window=77, use_chat_template=True)
-    assert (llm.metadata.context_window, llm.metadata.is_chat_model) == (77, True)
+    llm = PowerSamplingLLM(model=str(tmp_path / "missing"))
+    assert llm.to_payload()
     with pytest.raises(ModelNotFoundError):
         llm.complete(QUESTION)
     code = (
@@ -457,17 +460,6 @@ def test_copies_share_the_model(make: Callable[..., PowerSamplingLLM]) -> None:
 # ---------------------------------------------------------------- events
 
 
-class Recorder(BaseEventHandler):
-    _events: list[BaseEvent] = PrivateAttr(default_factory=list)
-
-    def handle(self, event: BaseEvent, **kwargs: Any) -> None:
-        self._events.append(event)
-
-    def take(self) -> list[BaseEvent]:
-        events, self._events = self._events, []
-        return events
-
-
 @pytest.fixture
 def recorder() -> Iterator[Recorder]:
     root, handler = get_dispatcher(), Recorder()
@@ -507,16 +499,6 @@ async def test_one_event_per_call_with_true_counts(make: Callable[..., PowerSamp
 
 async def drain(opening: Any) -> list[Any]:
     return [chunk async for chunk in await opening]
-
-
-class Limiter:
-    acquired = 0
-
-    def acquire(self) -> None:
-        self.acquired += 1
-
-    async def async_acquire(self) -> None:
-        self.acquired += 1
 
 
 async def test_rate_limiter_is_asked_once_per_call(make: Callable[..., PowerSamplingLLM]) -> None:

@@ -1,0 +1,131 @@
+"""The law of what LlamaIndex is answered, by every way of asking: p(x)^alpha on a model small enough to enumerate.
+
+Each way draws N times and compares every completion's frequency with its probability at 5 standard errors. The model
+has 13 completions, so a right implementation fails one comparison with probability below 6e-7, and any of the
+8 * 13 with probability below 7e-5.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from llama_index.core.base.llms.types import ChatMessage
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from llamaindex_power_sampling import PowerSamplingLLM
+from power_sampling.engines.base import Ending
+from power_sampling.testing import TableLM, completions, power_law
+from power_sampling.types import Law
+
+WORDS = ["a", "b", "c", "<eos>"]
+HORIZON, ALPHA = 2, 2.5
+N = 320
+TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
+
+
+def words() -> PreTrainedTokenizerFast:
+    """One token a word; a completion's text tells its tokens."""
+    vocabulary = {word: i for i, word in enumerate(WORDS)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="a"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
+    fast.chat_template = TEMPLATE
+    return fast
+
+
+class Enumerable(TableLM):
+    """Of the first 200 tables one whose p^alpha is 0.4 away from p and from low temperature, in total variation."""
+
+    config = None
+
+    def __init__(self) -> None:
+        super().__init__(len(WORDS), seed=179, spread=1.0)
+
+
+@pytest.fixture(scope="module")
+def law() -> dict[str, float]:
+    """Probability of every text under p^alpha."""
+    lm, ending = Enumerable(), Ending(frozenset([3]))
+    chains = completions(lm, (0,), ending, HORIZON, Law(1.0, 1.0, 1.0))
+    assert len(chains) == 13
+    found: dict[str, float] = {}
+    for chain, probability in zip(chains, power_law(chains, ALPHA), strict=True):
+        text = " ".join(WORDS[t] for t in chain.tokens if t != 3) + "." * (3 in chain.tokens)
+        found[text] = found.get(text, 0.0) + float(probability)
+    return found
+
+
+@pytest.fixture(scope="module")
+def llm() -> PowerSamplingLLM:
+    """Draws of a chain that has forgotten where it began."""
+    sampler: Any = {"name": "metropolis_hastings", "block_size": 2, "num_steps": 16}
+    return PowerSamplingLLM.from_model(Enumerable(), words(), sampler=sampler, alpha=ALPHA, max_new_tokens=HORIZON)
+
+
+def told(response: Any) -> str:
+    """The text, and whether it ended by itself."""
+    text = response.text if hasattr(response, "text") else response.message.content
+    return str(text) + "." * (response.raw["finish_reason"] == "stop")
+
+
+def user() -> list[ChatMessage]:
+    return [ChatMessage("a")]
+
+
+async def gathered(llm: PowerSamplingLLM, ask: Callable[[], Any], together: int) -> list[Any]:
+    return [r for _ in range(N // together) for r in await asyncio.gather(*[ask() for _ in range(together)])]
+
+
+async def last(opening: Any) -> Any:
+    *_, response = [chunk async for chunk in await opening]
+    return response
+
+
+def check(responses: list[Any], law: dict[str, float]) -> None:
+    counts, n = Counter(told(response) for response in responses), len(responses)
+    assert n == N
+    assert set(counts) <= set(law)
+    for text, p in law.items():
+        error = math.sqrt(n * p * (1 - p))
+        assert abs(counts[text] - n * p) < 5 * error + 1, f"{text!r}: {counts[text]}, expected {n * p:.1f}"
+    distance = 0.5 * sum(abs(counts[text] / n - p) for text, p in law.items())
+    assert distance < 0.5 * sum(5 * math.sqrt(p / n) for p in law.values())
+
+
+async def test_the_law_is_p_to_the_alpha(llm: PowerSamplingLLM, law: dict[str, float]) -> None:
+    check([llm.complete("a") for _ in range(N)], law)
+    check([llm.chat(user()) for _ in range(N)], law)
+    check([list(llm.stream_complete("a"))[-1] for _ in range(N)], law)
+    check([list(llm.stream_chat(user()))[-1] for _ in range(N)], law)
+
+
+async def test_the_law_of_async_and_gathered_calls(llm: PowerSamplingLLM, law: dict[str, float]) -> None:
+    check([await llm.acomplete("a") for _ in range(N)], law)
+    check(await gathered(llm, lambda: llm.acomplete("a"), 32), law)
+    check(await gathered(llm, lambda: llm.achat(user()), 32), law)
+    check(await gathered(llm, lambda: last(llm.astream_chat(user())), 32), law)
+
+
+async def test_alpha_1_is_plain_sampling(llm: PowerSamplingLLM) -> None:
+    lm, ending = Enumerable(), Ending(frozenset([3]))
+    chains = completions(lm, (0,), ending, HORIZON, Law(1.0, 1.0, 1.0))
+    plain: dict[str, float] = {}
+    for chain, probability in zip(chains, power_law(chains, 1.0), strict=True):
+        text = " ".join(WORDS[t] for t in chain.tokens if t != 3) + "." * (3 in chain.tokens)
+        plain[text] = plain.get(text, 0.0) + float(probability)
+    check(await gathered(llm, lambda: llm.acomplete("a", sampler="ancestral"), 32), plain)
+
+
+def test_the_check_tells_the_laws_apart(llm: PowerSamplingLLM, law: dict[str, float]) -> None:
+    """Had the power no effect, or were it a temperature, the check would fail."""
+    for sampler in ("ancestral", "low_temperature"):
+        with pytest.raises(AssertionError, match="expected"):
+            check([llm.complete("a", sampler=sampler) for _ in range(N)], law)
+    assert np.isclose(sum(law.values()), 1.0)
