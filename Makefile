@@ -31,12 +31,14 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
+# one process per core, each on one thread: tiny models spend their time waking threads up
+test test-slow: export OMP_NUM_THREADS := 1
 test: lint types
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 # everything, the long tests included
 test-slow: setup
-	$(BIN)/pytest -m 'slow or not slow'
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --timeout 1800 -m 'slow or not slow'
 
 format: setup
 	$(BIN)/ruff format .

@@ -21,6 +21,11 @@ MOVES = "{name: metropolis_hastings, num_steps: 3, block_size: 4}"
 QUICK = ("--max-new-tokens", "8", "--seed", "1")
 
 
+@pytest.fixture(autouse=True)
+def _no_width_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A tiny float64 model with a chat template."""
