@@ -326,11 +326,6 @@ class GenerationConfig(Settings):
     grammar: str | None = None
     """Only completions of this grammar, in llguidance's dialect of Lark."""
 
-    @property
-    def constraint(self) -> str | None:
-        """The field that restricts the completions, if one does."""
-        return next((name for name in CONSTRAINTS if getattr(self, name) is not None), None)
-
     @model_validator(mode="after")
     def _check_sampling(self) -> Self:
         if "" in self.stop:

@@ -40,7 +40,7 @@ def kernel(world: World, config: ParticleGibbs) -> Floats:
         (3, 4.0, None, STOP, {"num_particles": 2, **EVERY_BLOCK}),
         (3, 4.0, None, EOS, {"num_particles": 2, "block_size": 1, "ess_threshold": 0.8}),  # now and then
         (4, 3.0, None, EOS, {"num_particles": 2, "block_size": 2, "ess_threshold": 1.0}),
-        (2, 3.0, None, EOS, {"num_particles": 3, **EVERY_BLOCK}),
+        (2, 3.0, 0.8, EOS, {"num_particles": 3, **EVERY_BLOCK}),
         (3, 1.0, None, EOS, {"num_particles": 2, **EVERY_BLOCK}),
         (3, 3.0, 0.8, EOS, {"num_particles": 2, **EVERY_BLOCK}),
         (3, 3.0, 1.7, STOP, {"num_particles": 2, **EVERY_BLOCK}),

@@ -67,7 +67,8 @@ def test_a_completion_says_what_it_is_and_what_it_cost(sampler: PowerSampler) ->
     assert c.usage == {"prompt_tokens": 5, "completion_tokens": len(c.tokens), "total_tokens": 5 + len(c.tokens)}
     d = c.diagnostics
     assert (d.sampler, d.alpha, d.exactness) == ("metropolis_hastings", 2.0, "asymptotic")
-    assert d.tokens_decoded >= len(c.tokens) and d.tokens_prefilled + d.tokens_reused == 5 and d.acceptance_rate is not None
+    assert d.tokens_decoded >= len(c.tokens) and d.acceptance_rate is not None
+    assert d.tokens_prefilled + d.tokens_reused == 5
     assert sampler.complete("hello", sampler="ancestral").diagnostics.exactness == "exact"
     smc = sampler.complete("hello", sampler="sequential_monte_carlo").diagnostics
     assert smc.exactness == "approximate" and smc.ess is not None and smc.log_z is not None and smc.log_z < 0

@@ -54,15 +54,14 @@ def metropolis_hastings(
             progress = _progress(chain, stage_end, block_size, horizon, 0, config.num_steps, num_tried, num_accepted)
             (continuation,) = yield Round((extension,), progress=progress)
             chain = chain.spliced(len(chain.tokens), continuation)
-        streams = [rng.fork() for _ in range(config.num_steps)]
-        ahead = Prefetcher(config.prefetch, law)
+        ahead = Prefetcher(config.prefetch, config.num_steps, law, rng)
         for step in range(config.num_steps):
             is_spent = is_spent or is_over()
             if is_spent:
                 break
             progress = _progress(chain, stage_end, block_size, horizon, step, config.num_steps, num_tried, num_accepted)
             one_move = partial(move, stage_end=stage_end, config=config, law=law, progress=progress)
-            moved = yield from ahead.step(one_move, chain, streams[step:])
+            moved = yield from ahead.step(one_move, chain)
             num_tried += 1
             num_accepted += moved is not chain
             chain = moved

@@ -11,7 +11,8 @@ A draw abandoned at its floor answers a later request only if its running weight
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator
 from itertools import islice
 from typing import TypeAlias
 
@@ -26,18 +27,21 @@ Key: TypeAlias = tuple[Tokens, int, int]
 
 
 class Prefetcher:
-    """Remembers what has been decoded for moves to come; `width` moves are decoded together."""
+    """The `num_moves` moves of a stage, `width` of them decoded together. It remembers what is decoded ahead."""
 
-    def __init__(self, width: int, law: Law) -> None:
+    def __init__(self, width: int, num_moves: int, law: Law, rng: Rng) -> None:
         self._width, self._law = width, law
         self._known: dict[Key, Continuation] = {}
+        self._forks = (rng.fork() for _ in range(num_moves))
+        self._streams: deque[Rng] = deque()  # of this move and those after it
 
-    def step(self, make_move: Callable[..., Move], chain: Chain, streams: Sequence[Rng]) -> Move:
-        """The move `make_move(chain, rng=streams[0])`; the other streams are those of the moves after it."""
-        move = make_move(chain, rng=streams[0])
+    def step(self, make_move: Callable[..., Move], chain: Chain) -> Move:
+        """The next move, from this chain."""
+        self._streams.extend(islice(self._forks, self._width - len(self._streams)))
+        move = make_move(chain, rng=self._streams.popleft())
         current = next(move)
         if not all(self._recall(draw) for draw in current.draws):
-            later = (next(make_move(chain, rng=stream.copy())) for stream in islice(streams, 1, self._width))
+            later = (next(make_move(chain, rng=stream.copy())) for stream in self._streams)
             draws = (*current.draws, *(draw for ahead in later for draw in ahead.draws))
             continuations = yield current._replace(draws=draws)
             self._known = {_key(draw): c for draw, c in zip(draws, continuations, strict=True)}
