@@ -750,7 +750,7 @@ def test_tools_of_every_kind(chat: ChatPowerSampling) -> None:
 def test_tools_that_cannot_be_honoured_are_refused_when_bound(chat: ChatPowerSampling) -> None:
     with pytest.raises(ConfigurationError, match=r"names no tool.*\['look'\]"):
         chat.bind_tools([look], tool_choice="lock")
-    with pytest.raises(ConfigurationError, match="no tools are given"):
+    with pytest.raises(ConfigurationError, match="there are no tools"):
         chat.bind_tools([], tool_choice="any")
     with pytest.raises(ConfigurationError, match="a provider runs"):
         chat.bind_tools([{"type": "web_search_preview"}])
@@ -843,9 +843,9 @@ def test_response_format_in_all_forms(chat: ChatPowerSampling) -> None:
     assert schema_of(wanted).json_schema == VERDICT_SCHEMA
     assert schema_of(Verdict).json_schema["required"] == ["good", "marks"]
     assert schema_of(VERDICT_SCHEMA).json_schema["required"] == ["good"]
-    assert schema_of({"type": "text"}).constraint is None
+    assert schema_of({"type": "text"}).regex is None
     assert schema_of({"enum": [1, 2]}).json_schema == {"enum": [1, 2]}
-    assert schema_of(None).constraint == "regex"
+    assert schema_of(None).regex == "a+"
     for bad in ({"type": "json_schema"}, {"type": "magic"}, 7):
         with pytest.raises(ConfigurationError, match="response_format"):
             schema_of(bad)
@@ -906,11 +906,11 @@ class Watching(ChatPowerSampling):
     def _request(self, messages: Any, stop: Any, kwargs: Any) -> Any:
         request = super()._request(messages, stop, kwargs)
         settings = request.sampler.generation
-        SEEN.append((settings.sampler.name, settings.alpha, len(request.conversation.tools), settings.constraint))
+        SEEN.append((settings.sampler.name, settings.alpha, len(request.conversation.tools), settings.json_schema))
         return request
 
 
-SEEN: list[tuple[str, float, int, str | None]] = []
+SEEN: list[tuple[str, float, int, dict[str, Any] | None]] = []
 
 
 @pytest.fixture
@@ -983,7 +983,8 @@ def test_an_agent_follows_the_configuration(switchable: Any, loads: list[str]) -
     SEEN.clear()
     agent = create_agent(switchable, tools=[], response_format=ProviderStrategy(Verdict))
     agent.invoke(cast("Any", {"messages": [("human", "a")]}), {"configurable": {"alpha": 2.5}})
-    assert SEEN == [("sequential_monte_carlo", 2.5, 0, "json_schema")]
+    ((sampler, alpha, tools, schema),) = SEEN
+    assert (sampler, alpha, tools) == ("sequential_monte_carlo", 2.5, 0) and schema is not None
     assert loads == ["tiny"]
 
 
