@@ -92,7 +92,7 @@ class Bench:
             finally:
                 self.forward_seconds += time.perf_counter() - start
 
-        counted.__signature__ = __import__("inspect").signature(forward)  # type: ignore[attr-defined]
+        counted.__signature__ = __import__("inspect").signature(forward)  # type: ignore[attr-defined] # TorchLM reads it
         model.forward = counted
 
     def timed(self, work: Callable[[], Any]) -> Side:
@@ -143,7 +143,7 @@ class Bench:
             rows.append(len(decoded))
             return decoded, finished
 
-        engine.step = counted  # type: ignore[method-assign]
+        engine.step = counted  # type: ignore[method-assign] # of this engine alone
         worker = Worker(engine)
         if together:
             outcomes = [job.future.result() for job in worker.submit_all(requests)]

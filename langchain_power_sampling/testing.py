@@ -230,7 +230,7 @@ class LLMIntegrationTests(ABC):
 
     async def test_closing_astream_stops_the_work(self, llm: BaseLLM) -> None:
         """Closing an async stream stops the computation."""
-        async with aclosing(llm.astream(self.prompt, **self.long_params)) as stream:  # type: ignore[type-var]
+        async with aclosing(llm.astream(self.prompt, **self.long_params)) as stream:  # type: ignore[type-var] # typed as an iterator, is a generator
             if self.streams_text_as_it_comes:
                 await anext(stream)
         assert _comes_to_rest()

@@ -175,7 +175,7 @@ def test_all_rungs_move_in_one_round_and_a_spent_budget_finishes_the_coldest() -
     config = ParallelTempering(num_rungs=3, block_size=4, num_steps=3, num_tuning_steps=2)
     for limit in (1, 3, 5, 1000):
         rounds.clear()
-        is_over = lambda limit=limit: len(rounds) >= limit  # noqa: E731
+        is_over = lambda limit=limit: len(rounds) >= limit  # noqa: E731 - a def would be longer than what it says
         sampler = parallel_tempering(config, Law(4.0, 1.0, 0.25), 12, NumpyRng(0), is_over)
         result = drive(sampler, answer)
         assert len(result.chain.tokens) == 12

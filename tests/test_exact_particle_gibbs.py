@@ -139,7 +139,7 @@ def test_nothing_is_settled_and_progress_ends_with_the_steps() -> None:
 
     for limit in range(1, len(rounds)):
         rounds.clear()
-        is_over = lambda limit=limit: len(rounds) >= limit  # noqa: E731
+        is_over = lambda limit=limit: len(rounds) >= limit  # noqa: E731 - a def would be longer than what it says
         result = run(0, config, Law(2.0, 1.0, 0.5), 12, lm, handle, answer=answer, is_over=is_over)
         assert result.is_budget_spent and result.exactness == "approximate" and len(result.chain.tokens) == 12
 

