@@ -53,6 +53,14 @@ def test_what_can_never_fit_is_a_typed_error_and_nothing_else_is_hurt() -> None:
     assert decoded(lm, rows=1)[0] == expected
 
 
+def test_the_first_request_of_all_never_waits_for_ever() -> None:
+    """What a token takes is learnt on it: it is tried alone, and the next one of its size is refused at once."""
+    lm = TorchLM(tiny_model(), kv_memory=1)
+    assert decoded(lm, rows=2) == (decoded(TorchLM(tiny_model()), rows=2)[0], 1)
+    with pytest.raises(OutOfMemoryError):
+        decoded(lm, rows=1)
+
+
 class Narrow:
     """The forward of a model on a device with room for a few rows."""
 

@@ -216,7 +216,10 @@ class TorchLM:
         admitted: list[_Seat] = []
         for seat in candidates:
             longest = max(x.longest for x in (*self._seats, *admitted, seat))
-            if not seat.prompt.missing and self._memory.fits(len(self._seats) + len(admitted) + 1, longest):
+            rows = len(self._seats) + len(admitted) + 1
+            # alone, a row is tried: what a token takes may not have been known when it was added, and it must not wait
+            # for ever
+            if not seat.prompt.missing and (rows == 1 or self._memory.fits(rows, longest)):
                 admitted.append(self._ready(seat))
         first = [seat for seat in admitted if seat.starts_at_prompt]
         if first:
