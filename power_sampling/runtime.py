@@ -319,8 +319,8 @@ class PowerSampler:
         listener_of: Listeners | None,
     ) -> list[_Submitted]:
         """Encode all, refuse what cannot be answered, then submit all: no request runs if another is refused."""
-        if n < 1:
-            raise ConfigurationError(f"n: expected at least 1 completion per prompt, got {n}.")
+        if not isinstance(n, int) or n < 1:
+            raise ConfigurationError(f"n: expected a whole number of completions per prompt, at least 1, got {n!r}.")
         config, loaded = self._overridden(overrides), self._model.load()
         asked = [_asked(prompt, self.encode(prompt), loaded, config) for prompt in prompts]
         seeds = [secrets.randbits(63) if config.seed is None else config.seed + i for _ in asked for i in range(n)]
@@ -351,10 +351,9 @@ def _conversation(prompt: Prompt) -> Conversation | None:
     """A prompt that goes through the chat template, or None for a text."""
     if isinstance(prompt, str):
         return None
-    if isinstance(prompt, Conversation):
-        return prompt
-    if isinstance(prompt, Sequence) and all(isinstance(message, Mapping) for message in prompt):
-        return Conversation(messages=cast("Sequence[Message]", prompt))
+    messages = prompt.messages if isinstance(prompt, Conversation) else prompt
+    if isinstance(messages, Sequence) and all(isinstance(message, Mapping) for message in messages):
+        return prompt if isinstance(prompt, Conversation) else Conversation(messages=messages)
     raise InputError(f"A prompt is a text or a list of messages, got {type(prompt).__name__}: {prompt!r:.80}.")
 
 

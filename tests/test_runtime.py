@@ -111,6 +111,9 @@ def test_bad_input_is_a_typed_error_and_the_next_call_works(sampler: PowerSample
         (ConfigurationError, lambda: sampler.complete("x", dtype="float32")),
         (InputError, lambda: sampler.generate([5])),  # type: ignore[list-item]
         (InputError, lambda: sampler.generate([["a", "b"]])),  # type: ignore[list-item]
+        (InputError, lambda: sampler.generate([Conversation(messages=5)])),  # type: ignore[arg-type]
+        (InputError, lambda: sampler.generate([Conversation(messages=["a"])])),  # type: ignore[list-item]
+        (ConfigurationError, lambda: sampler.generate(["a"], n="2")),  # type: ignore[arg-type]
         (EmptyPromptError, lambda: sampler.complete("")),
         (EmptyPromptError, lambda: sampler.chat([])),
         (ContextOverflowError, lambda: sampler.complete("x" * 1020)),
