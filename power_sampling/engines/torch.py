@@ -9,7 +9,6 @@ no token is prefilled twice. Weights, positions and masks reach the model as `ge
 from __future__ import annotations
 
 import inspect
-import math
 from collections import deque
 from collections.abc import Sequence
 from itertools import count, islice
@@ -17,11 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from power_sampling.engines.base import Cost, Ending, Row, context_of
+from power_sampling.engines.choice import Laws, choose
 from power_sampling.engines.kv import BatchCache, KeyValues, vacated
 from power_sampling.engines.memory import Memory, is_out_of_memory
 from power_sampling.engines.prefixes import Prefixes, shared_length
@@ -342,68 +341,15 @@ class TorchLM:
         return logits
 
     def _choose(self, logits: torch.Tensor, seats: list[_Seat]) -> None:
-        """Give every seat its next token."""
-        for seat, (token, logp, logq, *notes) in zip(seats, self._drawn_from(logits, seats), strict=True):
-            law = seat.row.draw.law
+        """Give every seat its next token. One transfer to the host."""
+        base = logits[:, : self.vocab_size].to(self._float)
+        laws = [seat.row.draw.law for seat in seats]
+        uniforms = torch.tensor([seat.row.uniform() for seat in seats], dtype=torch.float64)[:, None]
+        allowed = [seat.row.allowed() for seat in seats]
+        columns = choose(base, Laws.of(laws, base), uniforms.to(base.device), allowed).tolist()
+        for seat, law, (token, logp, logq, *notes) in zip(seats, laws, columns, strict=True):
             asked = notes[int(law.cut_exponent is None) : 1 + len(law.score_at)]
             seat.row.push(int(token), logp, logq, asked)
-
-    def _drawn_from(self, logits: torch.Tensor, seats: list[_Seat]) -> list[list[float]]:
-        """Per row: the token its uniform picks by inverse CDF of q, log p and log q of it, and what any row's law asks
-        for besides. One transfer to the host."""
-        laws = [seat.row.draw.law for seat in seats]
-        uniforms = self._column([seat.row.uniform() for seat in seats], torch.float64, logits)
-        is_greedy = [law.proposal_temperature == 0 for law in laws]
-        base = logits[:, : self.vocab_size].to(self._float)
-        p = self._scaled(base, [law.temperature for law in laws])
-        q = p
-        if any(law.proposal_temperature != law.temperature for law in laws):
-            q = self._scaled(base, [law.proposal_temperature or 1.0 for law in laws])
-        allowed = [seat.row.allowed() for seat in seats]
-        q = self._masked(q, allowed)
-        log_q_sum = torch.logsumexp(q, -1, keepdim=True)
-        log_p_sum = log_q_sum if q is p else torch.logsumexp(p, -1, keepdim=True)
-
-        cdf = (q - log_q_sum).exp_().cumsum(-1, dtype=torch.float64)
-        total = cdf[:, -1:]
-        # kept below the total, which rounding could reach: the token found always has positive probability
-        at = torch.minimum(uniforms * total, torch.nextafter(total, torch.zeros_like(total)))
-        token = torch.searchsorted(cdf, at, right=True)
-        if any(is_greedy):
-            token = torch.where(self._column(is_greedy, torch.bool, logits), q.argmax(-1, keepdim=True), token)
-        logp = (p.gather(-1, token) - log_p_sum).double()
-        logq = (q.gather(-1, token) - log_q_sum).double()
-        if any(is_greedy):
-            logq = torch.where(self._column(is_greedy, torch.bool, logits), 0.0, logq)
-        columns = [token.double(), logp, logq]
-        if any(law.cut_exponent is not None or law.score_at for law in laws):
-            columns.append(torch.special.entr((p - log_p_sum).exp()).sum(-1, keepdim=True).double())
-        for k in range(max(len(law.score_at) for law in laws)):
-            temperatures = [law.score_at[k] if k < len(law.score_at) else 1.0 for law in laws]
-            scored = self._masked(self._scaled(base, temperatures), allowed)
-            columns.append((scored.gather(-1, token) - torch.logsumexp(scored, -1, keepdim=True)).double())
-        rows: list[list[float]] = torch.cat(columns, -1).tolist()
-        return rows
-
-    def _scaled(self, logits: torch.Tensor, temperatures: list[float]) -> torch.Tensor:
-        """logits / temperature, row by row."""
-        if all(t == 1.0 for t in temperatures):
-            return logits
-        return logits / self._column(temperatures, self._float, logits)
-
-    @staticmethod
-    def _masked(q: torch.Tensor, allowed: list[NDArray[np.bool_] | None]) -> torch.Tensor:
-        """The logits of q with those of forbidden tokens at -inf: the one place where a constraint enters."""
-        masks = [(i, mask) for i, mask in enumerate(allowed) if mask is not None]
-        if not masks:
-            return q
-        forbidden = torch.zeros_like(q, dtype=torch.bool)
-        forbidden[[i for i, _ in masks]] = torch.from_numpy(~np.stack([mask for _, mask in masks])).to(q.device)
-        return q.masked_fill(forbidden, -math.inf)
-
-    @staticmethod
-    def _column(values: list[Any], dtype: torch.dtype, like: torch.Tensor) -> torch.Tensor:
-        return torch.tensor(values, dtype=dtype).to(like.device)[:, None]
 
 
 def _end_of(prompt: _Prompt) -> torch.Tensor:

@@ -1,0 +1,121 @@
+"""The next token of every row, with log p, log q and what its law asks for besides: one pass over the logits.
+
+The exponentials of the logits serve both the normalisers and the choice. The token is the one that a uniform u picks by
+the inverse CDF of q, found in two looks: at the sums of blocks of the vocabulary, then within one block, so that no
+cumulated sum over the whole vocabulary is formed. Everything stays on the device of the logits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from power_sampling.types import Law
+
+__all__ = ["Laws", "choose"]
+
+BLOCK = 256  # tokens per block of the vocabulary
+
+
+class Laws(NamedTuple):
+    """The laws of a batch of rows as columns, (rows, 1), on the device where their tokens are chosen."""
+
+    temperature: torch.Tensor | None  # None: 1 in every row
+    proposal_temperature: torch.Tensor | None  # None: that of p in every row
+    is_greedy: torch.Tensor | None  # None: no row is
+    has_notes: bool  # whether any law asks for more than log p and log q
+    score_at: tuple[torch.Tensor | None, ...]
+
+    @classmethod
+    def of(cls, laws: Sequence[Law], like: torch.Tensor) -> Laws:
+        """The columns in the type and on the device of `like`."""
+
+        def column(values: list[float]) -> torch.Tensor | None:
+            return None if all(v == 1.0 for v in values) else torch.tensor(values)[:, None].to(like)
+
+        proposals = [law.proposal_temperature or 1.0 for law in laws]
+        is_greedy = [law.proposal_temperature == 0 for law in laws]
+        width = max(len(law.score_at) for law in laws)
+        further = [[law.score_at[k] if k < len(law.score_at) else 1.0 for law in laws] for k in range(width)]
+        temperatures = [law.temperature for law in laws]
+        return cls(
+            column(temperatures),
+            None if proposals == temperatures else torch.tensor(proposals)[:, None].to(like),
+            torch.tensor(is_greedy)[:, None].to(like.device) if any(is_greedy) else None,
+            any(law.cut_exponent is not None or law.score_at for law in laws),
+            tuple(column(values) for values in further),
+        )
+
+
+def choose(
+    logits: torch.Tensor, laws: Laws, uniforms: torch.Tensor, allowed: Sequence[NDArray[np.bool_] | None] = ()
+) -> torch.Tensor:
+    """Columns, (rows, 3 + ...), float64: token, log p and log q of it; then, if any law asks for more, the entropy of p
+    and log q at each temperature of `score_at`. `logits` (rows, vocabulary), `uniforms` (rows, 1) on [0, 1), float64;
+    `allowed` masks q, row by row, where it is given."""
+    centred = _centred(logits)
+    legal = _masked(centred, allowed)
+    p = q = _Softmax(centred, laws.temperature)
+    if laws.proposal_temperature is not None or legal is not centred:
+        q = _Softmax(legal, laws.temperature if laws.proposal_temperature is None else laws.proposal_temperature)
+    token = _inverse_cdf(q.weights, uniforms)
+    if laws.is_greedy is not None:
+        token = torch.where(laws.is_greedy, q.scaled.argmax(-1, keepdim=True), token)
+    log_q = q.log_probability(token)
+    if laws.is_greedy is not None:
+        log_q = torch.where(laws.is_greedy, 0.0, log_q)
+    columns = [token.double(), p.log_probability(token), log_q]
+    if laws.has_notes:
+        columns.append(torch.special.entr(p.weights / p.total).sum(-1, keepdim=True).double())
+    columns += [_Softmax(legal, temperature).log_probability(token) for temperature in laws.score_at]
+    return torch.cat(columns, -1)
+
+
+class _Softmax:
+    """softmax(logits / temperature) of centred logits, not divided by its total: the weight of the likeliest is 1."""
+
+    def __init__(self, centred: torch.Tensor, temperature: torch.Tensor | None) -> None:
+        self.scaled = centred if temperature is None else centred / temperature
+        self.weights = self.scaled.exp()
+        self.total = self.weights.sum(-1, keepdim=True)
+
+    def log_probability(self, token: torch.Tensor) -> torch.Tensor:
+        return (self.scaled.gather(-1, token) - self.total.log()).double()
+
+
+def _inverse_cdf(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """The first token whose cumulated weight exceeds u times the total. Never one of weight zero: what is sought is
+    kept below each total, which rounding could reach."""
+    rows, size = weights.shape
+    padded = weights if size % BLOCK == 0 else torch.nn.functional.pad(weights, (0, -size % BLOCK))
+    blocks = padded.view(rows, -1, BLOCK)
+    ends = blocks.sum(-1).cumsum(-1, dtype=torch.float64)
+    sought = _below(uniforms * ends[:, -1:], ends[:, -1:])
+    block = torch.searchsorted(ends, sought, right=True)
+    start = torch.where(block > 0, ends.gather(-1, (block - 1).clamp_min(0)), 0.0)
+    within = blocks.gather(1, block[:, :, None].expand(rows, 1, BLOCK))[:, 0].cumsum(-1, dtype=torch.float64)
+    offset = torch.searchsorted(within, _below(sought - start, within[:, -1:]), right=True)
+    return block * BLOCK + offset
+
+
+def _below(value: torch.Tensor, limit: torch.Tensor) -> torch.Tensor:
+    return torch.minimum(value, torch.nextafter(limit, torch.zeros_like(limit)))
+
+
+def _centred(logits: torch.Tensor) -> torch.Tensor:
+    return logits - logits.amax(-1, keepdim=True)
+
+
+def _masked(centred: torch.Tensor, allowed: Sequence[NDArray[np.bool_] | None]) -> torch.Tensor:
+    """The logits of q, those of forbidden tokens at -inf: the one place where a constraint enters."""
+    masks = [(i, mask) for i, mask in enumerate(allowed) if mask is not None]
+    if not masks:
+        return centred
+    forbidden = torch.zeros_like(centred, dtype=torch.bool)
+    forbidden[[i for i, _ in masks]] = torch.from_numpy(~np.stack([mask for _, mask in masks])).to(centred.device)
+    return _centred(centred.masked_fill(forbidden, -math.inf))
