@@ -130,9 +130,9 @@ class MetropolisHastings(SuffixCuts):
     early_rejection: bool = True
     """Abandon a proposal once it is certain to be rejected. Saves tokens and never changes the chain. It acts with one
     proposal and temperature / alpha <= proposal_temperature <= temperature; elsewhere nothing is certain early."""
-    prefetch: int = Field(default=1, ge=1)
-    """Steps whose proposals are decoded together, as if those before were rejected. Saves time where rows are idle,
-    costs tokens, and never changes the chain. 1: one step after another."""
+    prefetch: int = Field(default=8, ge=0)
+    """Rows up to which proposals of later moves are decoded in advance: only while fewer than these are busy with
+    anything, so under load there is none. Saves time, costs tokens, never changes the chain. 0: none."""
 
 
 class SequentialMonteCarlo(Settings):

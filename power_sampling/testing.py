@@ -44,10 +44,12 @@ class _TablePrompt:
 class TableLM:
     """A language model whose next-token laws are drawn from a hash of the context. Satisfies `LanguageModel`.
 
-    `spread` is the standard deviation of the logits: lengths and probabilities of completions vary with it.
+    `spread` is the standard deviation of the logits: lengths and probabilities of completions vary with it. It decodes
+    every row at once; `max_rows` only says how many are to spare.
     """
 
     context_window = None
+    max_rows = 32
 
     def __init__(self, vocab_size: int, seed: int, *, spread: float = 1.5) -> None:
         self.vocab_size, self._seed, self._spread = vocab_size, seed, spread
@@ -77,6 +79,16 @@ class TableLM:
     def drawn(self, ticket: int) -> Tokens:
         return tuple(self._rows[ticket][1].tokens) if ticket in self._rows else ()
 
+    def so_far(self, ticket: int) -> Continuation:
+        return self._rows[ticket][1].so_far()
+
+    def set_floor(self, ticket: int, floor: float) -> None:
+        self._rows[ticket][1].floor = floor
+
+    @property
+    def spare_rows(self) -> int:
+        return self.max_rows - len(self._rows)
+
     def reset(self) -> None:
         self._rows.clear()
 
@@ -85,12 +97,13 @@ class TableLM:
         for ticket in tickets:
             prompt, row = self._rows[ticket]
             law = row.draw.law
-            context = (*context_of(prompt.tokens, row.draw), *row.tokens)
-            q = np.exp(_log_law(self.logits(context), law.proposal_temperature, row.allowed()))
+            logits = self.logits((*context_of(prompt.tokens, row.draw), *row.tokens))
+            allowed = row.allowed()
+            q = np.exp(_log_law(logits, law.proposal_temperature, allowed))
             cdf = np.cumsum(q)
             token = int(np.searchsorted(cdf, row.uniform() * cdf[-1], side="right"))
-            log_p = _log_law(self.logits(context), law.temperature)
-            notes = _notes(self.logits(context), law, row.allowed(), token)
+            log_p = _log_law(logits, law.temperature)
+            notes = _notes(logits, law, allowed, token)
             if row.push(token, float(log_p[token]), math.log(q[token]), notes):
                 finished.append((ticket, row.continuation()))
                 del self._rows[ticket]
@@ -187,7 +200,7 @@ class _LazyLogUniform(float):
 
     def __le__(self, log_ratio: float) -> bool:
         p = math.exp(min(0.0, log_ratio))
-        return self.branches.categorical(np.array([1 - p, p])) == 1
+        return self.branches._one_of([1 - p, p]) == 1
 
 
 class Branches:
@@ -201,16 +214,19 @@ class Branches:
         self._path, self._depth, self._edges = path, 0, edges
         self.probability = 1.0
 
-    def categorical(self, weights: Floats) -> int:
+    def _one_of(self, weights: list[float]) -> int:
         if self._depth == len(self._path):
-            self._path.append(np.flatnonzero(weights).tolist())
+            self._path.append([i for i, weight in enumerate(weights) if weight])
         choice = self._path[self._depth][0]
         self._depth += 1
-        self.probability *= float(weights[choice] / weights.sum())
+        self.probability *= weights[choice] / sum(weights)
         return choice
 
+    def categorical(self, weights: Floats) -> int:
+        return self._one_of(weights.tolist())
+
     def integers(self, high: int) -> int:
-        return self.categorical(np.ones(high))
+        return self._one_of([1.0] * high)
 
     def log_uniform(self) -> float:
         if self._edges is None:
@@ -226,7 +242,8 @@ class Branches:
         return self
 
     def copy(self) -> Branches:
-        raise NotImplementedError("a path of chance is walked once")
+        """The path itself: who asks for a copy walks either that or the original, not both."""
+        return self
 
 
 class outcomes(Generic[T]):  # noqa: N801 - used as a function
@@ -253,7 +270,10 @@ class outcomes(Generic[T]):  # noqa: N801 - used as a function
 
 def run_draws(lm: LanguageModel, handle: object, draws: Sequence[Draw]) -> list[Continuation]:
     """Decode draws to their ends, together."""
-    tickets = [lm.add(handle, draw) for draw in draws]
+    return _decoded(lm, [lm.add(handle, draw) for draw in draws])
+
+
+def _decoded(lm: LanguageModel, tickets: Sequence[int]) -> list[Continuation]:
     results: dict[int, Continuation] = {}
     while len(results) < len(tickets):
         _, finished = lm.step()
@@ -274,6 +294,8 @@ def drive(sampler: Sampler, answer: Callable[[Round], list[Continuation]]) -> An
 
 # ---------------------------------------------------------------- the laws of an engine
 
+SMALL = 32  # tokens of a vocabulary up to which log p of every one is asked for
+
 
 def check_language_model(
     lm: LanguageModel,
@@ -286,8 +308,12 @@ def check_language_model(
 ) -> None:
     """Assert the laws of `LanguageModel` on a prompt.
 
-    Deterministic but for the law of the first token, which is compared with q at 5 standard errors a token: a right
-    engine fails with probability below 6e-7 times the vocabulary.
+    Deterministic but for the law of the first token: each token's frequency f has to satisfy num_draws * KL(f, q) < 15,
+    about 5.5 standard errors, so that a right engine fails with probability below 2 exp(-15) = 6e-7 times the
+    vocabulary, whatever `num_draws` (Chernoff).
+
+    What takes log p of every token is asserted on vocabularies of up to 32 tokens alone: the entropy of p, which a law
+    with a `cut_exponent` asks for, and log q under a constraint, that at the temperatures of `score_at` included.
     """
     ending = Ending(frozenset())
     handle = lm.open(prompt, ending)
@@ -314,6 +340,8 @@ def check_language_model(
         total = cut_short.log_weight.sum() - math.log(length)
         assert total < floor, f"abandoned at {total}, above its floor {floor}"
 
+    _check_what_is_asked_for(lm, prompt, horizon, law, tolerance)
+
 
 def _check_numbers(lm: LanguageModel, prompt: Tokens, drawn: list[Continuation], law: Law, tolerance: float) -> None:
     for c in drawn:
@@ -323,6 +351,9 @@ def _check_numbers(lm: LanguageModel, prompt: Tokens, drawn: list[Continuation],
         log_weight = law.alpha * logp - lm.score(prompt, c.tokens, law.proposal_temperature)
         off = float(np.abs(log_weight - c.log_weight).max())
         assert off < tolerance * (1 + law.alpha), f"log_weight is off by {off}"
+        for k, temperature in enumerate(law.score_at):
+            off = float(np.abs(lm.score(prompt, c.tokens, temperature) - c.logq[:, k]).max())
+            assert off < tolerance, f"score and draw disagree about log q at temperature {temperature} by {off}"
         assert max(c.tokens) < lm.vocab_size, f"token {max(c.tokens)} is outside the vocabulary of {lm.vocab_size}"
 
 
@@ -330,6 +361,94 @@ def _check_first_token(lm: LanguageModel, prompt: Tokens, drawn: list[Continuati
     n = len(drawn)
     seen = np.bincount([c.tokens[0] for c in drawn], minlength=lm.vocab_size)
     for token in np.flatnonzero(seen > n / 50):
-        q = math.exp(lm.score(prompt, (int(token),), law.proposal_temperature)[0])
-        z = (seen[token] - n * q) / math.sqrt(n * q * (1 - q))
-        assert abs(z) < 5, f"token {token} was drawn {seen[token]} times in {n}, expected {n * q:.1f}"
+        f, q = float(seen[token] / n), math.exp(lm.score(prompt, (int(token),), law.proposal_temperature)[0])
+        divergence = f * math.log(f / q) + ((1 - f) * math.log((1 - f) / max(1 - q, 1e-300)) if f < 1 else 0.0)
+        assert n * divergence < 15, f"token {token} was drawn {seen[token]} times in {n}, expected {n * q:.1f}"
+
+
+class _Parity:
+    """A constraint: the token at an even position is even, at an odd one odd. Satisfies `Constraint` and `Guide`."""
+
+    def __init__(self, vocab_size: int, position: int = 0) -> None:
+        self._vocab_size, self._position = vocab_size, position
+
+    def watch(self, tokens: Tokens) -> _Parity:
+        return _Parity(self._vocab_size, len(tokens))
+
+    def allowed(self) -> NDArray[np.bool_]:
+        return np.asarray(np.arange(self._vocab_size) % 2 == self._position % 2)
+
+    def push(self, token: int) -> bool:
+        self._position += 1
+        return True
+
+    def is_legal_at_stop(self) -> bool:
+        return True
+
+
+def _check_what_is_asked_for(lm: LanguageModel, prompt: Tokens, horizon: int, law: Law, tolerance: float) -> None:
+    """Rows of one batch whose laws ask for nothing but log p and log_weight, for entropies, for scores, and for both
+    under a constraint: from the prompt, and again from a cut."""
+    both = law._replace(temperature=1.3 * law.temperature, cut_exponent=1.0, score_at=(0.4, 2.5))
+    laws = [law, law._replace(cut_exponent=4.0), law._replace(score_at=(1.7,)), both]
+    constraints = [None, None, None, _Parity(lm.vocab_size) if lm.vocab_size <= SMALL else None]
+    handles = [lm.open(prompt, Ending(frozenset(), None, constraint)) for constraint in constraints]
+    every_logp = _EveryLogp(lm)
+    chains = [Chain.empty()] * len(laws)
+    for cut in (0, horizon // 2):
+        draws = [Draw(chain, cut, horizon - cut, each, 11) for chain, each in zip(chains, laws, strict=True)]
+        drawn = _decoded(lm, [lm.add(handle, draw) for handle, draw in zip(handles, draws, strict=True)])
+        assert len({c.tokens for c in drawn[:3]}) == 1, "what a law asks for besides changes what is drawn"
+        for draw, constraint, c in zip(draws, constraints, drawn, strict=True):
+            n, context = len(c.tokens), context_of(prompt, draw)
+            asked = n if draw.law.cut_exponent is not None else 0, n * len(draw.law.score_at)
+            assert (len(c.entropy), c.logq.size) == asked, f"{len(c.entropy)}, {c.logq.size} numbers instead of {asked}"
+            if constraint is None:
+                _check_numbers(lm, context, [c], draw.law, tolerance)
+            else:
+                _check_masked(every_logp, context, c, draw.law, constraint.watch(draw.chain.tokens[:cut]), tolerance)
+            if lm.vocab_size <= SMALL and asked[0]:
+                _check_entropy(every_logp, context, c, draw.law, tolerance)
+        chains = [draw.chain.spliced(cut, c) for draw, c in zip(draws, drawn, strict=True)]
+
+
+class _EveryLogp:
+    """log p of every token after a context, (V,), by scoring each."""
+
+    def __init__(self, lm: LanguageModel) -> None:
+        self._lm = lm
+        self._known: dict[Tokens, Floats] = {}
+
+    def __call__(self, context: Tokens) -> Floats:
+        if context not in self._known:
+            logp = [self._lm.score(context, (token,), 1.0)[0] for token in range(self._lm.vocab_size)]
+            self._known[context] = np.array(logp)
+        return self._known[context]
+
+
+def _check_masked(
+    every_logp: _EveryLogp, context: Tokens, c: Continuation, law: Law, guide: _Parity, tolerance: float
+) -> None:
+    """log p, log q at the proposal's temperature and at those of `score_at`, at the first position and the last."""
+    temperatures = (law.proposal_temperature, *law.score_at)
+    for t, token in enumerate(c.tokens):
+        allowed = guide.allowed()
+        guide.push(token)
+        assert allowed[token], f"token {token} was drawn where the constraint forbids it"
+        if t in (0, len(c.tokens) - 1):
+            every = every_logp((*context, *c.tokens[:t]))
+            masked = [_log_law(every, temperature, allowed)[token] for temperature in temperatures]
+            right = [_log_law(every, law.temperature)[token], *masked]
+            found = [c.logp[t], law.alpha * c.logp[t] - c.log_weight[t], *c.logq[t]]
+            off = float(np.abs(np.array(found) - right).max())
+            # an error of log p grows with 1 / temperature, here 2.5 or about alpha, and is in the normaliser too
+            assert off < 5 * (1 + law.alpha) * tolerance, f"log p or log q under a constraint is off by {off}"
+
+
+def _check_entropy(every_logp: _EveryLogp, context: Tokens, c: Continuation, law: Law, tolerance: float) -> None:
+    """-sum p log p as stored, at the first position and the last."""
+    for t in {0, len(c.tokens) - 1}:
+        log_p = _log_law(every_logp((*context, *c.tokens[:t])), law.temperature)
+        entropy = -sum(p * math.log(p) for p in np.exp(log_p).tolist() if p)
+        off = abs(c.entropy[t] - entropy)
+        assert off < tolerance * (1 + entropy), f"the entropy {t} tokens after a cut is off by {off}"

@@ -6,7 +6,7 @@ Nothing here computes a probability, knows a model, a tokenizer or a device.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "Ahead",
     "Answer",
     "Chain",
     "Chunk",
@@ -82,8 +83,9 @@ class Continuation(NamedTuple):
     logp: Floats  # (T,) log p(x_t | x_<t), the base law
     log_weight: Floats  # (T,) alpha * log p - log q under the law of the draw
     # eos, stop: terminated; length: the limit of the draw; floor: abandoned, certain to be rejected;
-    # illegal: a constraint admits no completion that begins like this, and the last log_weight is -inf
-    end: End
+    # illegal: a constraint admits no completion that begins like this, and the last log_weight is -inf;
+    # None: it is still being drawn
+    end: End | None
     memo: object = None  # the engine's own note on this row, so that it need not compute it again
     entropy: Floats = _NO_FLOATS  # (T,) of the base law at each position, where the law of the draw asks for it
     logq: Floats = _NO_FLOATS  # (T, len(law.score_at)), where the law of the draw asks for it
@@ -160,6 +162,11 @@ class Draw(NamedTuple):
     seed: int  # of the draw's own stream of uniforms, one per token
     floor: float = -math.inf
 
+    @property
+    def key(self) -> tuple[Tokens, int, Law, int]:
+        """What the continuation is a function of, for one prompt and its ending; a floor only cuts it short."""
+        return self.chain.tokens[: self.cut], self.max_new_tokens, self.law, self.seed
+
 
 class Progress(NamedTuple):
     """How far a sampler is, in its own steps, with the numbers people watch."""
@@ -167,6 +174,18 @@ class Progress(NamedTuple):
     done: int
     total: int
     stats: Mapping[str, float]
+
+
+class Ahead(NamedTuple):
+    """Draws that a sampler may ask for in later rounds. Begun early they are there when they are asked for; begun or
+    not, the sampler's course is the same, for a continuation is a function of its draw.
+
+    `draws` is given a look at any draw, the chain it has made so far or None if it has not begun, and tells those whose
+    beginnings are known, the likeliest first, this round's and what has begun among them.
+    """
+
+    rows: int  # begin more only while fewer rows than these are busy, with anything
+    draws: Callable[[Callable[[Draw], Chain | None]], Iterator[Draw]]
 
 
 class Round(NamedTuple):
@@ -180,6 +199,7 @@ class Round(NamedTuple):
     settled: Tokens = ()
     is_live: bool = False
     progress: Progress = Progress(0, 1, {})
+    ahead: Ahead | None = None
 
 
 class Answer(NamedTuple):

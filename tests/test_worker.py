@@ -24,8 +24,8 @@ EOS = Ending(frozenset({0}))
 SAMPLERS: list[dict[str, Any]] = [
     {"sampler": "ancestral", "alpha": 1.0},
     {"sampler": "low_temperature", "alpha": 3.0},
-    {"sampler": {"name": "metropolis_hastings", "num_steps": 4, "block_size": 5}, "alpha": 4.0},
-    {"sampler": {"name": "metropolis_hastings", "num_steps": 3, "num_proposals": 3}, "alpha": 2.0},
+    {"sampler": {"name": "metropolis_hastings", "num_steps": 4, "block_size": 5, "prefetch": 0}, "alpha": 4.0},
+    {"sampler": {"name": "metropolis_hastings", "num_steps": 3, "num_proposals": 3, "prefetch": 0}, "alpha": 2.0},
     {"sampler": {"name": "sequential_monte_carlo", "num_particles": 5, "block_size": 3}, "alpha": 2.0},
     {"sampler": {"name": "sequential_monte_carlo", "ramp_tokens": 9}, "alpha": 4.0, "temperature": 0.8},
 ]

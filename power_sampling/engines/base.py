@@ -115,6 +115,16 @@ class LanguageModel(Protocol):
     def drawn(self, ticket: int) -> Tokens:
         """The new tokens of an unfinished draw so far."""
 
+    def so_far(self, ticket: int) -> Continuation:
+        """An unfinished draw as it stands; its `end` is None. A chain made of it can be forked until the next step."""
+
+    def set_floor(self, ticket: int, floor: float) -> None:
+        """Let an unfinished draw have another floor."""
+
+    @property
+    def spare_rows(self) -> int:
+        """Rows that could be decoded beside those queued or running; negative: so many of these wait."""
+
     def step(self) -> tuple[list[int], list[tuple[int, Continuation]]]:
         """One token for every row. Returns the tickets that were decoded, and the draws that finished."""
 
@@ -129,7 +139,7 @@ class Row:
     """The state of one draw while it is decoded: its uniforms, its numbers, and whether it has ended."""
 
     def __init__(self, ticket: int, draw: Draw, ending: Ending) -> None:
-        self.ticket, self.draw = ticket, draw
+        self.ticket, self.draw, self.floor = ticket, draw, draw.floor
         self.tokens: list[int] = []
         self.end: End | None = None
         self._logp: list[float] = []
@@ -170,8 +180,7 @@ class Row:
         self._logp.append(logp)
         self._log_weight.append(log_weight)
         self._total += log_weight
-        if draw.floor > -math.inf:
-            self._widen()
+        self._widen()
         if token in self._eos_ids:
             return "eos"
         can_be_legal = guide is None or guide.push(token)
@@ -181,7 +190,7 @@ class Row:
             return "illegal"
         if len(self.tokens) == draw.max_new_tokens:
             return "length"
-        if draw.floor > -math.inf and self._total - math.log(self._span) < draw.floor:
+        if self.floor > -math.inf and self._total - math.log(self._span) < self.floor:
             return "floor"
         return None
 
@@ -196,12 +205,16 @@ class Row:
     def continuation(self, memo: object = None) -> Continuation:
         """What a row that has ended drew."""
         assert self.end is not None, "a row that has not ended is no continuation"
+        return self.so_far(memo)
+
+    def so_far(self, memo: object = None) -> Continuation:
+        """What the row has drawn, ended or not."""
         numbers = Continuation(tuple(self.tokens), np.array(self._logp), np.array(self._log_weight), self.end, memo)
         law = self.draw.law
         if law.cut_exponent is None and not law.score_at:
             return numbers
-        notes = np.array(self._notes, dtype=np.float64)
         has_entropy = law.cut_exponent is not None
+        notes = np.array(self._notes, dtype=np.float64).reshape(-1, int(has_entropy) + len(law.score_at))
         entropy = notes[:, 0] if has_entropy else numbers.entropy
         return numbers._replace(entropy=entropy, logq=notes[:, int(has_entropy) :])
 

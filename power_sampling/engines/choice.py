@@ -36,7 +36,11 @@ class Laws(NamedTuple):
         """The columns in the type and on the device of `like`."""
 
         def column(values: list[float]) -> torch.Tensor | None:
-            return None if all(v == 1.0 for v in values) else torch.tensor(values)[:, None].to(like)
+            return (
+                None
+                if all(v == 1.0 for v in values)
+                else torch.tensor(values, dtype=like.dtype)[:, None].to(like.device)
+            )
 
         proposals = [law.proposal_temperature or 1.0 for law in laws]
         is_greedy = [law.proposal_temperature == 0 for law in laws]
@@ -45,7 +49,7 @@ class Laws(NamedTuple):
         temperatures = [law.temperature for law in laws]
         return cls(
             column(temperatures),
-            None if proposals == temperatures else torch.tensor(proposals)[:, None].to(like),
+            None if proposals == temperatures else torch.tensor(proposals, dtype=like.dtype)[:, None].to(like.device),
             torch.tensor(is_greedy)[:, None].to(like.device) if any(is_greedy) else None,
             any(law.cut_exponent is not None or law.score_at for law in laws),
             tuple(column(values) for values in further),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import psutil
 import torch
 
@@ -32,6 +34,11 @@ class Memory:
 
     def fits(self, rows: int, tokens: int) -> bool:
         return self.needed(rows, tokens) <= self.budget
+
+    def rows(self, tokens: int) -> int:
+        """How many rows of so many tokens fit."""
+        each = self.needed(1, tokens)
+        return self.budget // each if each else sys.maxsize
 
 
 def _free(device: torch.device) -> int:

@@ -9,9 +9,9 @@ no token is prefilled twice. Weights, positions and masks reach the model as `ge
 from __future__ import annotations
 
 import inspect
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
-from itertools import count, islice
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +43,7 @@ class _Prompt:
         self.kept = KeyValues()
         self.logits: torch.Tensor | None = None  # (vocabulary,)
         self.prefilled_tokens = self.reused_tokens = 0
+        self.served = 0  # at which call of the model it got its last piece
 
     @property
     def missing(self) -> int:
@@ -125,8 +126,8 @@ class TorchLM:
     def add(self, prompt: _Prompt, draw: Draw) -> int:
         ticket = next(self._tickets)
         context = context_of(prompt.tokens, draw)
-        kept = draw.chain.memo if isinstance(draw.chain.memo, KeyValues) and draw.cut else KeyValues()
-        seat = _Seat(Row(ticket, draw, prompt.ending), prompt, kept.head(min(kept.length, len(context) - 1)), context)
+        kept = self._remembered(draw.chain.memo, len(context) - 1) if draw.cut else KeyValues()
+        seat = _Seat(Row(ticket, draw, prompt.ending), prompt, kept, context)
         if not self._memory.fits(1, seat.longest):
             raise OutOfMemoryError(
                 f"{seat.longest} tokens take {self._memory.needed(1, seat.longest) >> 20} MiB of keys and values; "
@@ -143,6 +144,19 @@ class TorchLM:
 
     def drawn(self, ticket: int) -> Tokens:
         return next((tuple(seat.row.tokens) for seat in self._seats if seat.row.ticket == ticket), ())
+
+    def so_far(self, ticket: int) -> Continuation:
+        seat = self._seat(ticket)
+        return seat.row.so_far(memo=seat)
+
+    def set_floor(self, ticket: int, floor: float) -> None:
+        self._seat(ticket).row.floor = floor
+
+    @property
+    def spare_rows(self) -> int:
+        unfinished = (*self._seats, *self._waiting)
+        longest = max((seat.longest for seat in unfinished), default=0)
+        return min(self.max_rows, self._memory.rows(longest)) - len(unfinished)
 
     @torch.inference_mode()
     def step(self) -> tuple[list[int], list[tuple[int, Continuation]]]:
@@ -206,12 +220,31 @@ class TorchLM:
 
     # ------------------------------------------------------------ seats
 
+    def _seat(self, ticket: int) -> _Seat:
+        return next(seat for seat in (*self._seats, *self._waiting) if seat.row.ticket == ticket)
+
+    def _remembered(self, memo: object, length: int) -> KeyValues:
+        """What a chain's memo has of its first `length` tokens: the states of a row that has ended, or the seat of one
+        that is still being decoded."""
+        if isinstance(memo, _Seat):
+            new = length - memo.kept.length
+            place = next((i for i, seat in enumerate(self._seats) if seat.row is memo.row), None)
+            if new <= 0 or place is None:
+                memo = memo.kept
+            else:
+                fed = self._batch.lengths[place] - memo.kept.length
+                memo = memo.kept.extended(self._batch.last(place, fed, new), new)
+        return memo.head(min(memo.length, length)) if isinstance(memo, KeyValues) else KeyValues()
+
     def _admit(self) -> None:
         """Seat waiting draws while rows and memory last, after one forward pass of some tokens for prompts that have
         no states yet. A draw whose prompt is not ready lets later ones pass. Those at the end of their prompt take
         their first token from its logits."""
-        candidates = list(islice(self._waiting, self.max_rows - len(self._seats)))
-        self._prepare(list(dict.fromkeys(seat.prompt for seat in candidates if seat.prompt.missing)))
+        self._make_way()
+        queue, free = self._queue(), self.max_rows - len(self._seats)
+        candidates = queue[:free]
+        soon = free + len(self._seats) - len({seat.prompt for seat in self._seats})  # rows free or to be had
+        self._prepare(list(dict.fromkeys(seat.prompt for seat in queue[: max(1, soon)] if seat.prompt.missing)))
         admitted: list[_Seat] = []
         for seat in candidates:
             longest = max(x.longest for x in (*self._seats, *admitted, seat))
@@ -231,6 +264,36 @@ class TorchLM:
         if staying:
             self._batch.enter([seat.kept for seat in staying])
 
+    def _queue(self) -> list[_Seat]:
+        """The waiting draws: first those of requests that have no row, then those of requests that have one, and so
+        on, each time in the order they came."""
+        held = Counter(seat.prompt for seat in self._seats)
+        ranked = []
+        for seat in self._waiting:
+            ranked.append((held[seat.prompt], seat))
+            held[seat.prompt] += 1
+        return [seat for _, seat in sorted(ranked, key=lambda ranked_seat: ranked_seat[0])]
+
+    def _make_way(self) -> None:
+        """While a request without a row waits for one, take one from the request that has most; that row goes on from
+        its states when its turn comes."""
+        held = Counter(seat.prompt for seat in self._seats)
+        poor = {seat.prompt: seat for seat in self._waiting if not seat.prompt.missing and seat.prompt not in held}
+        longest = max((seat.longest for seat in (*self._seats, *poor.values())), default=0)
+        short = len(self._seats) + len(poor) - min(self.max_rows, self._memory.rows(longest))
+        while poor and short > 0 and (richest := max(held, key=lambda prompt: held[prompt], default=None)):
+            if held[richest] < 2:
+                return
+            self._suspend(max(i for i, seat in enumerate(self._seats) if seat.prompt is richest))
+            held[richest] -= 1
+            short -= 1
+
+    def _suspend(self, index: int) -> None:
+        seat = self._seats[index]
+        fed = self._batch.lengths[index] - seat.kept.length
+        self._waiting.append(seat._replace(kept=seat.kept.extended(self._batch.last(index, fed), fed)))
+        self._vacate([index])
+
     def _prepare(self, prompts: list[_Prompt]) -> None:
         """Find or compute what is missing of these prompts: a piece of it, per step."""
         for prompt in prompts:
@@ -248,10 +311,11 @@ class TorchLM:
             prompt.kept, prompt.logits, prompt.reused_tokens = kept, logits, kept.length - prompt.prefilled_tokens
 
     def _prefill(self, prompts: list[_Prompt]) -> None:
-        """The next piece of the first prompt, together with as many whole prompts as fit beside it. A prompt that
-        begins like one of them waits, and finds their common beginning computed."""
+        """The next piece of the prompt that has waited longest for one, together with as many whole prompts as fit
+        beside it. A prompt that begins like one of them waits, and finds their common beginning computed."""
         if not prompts:
             return
+        prompts = sorted(prompts, key=lambda prompt: prompt.served)
         pieces = {prompts[0]: prompts[0].tokens[prompts[0].kept.length :][: self._prefill_chunk]}
         for prompt in prompts[1:]:
             widest = max(prompt.missing, *map(len, pieces.values()))
@@ -269,6 +333,7 @@ class TorchLM:
             prompt.logits = logits[row, at].clone()
             prompt.kept = prompt.kept.extended(batch.last(row, widest, len(piece)), len(piece))
             prompt.prefilled_tokens += len(piece)
+            prompt.served = self._forward_calls
             self._prefilled_tokens += len(piece)
 
     def _waits_for(self, other: _Prompt, prompt: _Prompt) -> bool:

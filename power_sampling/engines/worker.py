@@ -12,12 +12,13 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from power_sampling.engines.base import Ending, LanguageModel, PromptHandle
+from power_sampling.engines.base import Ending, LanguageModel
+from power_sampling.engines.draws import Draws
 from power_sampling.errors import (
     EngineClosedError,
     EngineError,
@@ -26,7 +27,7 @@ from power_sampling.errors import (
     RequestTimeoutError,
 )
 from power_sampling.samplers import Sampler
-from power_sampling.types import Answer, Continuation, Progress, Round, Tokens
+from power_sampling.types import Answer, Continuation, Draw, Progress, Round, Tokens
 
 __all__ = ["Job", "Outcome", "Request", "Worker"]
 
@@ -73,11 +74,8 @@ class Job:
     is_cancelled: bool = False
     # the worker's own:
     sampler: Sampler | None = None
-    handle: PromptHandle | None = None
     round: Round | None = None
-    tickets: list[int] = field(default_factory=list)
-    results: dict[int, Continuation] = field(default_factory=dict)
-    tokens_decoded: int = 0
+    draws: Draws | None = None
     serial_steps: int = 0
 
     def cancel(self) -> None:
@@ -110,7 +108,6 @@ class Worker:
         self._wakeup = threading.Condition()
         self._inbox: deque[Job] = deque()
         self._live: list[Job] = []
-        self._by_ticket: dict[int, Job] = {}
         self._is_closed = False
         self._thread: threading.Thread | None = None
 
@@ -169,46 +166,81 @@ class Worker:
                 self._finish(job, verdict)
             elif job.sampler is None:
                 self._advance(job, None)
+        self._use_spare_rows()
+        owners = {ticket: job for job in self._live if job.draws for ticket in job.draws.tickets}
         decoded, finished = self._model.step()
-        for job in {self._by_ticket[ticket] for ticket in decoded if ticket in self._by_ticket}:
+        for job in {owners[ticket] for ticket in decoded}:
             job.serial_steps += 1
         for ticket, continuation in finished:
-            owner = self._by_ticket.pop(ticket, None)
-            if owner is not None:
-                owner.results[ticket] = continuation
-                owner.tokens_decoded += len(continuation.tokens)
-                if len(owner.results) == len(owner.tickets):
-                    self._advance(owner, [owner.results[t] for t in owner.tickets])
+            draws = owners[ticket].draws
+            assert draws is not None, "a job is live until its answers are looked at, below"
+            draws.finish(ticket, continuation)
+        for job in {owners[ticket]: None for ticket, _ in finished}:
+            self._advance(job, job.draws.answers() if job.draws else None)
         for job in list(self._live):
-            if job.round is not None and job.round.is_live and job.request.listener:
-                self._tell(job, job.round, self._model.drawn(job.tickets[0]))
+            if job.round is not None and job.round.is_live and job.draws and job.request.listener:
+                self._tell(job, job.round, self._model.drawn(next(iter(job.draws.tickets))))
 
-    def _advance(self, job: Job, results: list[Continuation] | None) -> None:
-        """Run the sampler to its next round, and queue that round's draws. A fault here is this request's alone."""
+    def _advance(self, job: Job, answers: list[Continuation] | None) -> None:
+        """Run the sampler until it asks for something that is not there yet. A fault here is this request's alone."""
         try:
-            if results is None:
-                job.handle = self._model.open(job.request.prompt, job.request.ending)
+            if job.sampler is None:
+                job.draws = Draws(self._model, self._model.open(job.request.prompt, job.request.ending))
                 job.sampler = job.request.make_sampler(job.is_over)
                 job.round = next(job.sampler)
-            else:
-                assert job.sampler is not None
-                job.round = job.sampler.send(results)
-            job.results = {}
-            job.tickets = [self._model.add(job.handle, draw) for draw in job.round.draws]
+                answers = self._ask(job, job.round)
+            while answers is not None:
+                job.round = job.sampler.send(answers)
+                answers = self._ask(job, job.round)
         except StopIteration as stop:
             self._finish(job, self._outcome(job, stop.value))
-            return
         except Exception as error:  # noqa: BLE001 - a fault of one request reaches its waiter and nobody else
             self._finish(job, error)
-            return
-        self._by_ticket.update(dict.fromkeys(job.tickets, job))
+
+    def _ask(self, job: Job, current: Round) -> list[Continuation] | None:
+        assert job.draws is not None
+        job.draws.ask(current)
         if job.request.listener:
-            self._tell(job, job.round, ())
+            self._tell(job, current, ())
+        return job.draws.answers() if job.draws else None  # none are left of a job whose listener has raised
+
+    def _use_spare_rows(self) -> None:
+        """Begin draws ahead of being asked for in rows that nobody waits for, a row to each request in turn; give rows
+        back, the youngest first, where somebody does."""
+        wanting = [(j, j.draws, j.round.ahead) for j in self._live if j.draws and j.round and j.round.ahead]
+        if not wanting:
+            return
+        busy = sum(len(job.draws.tickets) for job in self._live if job.draws)
+        spare = min(self._model.spare_rows, max(ahead.rows for _, _, ahead in wanting) - busy)
+        for _, draws, _ in reversed(wanting):
+            while spare < 0 and draws.give_back():
+                spare += 1
+        sources = deque((job, ahead.rows, draws.begin_ahead(ahead)) for job, draws, ahead in wanting)
+        while sources and spare > 0:
+            job, rows, source = sources.popleft()
+            if busy < rows and self._begins(job, source):
+                busy, spare = busy + 1, spare - 1
+                sources.append((job, rows, source))
+
+    def _begins(self, job: Job, source: Iterator[Draw]) -> bool:
+        try:
+            return next(source, None) is not None
+        except Exception as error:  # noqa: BLE001 - a fault of one request reaches its waiter and nobody else
+            self._finish(job, error)
+            return False
 
     def _outcome(self, job: Job, answer: Answer) -> Outcome:
-        prefilled, reused = (job.handle.prefilled_tokens, job.handle.reused_tokens) if job.handle else (0, 0)
-        seconds = time.monotonic() - job.submitted
-        return Outcome(answer, job.tokens_decoded, prefilled, reused, job.serial_steps, seconds)
+        assert job.draws is not None
+        seconds, handle = time.monotonic() - job.submitted, job.draws.handle
+        job.draws.drop_all()
+        return Outcome(
+            answer,
+            job.draws.tokens_decoded,
+            handle.prefilled_tokens,
+            handle.reused_tokens,
+            job.serial_steps,
+            seconds,
+        )
 
     def _tell(self, job: Job, current: Round, drawn: Tokens) -> None:
         assert job.request.listener is not None
@@ -219,12 +251,11 @@ class Worker:
             self._finish(job, error)
 
     def _finish(self, job: Job, result: Outcome | Exception) -> None:
-        for ticket in job.tickets:
-            if self._by_ticket.pop(ticket, None):
-                self._model.drop(ticket)
+        if job.draws:
+            job.draws.drop_all()
         if job in self._live:
             self._live.remove(job)
-        job.sampler = job.handle = job.round = None
+        job.sampler = job.draws = job.round = None
         with contextlib.suppress(InvalidStateError):  # the waiter cancelled its future: nobody is left to tell
             if isinstance(result, Outcome):
                 job.future.set_result(result)
@@ -244,8 +275,8 @@ class Worker:
 
     def _end_all(self, error: Callable[[], PowerSamplingError]) -> None:
         """Each waiter gets an error of its own: raising one object in several threads mixes up their tracebacks."""
-        self._by_ticket.clear()  # so nothing is dropped one by one from an engine that may be broken
         for job in list(self._live):
+            job.draws = None  # nothing is dropped one by one from an engine that may be broken
             self._finish(job, error())
 
 

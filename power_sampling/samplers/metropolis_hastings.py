@@ -12,23 +12,35 @@ proposals: pick J with probability w_J / W, W = sum_j w_j, accept with probabili
 K = 1 that is the ordinary ratio w(y) / w(x). Chosen over i-SIR because it contains Metropolis-Hastings and has the
 larger spectral gap at every small K (`benchmarks/multiple_try.py`).
 
-Every move has a stream of chance of its own, so that proposals of later moves can be decoded in advance
-(`prefetch.py`) and the chain stays the same, token for token.
+Every move has a stream of chance of its own, so that proposals of later moves can be decoded in advance, in rows that
+nothing else wants (`prefetch.py`); the chain stays the same, token for token.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator
-from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 from power_sampling.config import MetropolisHastings, ParallelTempering
 from power_sampling.samplers.cuts import choose_cut, log_span
-from power_sampling.samplers.prefetch import Prefetcher
+from power_sampling.samplers.prefetch import foreseen
 from power_sampling.samplers.rng import Rng
-from power_sampling.types import Answer, Chain, Continuation, Draw, Exactness, Floats, Law, Progress, Round
+from power_sampling.types import (
+    Ahead,
+    Answer,
+    Chain,
+    Continuation,
+    Draw,
+    Exactness,
+    Floats,
+    Law,
+    Progress,
+    Round,
+    Tokens,
+)
 
 __all__ = ["metropolis_hastings", "move"]
 
@@ -49,19 +61,20 @@ def metropolis_hastings(
 
     while stage_end < horizon:
         stage_end = horizon if chain.is_terminated or is_spent else min(stage_end + block_size, horizon)
+        extension = Draw(chain, len(chain.tokens), stage_end - len(chain.tokens), law, rng.seed())
+        moves = _Moves(stage_end, config, law, rng.fork())
         if not chain.is_terminated:
-            extension = Draw(chain, len(chain.tokens), stage_end - len(chain.tokens), law, rng.seed())
             progress = _progress(chain, stage_end, block_size, horizon, 0, config.num_steps, num_tried, num_accepted)
-            (continuation,) = yield Round((extension,), progress=progress)
+            ahead = moves.ahead(0, extension, num_tried, num_accepted)
+            (continuation,) = yield Round((extension,), progress=progress, ahead=ahead)
             chain = chain.spliced(len(chain.tokens), continuation)
-        ahead = Prefetcher(config.prefetch, config.num_steps, law, rng)
         for step in range(config.num_steps):
             is_spent = is_spent or is_over()
             if is_spent:
                 break
             progress = _progress(chain, stage_end, block_size, horizon, step, config.num_steps, num_tried, num_accepted)
-            one_move = partial(move, stage_end=stage_end, config=config, law=law, progress=progress)
-            moved = yield from ahead.step(one_move, chain)
+            ahead = moves.ahead(step, chain, num_tried, num_accepted)
+            moved = yield from move(chain, stage_end, config, law, moves.stream(step), progress, ahead)
             num_tried += 1
             num_accepted += moved is not chain
             chain = moved
@@ -78,22 +91,46 @@ def move(
     law: Law,
     rng: Rng,
     progress: Progress,
+    ahead: Ahead | None = None,
 ) -> Generator[Round, list[Continuation], Chain]:
     """One multiple-try move; the chain itself, the same object, where it is rejected."""
-    cut = choose_cut(chain, law, rng)
-    log_u = rng.log_uniform()
-    log_w_chain = _log_w(chain, cut, law)
-    # With one proposal the decision is known as soon as its running weight falls below u * w(x). With several it
-    # needs every weight, so all of them are drawn in full.
-    is_early = config.early_rejection and config.num_proposals == 1 and law.is_bounded
-    floor = log_u + log_w_chain if is_early else -math.inf
-    draws = tuple(Draw(chain, cut, stage_end - cut, law, rng.seed(), floor) for _ in range(config.num_proposals))
-    continuations = yield Round(draws, progress=progress)
+    chance = _chance(chain, stage_end, config, law, rng)
+    draws = _draws(chain, chance, stage_end, config, law)
+    continuations = yield Round(draws, progress=progress, ahead=ahead)
     if not all(c.is_complete for c in continuations):
         return chain
+    return _decided(chain, chance, [chain.spliced(chance.cut, c) for c in continuations], law, rng)
 
-    proposals = [chain.spliced(cut, c) for c in continuations]
-    log_w: Floats = np.array([_log_w(y, cut, law) for y in proposals])
+
+class _Chance(NamedTuple):
+    """What a move decides before it knows its proposals."""
+
+    cut: int
+    log_u: float
+    seeds: tuple[int, ...]
+
+
+def _chance(
+    chain: Chain, stage_end: int, config: MetropolisHastings | ParallelTempering, law: Law, rng: Rng
+) -> _Chance:
+    """A chain that is still being drawn is taken to reach the end of the stage."""
+    cut = choose_cut(chain, law, rng) if chain.end else rng.integers(stage_end)
+    return _Chance(cut, rng.log_uniform(), tuple(rng.seed() for _ in range(config.num_proposals)))
+
+
+def _draws(
+    chain: Chain, chance: _Chance, stage_end: int, config: MetropolisHastings | ParallelTempering, law: Law
+) -> tuple[Draw, ...]:
+    # With one proposal the decision is known as soon as its running weight falls below u * w(x). With several it
+    # needs every weight, so all of them are drawn in full.
+    is_early = config.early_rejection and config.num_proposals == 1 and law.is_bounded and chain.end is not None
+    floor = chance.log_u + _log_w(chain, chance.cut, law) if is_early else -math.inf
+    return tuple(Draw(chain, chance.cut, stage_end - chance.cut, law, seed, floor) for seed in chance.seeds)
+
+
+def _decided(chain: Chain, chance: _Chance, proposals: list[Chain], law: Law, rng: Rng) -> Chain:
+    log_w_chain = _log_w(chain, chance.cut, law)
+    log_w: Floats = np.array([_log_w(y, chance.cut, law) for y in proposals])
     top = float(log_w.max())
     if top == -math.inf:  # every proposal has underflowed: none can be accepted
         return chain
@@ -101,7 +138,48 @@ def move(
     chosen = rng.categorical(w) if len(proposals) > 1 else 0
     w_others = float(w.sum() - w[chosen]) if len(proposals) > 1 else 0.0
     log_denominator = float(np.logaddexp(math.log(w_others) if w_others > 0 else -math.inf, log_w_chain - top))
-    return proposals[chosen] if log_u <= math.log(float(w.sum())) - log_denominator else chain
+    return proposals[chosen] if chance.log_u <= math.log(float(w.sum())) - log_denominator else chain
+
+
+class _Moves:
+    """The moves of a stage, each with its own stream (see `prefetch.Moves`)."""
+
+    def __init__(self, stage_end: int, config: MetropolisHastings, law: Law, rng: Rng) -> None:
+        self._stage_end, self._config, self._law, self._rng = stage_end, config, law, rng
+        self._streams: list[Rng] = []
+        self._chances: dict[tuple[int, int | Tokens], _Chance] = {}
+
+    def __len__(self) -> int:
+        return self._config.num_steps
+
+    def stream(self, number: int) -> Rng:
+        """The stream of a move, at its beginning."""
+        while len(self._streams) <= number:
+            self._streams.append(self._rng.fork())
+        return self._streams[number].copy()
+
+    def asked(self, number: int, chain: Chain) -> tuple[Draw, ...]:
+        has_entropy_cuts = self._law.cut_exponent is not None
+        if has_entropy_cuts and chain.end is None:
+            return ()  # where the entropy will rise is not known
+        length = len(chain.tokens) if chain.end else self._stage_end
+        key = number, chain.tokens if has_entropy_cuts else length
+        if key not in self._chances:
+            self._chances[key] = self._chance(chain, self.stream(number))
+        return _draws(chain, self._chances[key], self._stage_end, self._config, self._law)
+
+    def decided(self, number: int, chain: Chain, proposals: list[Chain]) -> Chain:
+        if any(proposal.end == "floor" for proposal in proposals):
+            return chain
+        rng = self.stream(number)
+        return _decided(chain, self._chance(chain, rng), proposals, self._law, rng)
+
+    def ahead(self, number: int, root: Chain | Draw, tried: int, accepted: int) -> Ahead | None:
+        rows = self._config.prefetch
+        return Ahead(rows, foreseen(self, number, root, (accepted + 1) / (tried + 2))) if rows else None
+
+    def _chance(self, chain: Chain, rng: Rng) -> _Chance:
+        return _chance(chain, self._stage_end, self._config, self._law, rng)
 
 
 def _log_w(chain: Chain, cut: int, law: Law) -> float:

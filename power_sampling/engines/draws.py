@@ -1,0 +1,112 @@
+"""The draws of one request: those its sampler waits for, and those begun before they are asked for.
+
+A continuation is a function of its draw's key, so a draw that was begun early answers the sampler as well as one begun
+now. What a new round can no longer lead to is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from power_sampling.engines.base import LanguageModel, PromptHandle
+from power_sampling.samplers.cuts import log_span
+from power_sampling.types import Ahead, Chain, Continuation, Draw, Round
+
+__all__ = ["Draws"]
+
+
+class Draws:
+    """Used by the worker's thread alone. `tokens_decoded` counts the tokens of all draws, dropped ones included."""
+
+    def __init__(self, model: LanguageModel, handle: PromptHandle) -> None:
+        self._model, self.handle = model, handle
+        self.tickets: dict[int, Draw] = {}  # of what is being decoded, the youngest last
+        self.tokens_decoded = 0
+        self._running: dict[Any, int] = {}  # their keys
+        self._known: dict[Any, Continuation] = {}
+        self.asked: tuple[Draw, ...] = ()
+
+    def ask(self, current: Round) -> None:
+        """Begin what this round asks for and has not begun, and forget what it does not lead to."""
+        self.asked = current.draws
+        self._forget(current)
+        for draw in self.asked:
+            if draw.key in self._running:
+                self._model.set_floor(self._running[draw.key], draw.floor)
+            elif not self._is_answered(draw):
+                self._begin(draw)
+
+    def answers(self) -> list[Continuation] | None:
+        """What the round asked for, once all of it is there."""
+        if any(draw.key in self._running for draw in self.asked):
+            return None
+        return [self._known[draw.key] for draw in self.asked]
+
+    def finish(self, ticket: int, continuation: Continuation) -> None:
+        """Told that a draw has ended."""
+        key = self.tickets.pop(ticket).key
+        del self._running[key]
+        self._known[key] = continuation
+        self.tokens_decoded += len(continuation.tokens)
+
+    def begin_ahead(self, ahead: Ahead) -> Iterator[Draw]:
+        """Begin a draw before it is asked for, at each `next`, while there is one to begin."""
+        for draw in ahead.draws(self._looking()):
+            if draw.key not in self._running and draw.key not in self._known:
+                self._begin(draw)
+                yield draw
+
+    def give_back(self) -> bool:
+        """Drop the youngest draw that is not asked for. False: there is none."""
+        asked = {draw.key for draw in self.asked}
+        youngest = next((t for t in reversed(self.tickets) if self.tickets[t].key not in asked), None)
+        if youngest is not None:
+            self._drop(youngest)
+        return youngest is not None
+
+    def drop_all(self) -> None:
+        for ticket in list(self.tickets):
+            self._drop(ticket)
+
+    def _looking(self) -> Callable[[Draw], Chain | None]:
+        """What tells the chain that a draw has made so far, None if it has not begun. To be used until the next step:
+        it remembers what it has seen."""
+        seen: dict[Any, Chain] = {}
+
+        def look(draw: Draw) -> Chain | None:
+            key = draw.key
+            known = self._known.get(key)
+            if known is None and key in self._running and key not in seen:
+                known = self._model.so_far(self._running[key])
+            if known is not None:
+                seen.setdefault(key, draw.chain.spliced(draw.cut, known))
+            return seen.get(key)
+
+        return look
+
+    def _is_answered(self, draw: Draw) -> bool:
+        """A draw abandoned at its floor answers another request for it only if it is below that one's floor too."""
+        known = self._known.get(draw.key)
+        if known is None or known.is_complete:
+            return known is not None
+        abandoned = draw.chain.spliced(draw.cut, known)
+        return float(known.log_weight.sum()) - log_span(abandoned, draw.law) < draw.floor
+
+    def _begin(self, draw: Draw) -> None:
+        ticket = self._model.add(self.handle, draw)
+        self.tickets[ticket] = draw
+        self._running[draw.key] = ticket
+
+    def _forget(self, current: Round) -> None:
+        useful = {draw.key for draw in current.draws}
+        if current.ahead and (self._running or self._known):
+            useful |= {draw.key for draw in current.ahead.draws(self._looking())}
+        for ticket in [t for t, draw in self.tickets.items() if draw.key not in useful]:
+            self._drop(ticket)
+        self._known = {key: c for key, c in self._known.items() if key in useful}
+
+    def _drop(self, ticket: int) -> None:
+        self.tokens_decoded += len(self._model.drawn(ticket))
+        self._model.drop(ticket)
+        del self._running[self.tickets.pop(ticket).key]
