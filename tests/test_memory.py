@@ -9,7 +9,7 @@ import torch
 
 from power_sampling import EngineError, OutOfMemoryError, PowerSampler
 from power_sampling.engines.base import Ending
-from power_sampling.engines.memory import SLACK
+from power_sampling.engines.memory import LEAST_SLACK
 from power_sampling.engines.torch import TorchLM
 from power_sampling.testing import check_language_model
 from power_sampling.types import Chain, Continuation, Draw, Law, Tokens
@@ -18,6 +18,7 @@ from tests.tiny import tiny_model, tiny_tokenizer
 LAW = Law(2.0, 1.0, 0.5)
 NEW, PROMPT = 12, 6
 PER_TOKEN = 3 * 2 * 4 * 8 * 8  # layers, keys and values, heads, dimensions, bytes: tiny_model's in float64
+PER_ROW = (PROMPT + NEW + LEAST_SLACK) * PER_TOKEN
 
 
 def decoded(lm: TorchLM, *, rows: int = 8, shared: bool = False) -> tuple[list[Tokens], int]:
@@ -37,7 +38,7 @@ def decoded(lm: TorchLM, *, rows: int = 8, shared: bool = False) -> tuple[list[T
 def test_rows_wait_for_memory_and_draw_the_same() -> None:
     expected, together = decoded(TorchLM(tiny_model()))
     assert together == 8
-    room_for_three = int(3.5 * SLACK * (PROMPT + NEW) * PER_TOKEN)
+    room_for_three = int(3.5 * PER_ROW)
     lm = TorchLM(tiny_model(), kv_memory=room_for_three)
     first, _ = decoded(lm, rows=1)
     assert lm._memory.per_token == PER_TOKEN
@@ -46,7 +47,7 @@ def test_rows_wait_for_memory_and_draw_the_same() -> None:
 
 
 def test_what_can_never_fit_is_a_typed_error_and_nothing_else_is_hurt() -> None:
-    lm = TorchLM(tiny_model(), kv_memory=int(1.5 * SLACK * (PROMPT + NEW) * PER_TOKEN))
+    lm = TorchLM(tiny_model(), kv_memory=int(1.5 * PER_ROW))
     expected, _ = decoded(lm, rows=1)
     with pytest.raises(OutOfMemoryError, match=r"106 tokens take .* raise kv_memory"):
         lm.add(lm.open(tuple(range(PROMPT)), Ending(frozenset())), Draw(Chain.empty(), 0, 100, LAW, 0))
@@ -85,7 +86,7 @@ def test_an_allocation_that_fails_halves_the_batch_and_changes_nothing(rows: int
     found, together = decoded(lm, shared=shared)
     assert found == expected
     assert narrow.failures > 0 and together <= max(rows, lm.max_rows) and lm.max_rows <= rows
-    check_language_model(lm, (5, 6, 7), num_draws=50)
+    check_language_model(lm, (5, 6, 7), horizon=4, num_draws=40)
 
 
 def test_memory_that_is_out_for_good_reaches_the_caller() -> None:

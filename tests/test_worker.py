@@ -201,3 +201,11 @@ def test_requests_from_many_threads_are_answered() -> None:
         thread.join()
     assert results == {i: worker.submit(request(i)).future.result(30).answer.chain.tokens for i in range(12)}
     worker.close()
+
+
+def test_an_answer_holds_no_states() -> None:
+    """However long it is kept, the rows it was drawn in are free."""
+    worker = Worker(TorchLM(tiny_model(vocab_size=40)))
+    for i in range(len(SAMPLERS)):
+        assert worker.submit(request(i)).future.result(60).answer.chain.memo is None
+    worker.close()

@@ -64,32 +64,39 @@ def choose(
     `allowed` masks q, row by row, where it is given."""
     centred = _centred(logits)
     legal = _masked(centred, allowed)
-    p = q = _Softmax(centred, laws.temperature)
-    if laws.proposal_temperature is not None or legal is not centred:
-        q = _Softmax(legal, laws.temperature if laws.proposal_temperature is None else laws.proposal_temperature)
+    room = torch.empty_like(centred)
+    p = _Softmax(centred, laws.temperature, room)
+    notes = [torch.special.entr(p.weights / p.total).sum(-1, keepdim=True)] if laws.has_notes else []
+    if laws.proposal_temperature is None and legal is centred:
+        q = p
+    else:
+        q = _Softmax(legal, laws.temperature if laws.proposal_temperature is None else laws.proposal_temperature, room)
     token = _inverse_cdf(q.weights, uniforms)
     if laws.is_greedy is not None:
-        token = torch.where(laws.is_greedy, q.scaled.argmax(-1, keepdim=True), token)
+        token = torch.where(laws.is_greedy, legal.argmax(-1, keepdim=True), token)
     log_q = q.log_probability(token)
     if laws.is_greedy is not None:
         log_q = torch.where(laws.is_greedy, 0.0, log_q)
-    columns = [token.double(), p.log_probability(token), log_q]
-    if laws.has_notes:
-        columns.append(torch.special.entr(p.weights / p.total).sum(-1, keepdim=True).double())
-    columns += [_Softmax(legal, temperature).log_probability(token) for temperature in laws.score_at]
-    return torch.cat(columns, -1)
+    notes += [_Softmax(legal, temperature, room).log_probability(token) for temperature in laws.score_at]
+    return torch.cat([column.double() for column in (token, p.log_probability(token), log_q, *notes)], -1)
 
 
 class _Softmax:
-    """softmax(logits / temperature) of centred logits, not divided by its total: the weight of the likeliest is 1."""
+    """softmax(centred logits / temperature). Its `weights`, not divided by their total, stand in `room` until another
+    one is formed there: what is as large as the logits is written as seldom as can be."""
 
-    def __init__(self, centred: torch.Tensor, temperature: torch.Tensor | None) -> None:
-        self.scaled = centred if temperature is None else centred / temperature
-        self.weights = self.scaled.exp()
+    def __init__(self, centred: torch.Tensor, temperature: torch.Tensor | None, room: torch.Tensor) -> None:
+        self._centred, self._temperature = centred, temperature
+        # below the smallest normal number exp takes a CPU 80 times longer; there it is 0
+        least = 2 * torch.finfo(room.dtype).tiny
+        scaled = centred if temperature is None else torch.div(centred, temperature, out=room)
+        torch.clamp(scaled, min=math.log(least), out=room).exp_()
+        self.weights = torch.nn.functional.threshold(room, 1.001 * least, 0.0, inplace=True)
         self.total = self.weights.sum(-1, keepdim=True)
 
     def log_probability(self, token: torch.Tensor) -> torch.Tensor:
-        return (self.scaled.gather(-1, token) - self.total.log()).double()
+        scaled = self._centred.gather(-1, token)
+        return (scaled if self._temperature is None else scaled / self._temperature) - self.total.log()
 
 
 def _inverse_cdf(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:

@@ -102,8 +102,10 @@ class _Layer(CacheLayerMixin):
 class BatchCache(Cache):
     """The rows in decoding. `lengths[i]` tokens of row i are held, in the slots before the cursor."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_rows: int = 1) -> None:
+        """`max_rows`: beyond what is needed, no room is made for more rows."""
         super().__init__(layers=[])
+        self.max_rows = max_rows
         self.lengths: list[int] = []
         self.cursor = 0
         self.row_capacity = self.slot_capacity = 0
@@ -216,7 +218,9 @@ class BatchCache(Cache):
         elif rows <= self.row_capacity and 2 * (needed + new) <= self.slot_capacity:
             self._shift(needed)  # half of the buffer is what finished rows left behind: take it back
         else:
-            row_capacity = self.row_capacity if rows <= self.row_capacity else max(rows, 2 * self.row_capacity)
+            row_capacity = self.row_capacity
+            if rows > row_capacity:
+                row_capacity = max(rows, min(2 * row_capacity, self.max_rows))
             self._shift(needed, row_capacity, needed + new + max(64, needed // 2))
 
     def _shift(self, cursor: int, row_capacity: int | None = None, slot_capacity: int | None = None) -> None:

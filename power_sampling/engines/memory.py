@@ -13,6 +13,7 @@ __all__ = ["Memory", "is_out_of_memory"]
 
 SHARE = 0.6  # of what is free when the model has been loaded; activations and the rest of the process take some
 SLACK = 1.5  # by which buffers may be larger than their content, so that they need not grow at every step
+LEAST_SLACK = 64  # tokens by which they are larger at least
 
 
 class Memory:
@@ -30,7 +31,7 @@ class Memory:
 
     def needed(self, rows: int, tokens: int) -> int:
         """Bytes of `rows` rows in decoding, the longest of `tokens`: every row's buffer is as long as the longest."""
-        return int(rows * tokens * self.per_token * SLACK)
+        return int(rows * max(tokens * SLACK, tokens + LEAST_SLACK) * self.per_token)
 
     def fits(self, rows: int, tokens: int) -> bool:
         return self.needed(rows, tokens) <= self.budget

@@ -106,7 +106,7 @@ class TorchLM:
         self._tickets = count()
         self._waiting: deque[_Seat] = deque()
         self._seats: list[_Seat] = []
-        self._batch = BatchCache()
+        self._batch = BatchCache(self.max_rows)
         self._prefixes = Prefixes(prompt_memory)
         self._memory = Memory(self._device, kv_memory)
         self._prefill_chunk = PREFILL_CHUNK
@@ -188,7 +188,7 @@ class TorchLM:
         open_ = [seat for seat in self._seats if not seat.row.end]
         self._waiting.extendleft(seat._replace(kept=KeyValues()) for seat in reversed(open_))
         self._seats.clear()
-        self._batch = BatchCache()
+        self._batch = BatchCache(self.max_rows)
         self._prefixes.clear()
         return True
 
@@ -196,7 +196,7 @@ class TorchLM:
         self._waiting.clear()
         self._seats.clear()
         self._finished.clear()
-        self._batch = BatchCache()
+        self._batch = BatchCache(self.max_rows)
 
     @torch.inference_mode()
     def score(self, prompt: Tokens, tokens: Tokens, temperature: float) -> Floats:
@@ -347,8 +347,7 @@ class TorchLM:
         kept = seat.kept
         if kept.length < len(fed):
             kept = seat.prompt.kept.head(min(len(fed), len(seat.prompt.tokens)))
-        piece = fed[kept.length :]
-        if piece:
+        while piece := fed[kept.length :][: self._prefill_chunk]:
             batch = BatchCache()
             batch.enter([kept])
             self._feed(batch, [piece], keep=1)

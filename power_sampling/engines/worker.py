@@ -234,7 +234,7 @@ class Worker:
         seconds, handle = time.monotonic() - job.submitted, job.draws.handle
         job.draws.drop_all()
         return Outcome(
-            answer,
+            answer._replace(chain=answer.chain._replace(memo=None)),  # states are freed, however long it is kept
             job.draws.tokens_decoded,
             handle.prefilled_tokens,
             handle.reused_tokens,

