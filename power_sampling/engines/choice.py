@@ -7,13 +7,19 @@ cumulated sum over the whole vocabulary is formed. Everything stays on the devic
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+import os
+import shutil
+import sysconfig
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils._triton import has_triton
 
 from power_sampling.types import Law
 
@@ -61,9 +67,32 @@ def choose(
 ) -> torch.Tensor:
     """Columns, (rows, 3 + ...), float64: token, log p and log q of it; then, if any law asks for more, the entropy of p
     and log q at each temperature of `score_at`. `logits` (rows, vocabulary), `uniforms` (rows, 1) on [0, 1), float64;
-    `allowed` masks q, row by row, where it is given."""
+    `allowed` masks q, row by row, where it is given.
+
+    Fused into few kernels on CUDA where they can be compiled; not yet measured on a GPU."""
+    chosen = fused() if logits.is_cuda and can_fuse() else columns
+    return chosen(logits, laws, uniforms, _forbidden(allowed, logits))
+
+
+@functools.cache
+def can_fuse() -> bool:
+    """Whether kernels for CUDA can be compiled here: Triton knows the GPU, and has the C compiler and the headers that
+    it builds its launchers with."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    return has_triton() and compiler is not None and Path(sysconfig.get_path("include"), "Python.h").is_file()
+
+
+@functools.cache
+def fused() -> Callable[..., torch.Tensor]:
+    """`columns`, compiled at its first call and again for other kinds of laws, not for other numbers of rows."""
+    return torch.compile(columns, dynamic=True)
+
+
+def columns(logits: torch.Tensor, laws: Laws, uniforms: torch.Tensor, forbidden: torch.Tensor | None) -> torch.Tensor:
+    """`choose`, in terms of tensors alone; `forbidden` (rows, vocabulary)."""
     centred = _centred(logits)
-    legal = _masked(centred, allowed)
+    # the one place where a constraint enters
+    legal = centred if forbidden is None else _centred(centred.masked_fill(forbidden, -math.inf))
     room = torch.empty_like(centred)
     p = _Softmax(centred, laws.temperature, room)
     notes = [torch.special.entr(p.weights / p.total).sum(-1, keepdim=True)] if laws.has_notes else []
@@ -122,11 +151,11 @@ def _centred(logits: torch.Tensor) -> torch.Tensor:
     return logits - logits.amax(-1, keepdim=True)
 
 
-def _masked(centred: torch.Tensor, allowed: Sequence[NDArray[np.bool_] | None]) -> torch.Tensor:
-    """The logits of q, those of forbidden tokens at -inf: the one place where a constraint enters."""
+def _forbidden(allowed: Sequence[NDArray[np.bool_] | None], like: torch.Tensor) -> torch.Tensor | None:
+    """Which tokens q must not draw, (rows, vocabulary); None where nothing is forbidden."""
     masks = [(i, mask) for i, mask in enumerate(allowed) if mask is not None]
     if not masks:
-        return centred
-    forbidden = torch.zeros_like(centred, dtype=torch.bool)
-    forbidden[[i for i, _ in masks]] = torch.from_numpy(~np.stack([mask for _, mask in masks])).to(centred.device)
-    return _centred(centred.masked_fill(forbidden, -math.inf))
+        return None
+    forbidden = torch.zeros_like(like, dtype=torch.bool)
+    forbidden[[i for i, _ in masks]] = torch.from_numpy(~np.stack([mask for _, mask in masks])).to(like.device)
+    return forbidden
