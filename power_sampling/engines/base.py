@@ -151,12 +151,17 @@ class Row:
         kept = draw.chain.tokens[: draw.cut]
         self._watch = ending.stop.watch(kept) if ending.stop else None
         self._guide = ending.constraint.watch(kept) if ending.constraint else None
-        self._uniforms = np.random.Generator(np.random.Philox(draw.seed)).random(draw.max_new_tokens).tolist()
+        self.uniforms: Floats = np.random.Generator(np.random.Philox(draw.seed)).random(draw.max_new_tokens)
 
     def uniform(self) -> float:
         """The uniform on [0, 1) that decides the next token."""
-        value: float = self._uniforms[len(self.tokens)]
-        return value
+        return float(self.uniforms[len(self.tokens)])
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether the token after the next one can be drawn before the next one is known: no constraint has to see it,
+        and the draw goes so far."""
+        return self._guide is None and len(self.tokens) + 1 < self.draw.max_new_tokens
 
     def allowed(self) -> NDArray[np.bool_] | None:
         """Which tokens q may draw next; None: all."""

@@ -131,14 +131,25 @@ class BatchCache(Cache):
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         return self.cursor - self.left + query_length, 0
 
-    def mask(self, new: int, device: torch.device) -> torch.Tensor | None:
-        """(rows, window + new): which slots a row sees, its `new` next ones included; None where it sees them all."""
+    @property
+    def pads(self) -> list[int]:
+        """Empty slots before each row's content, counted from `left`. Steps do not change them."""
+        longest = max(self.lengths)
+        return [longest - length for length in self.lengths]
+
+    @property
+    def is_compileable(self) -> bool:
+        """Asked by transformers before decoding: True builds a mask without reading from the device whether it hides
+        anything. It does just where rows differ in length."""
+        return min(self.lengths) != max(self.lengths)
+
+    def mask(self, new: int, pads: torch.Tensor) -> torch.Tensor | None:
+        """(rows, window + new): which slots a row sees, its `new` next ones included; None where it sees them all.
+        `pads` are those of the batch as a column on the device of the mask."""
         if min(self.lengths) == max(self.lengths):
             return None
-        window = self.cursor - self.left
-        lengths = torch.tensor(self.lengths, device=device)
-        slots = torch.arange(window + new, device=device)
-        return (slots >= window - lengths[:, None]).long()
+        slots = torch.arange(self.cursor - self.left + new, device=pads.device)
+        return (slots >= pads).long()
 
     def enter(self, kept: list[KeyValues]) -> None:
         """Add rows behind the present ones."""

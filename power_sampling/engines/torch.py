@@ -24,6 +24,7 @@ from power_sampling.engines.choice import Laws, choose
 from power_sampling.engines.kv import BatchCache, KeyValues, vacated
 from power_sampling.engines.memory import Memory, is_out_of_memory
 from power_sampling.engines.prefixes import Prefixes, shared_length
+from power_sampling.engines.steady import Pending, Steady
 from power_sampling.errors import OutOfMemoryError, UnsupportedModelError
 from power_sampling.types import Continuation, Draw, Floats, Tokens
 
@@ -81,7 +82,9 @@ class TorchLM:
     over them. Log-probabilities are float32 from upcast logits (float64 for a float64 model), sums are Python floats.
     `prompt_memory` bytes of prompts are remembered across requests; rows in decoding take `kv_memory` bytes at most, by
     default a share of what is free, and others wait. When memory runs out all the same, the batch is halved, its rows
-    go on from their tokens, and nothing is drawn twice.
+    go on from their tokens, and nothing is drawn twice. With `lag` (None: on CUDA) a step is launched before the host
+    has seen the one before it, while no row enters or leaves, none has a constraint and none is at its last token: all
+    results are the same, and a row that ended before its limit has been decoded once too often, which is discarded.
     Raises UnsupportedModelError for a model whose state cannot be cut at a position (recurrent, hybrid).
     """
 
@@ -93,6 +96,7 @@ class TorchLM:
         max_rows: int = 32,
         prompt_memory: int = 0,
         kv_memory: int | None = None,
+        lag: bool | None = None,
     ) -> None:
         _refuse_uncuttable(model)
         self.model = model.eval()
@@ -107,6 +111,9 @@ class TorchLM:
         self._waiting: deque[_Seat] = deque()
         self._seats: list[_Seat] = []
         self._batch = BatchCache(self.max_rows)
+        self._lag = self._device.type == "cuda" if lag is None else lag
+        self._steady: Steady | None = None
+        self._pending: Pending | None = None  # a step that was launched ahead
         self._prefixes = Prefixes(prompt_memory)
         self._memory = Memory(self._device, kv_memory)
         self._prefill_chunk = PREFILL_CHUNK
@@ -163,12 +170,10 @@ class TorchLM:
         tickets: list[int] = []
         try:
             self._admit()
-            tickets = [seat.row.ticket for seat in self._seats]
-            if tickets:
-                self._choose(self._decode(), self._seats)
-                ended = [i for i, seat in enumerate(self._seats) if seat.row.end]
-                self._finished += [(self._seats[i].row.ticket, self._continuation(i)) for i in ended]
-                self._vacate(ended)
+            tickets = self._decode()
+            ended = [i for i, seat in enumerate(self._seats) if seat.row.end]
+            self._finished += [(self._seats[i].row.ticket, self._continuation(i)) for i in ended]
+            self._vacate(ended)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or not self._halve():
                 raise
@@ -187,16 +192,20 @@ class TorchLM:
         self._finished += [(row.ticket, row.continuation()) for row in ended]
         open_ = [seat for seat in self._seats if not seat.row.end]
         self._waiting.extendleft(seat._replace(kept=KeyValues()) for seat in reversed(open_))
-        self._seats.clear()
-        self._batch = BatchCache(self.max_rows)
+        self._clear()
         self._prefixes.clear()
         return True
 
     def reset(self) -> None:
         self._waiting.clear()
-        self._seats.clear()
         self._finished.clear()
+        self._clear()
+
+    def _clear(self) -> None:
+        """Forget all rows in decoding, with what was launched for them."""
+        self._seats.clear()
         self._batch = BatchCache(self.max_rows)
+        self._steady = self._pending = None
 
     @torch.inference_mode()
     def score(self, prompt: Tokens, tokens: Tokens, temperature: float) -> Floats:
@@ -290,9 +299,10 @@ class TorchLM:
 
     def _suspend(self, index: int) -> None:
         seat = self._seats[index]
-        fed = self._batch.lengths[index] - seat.kept.length
-        self._waiting.append(seat._replace(kept=seat.kept.extended(self._batch.last(index, fed), fed)))
+        self._waiting.append(seat._replace(kept=self._states(index)))
         self._vacate([index])
+        if self._pending:
+            self._pending.forget(seat.row)
 
     def _prepare(self, prompts: list[_Prompt]) -> None:
         """Find or compute what is missing of these prompts: a piece of it, per step."""
@@ -361,8 +371,14 @@ class TorchLM:
         seat = self._seats[index]
         if seat.row.end == "floor":
             return seat.row.continuation()
-        fed = self._batch.lengths[index] - seat.kept.length
-        return seat.row.continuation(seat.kept.extended(self._batch.last(index, fed), fed))
+        return seat.row.continuation(self._states(index))
+
+    def _states(self, index: int) -> KeyValues:
+        """Of everything the row has been fed but its last token."""
+        seat = self._seats[index]
+        held, fed = self._batch.lengths[index] - seat.kept.length, len(seat.fed) - seat.kept.length
+        # held > fed where a step that was launched ahead has been fed the last token
+        return seat.kept.extended(self._batch.last(index, held, fed), fed)
 
     def _vacate(self, gone: list[int]) -> None:
         if not gone:
@@ -374,12 +390,34 @@ class TorchLM:
 
     # ------------------------------------------------------------ the model
 
-    def _decode(self) -> torch.Tensor:
-        """Feed every row its last token. Returns logits, (rows, vocabulary)."""
-        last = [(seat.row.tokens[-1] if seat.row.tokens else seat.context[-1],) for seat in self._seats]
+    def _decode(self) -> list[int]:
+        """One token for every row of the step that is under way, or else of a new one. Returns the rows' tickets."""
+        rows = [seat.row for seat in self._seats]
+        if not rows:
+            return []
+        step, self._pending = self._pending, None
+        if step is None or set(rows).isdisjoint(step.rows):
+            step = self._launch()
+        if self._lag and step.rows == rows and all(row.may_go_on for row in rows):
+            self._pending = self._launch()
+        # rows that have left since it was launched are passed over
+        drawn = {row: numbers for row, numbers in zip(step.rows, step.numbers(), strict=True) if row in rows}
+        for row, (token, *others) in drawn.items():
+            _push(row, int(token), *others)
+        return [row.ticket for row in drawn]
+
+    def _launch(self) -> Pending:
+        """Feed every row its last token and draw its next one, without waiting for it."""
+        rows = [seat.row for seat in self._seats]
+        if self._steady is None or self._steady.rows != rows:
+            last = [seat.row.tokens[-1] if seat.row.tokens else seat.context[-1] for seat in self._seats]
+            like = torch.empty(0, dtype=self._float, device=self._device)
+            self._steady = Steady(rows, last, self._batch, like, self._steady)
         self._serial_steps += 1
-        self._row_steps += len(last)
-        return self._feed(self._batch, last, keep=1)[:, -1]
+        self._row_steps += len(rows)
+        steady = self._steady
+        logits = self._forward(self._batch, steady.tokens, steady.positions, steady.pads, keep=1)
+        return steady.choose(logits[:, -1, : self.vocab_size])
 
     def _feed(self, batch: BatchCache, pieces: Sequence[Tokens], *, keep: int | torch.Tensor) -> torch.Tensor:
         """Append a piece to every row of `batch`. Returns the logits of the last `keep` positions, or of these
@@ -389,31 +427,51 @@ class TorchLM:
         widest = max(map(len, pieces))
         tokens = torch.tensor([piece + (0,) * (widest - len(piece)) for piece in pieces])
         positions = torch.tensor(batch.lengths)[:, None] + torch.arange(widest)
-        batch.reserve(widest)
+        pads = torch.tensor(batch.pads)[:, None]
+        keep = keep if isinstance(keep, int) else keep.to(self._device)
+        return self._forward(batch, *(x.to(self._device) for x in (tokens, positions, pads)), keep=keep)
+
+    def _forward(
+        self,
+        batch: BatchCache,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        pads: torch.Tensor,
+        *,
+        keep: int | torch.Tensor,
+    ) -> torch.Tensor:
+        """`_feed`, all of it on the device: (rows, new), (rows, new), (rows, 1)."""
+        new = tokens.shape[1]
+        batch.reserve(new)
         arguments: dict[str, Any] = {
-            "input_ids": tokens.to(self._device),
-            "position_ids": positions.to(self._device),
-            "attention_mask": batch.mask(widest, self._device),
+            "input_ids": tokens,
+            "position_ids": positions,
+            "attention_mask": batch.mask(new, pads),
             "past_key_values": batch,
             "use_cache": True,
-            "logits_to_keep": keep if isinstance(keep, int) else keep.to(self._device),
+            "logits_to_keep": keep,
         }
         self._forward_calls += 1
         output = self.model(**{name: value for name, value in arguments.items() if name in self._accepted})
-        batch.advance(widest)
+        batch.advance(new)
         logits: torch.Tensor = output.logits
         return logits
 
     def _choose(self, logits: torch.Tensor, seats: list[_Seat]) -> None:
-        """Give every seat its next token. One transfer to the host."""
-        base = logits[:, : self.vocab_size].to(self._float)
-        laws = [seat.row.draw.law for seat in seats]
+        """Give every seat its next token, and wait for it."""
+        base = logits[:, : self.vocab_size].to(self._device, self._float)
+        laws = Laws.of([seat.row.draw.law for seat in seats], base)
         uniforms = torch.tensor([seat.row.uniform() for seat in seats], dtype=torch.float64)[:, None]
         allowed = [seat.row.allowed() for seat in seats]
-        columns = choose(base, Laws.of(laws, base), uniforms.to(base.device), allowed).tolist()
-        for seat, law, (token, logp, logq, *notes) in zip(seats, laws, columns, strict=True):
-            asked = notes[int(law.cut_exponent is None) : 1 + len(law.score_at)]
-            seat.row.push(int(token), logp, logq, asked)
+        numbers = choose(base, laws, uniforms.to(base.device), allowed).tolist()
+        for seat, (token, *others) in zip(seats, numbers, strict=True):
+            _push(seat.row, int(token), *others)
+
+
+def _push(row: Row, token: int, logp: float, logq: float, *notes: float) -> None:
+    """Tell a row its next token and those of the notes that its law asks for."""
+    law = row.draw.law
+    row.push(token, logp, logq, notes[int(law.cut_exponent is None) : 1 + len(law.score_at)])
 
 
 def _end_of(prompt: _Prompt) -> torch.Tensor:
