@@ -105,7 +105,7 @@ class TorchLM:
         self.context_window: int | None = getattr(config, "max_position_embeddings", None)
         self.max_rows = max_rows
         self._accepted = set(inspect.signature(model.forward).parameters)
-        self._device = model.get_input_embeddings().weight.device
+        self._device = _input_device(model)
         self._float = torch.float64 if model.dtype == torch.float64 else torch.float32
         self._tickets = count()
         self._waiting: deque[_Seat] = deque()
@@ -477,6 +477,14 @@ def _push(row: Row, token: int, logp: float, logq: float, *notes: float) -> None
 def _end_of(prompt: _Prompt) -> torch.Tensor:
     assert prompt.logits is not None, "a draw is seated after its prompt"
     return prompt.logits
+
+
+def _input_device(model: PreTrainedModel) -> torch.device:
+    """Where a model takes its tokens: where its embeddings are. Those that accelerate has put away are nowhere between
+    two calls; its hook on the model knows where they come to, and brings the logits back there."""
+    device: torch.device = model.get_input_embeddings().weight.device
+    hook = getattr(model, "_hf_hook", None)
+    return torch.device(hook.execution_device) if device.type == "meta" and hook is not None else device
 
 
 def _refuse_uncuttable(model: PreTrainedModel) -> None:
