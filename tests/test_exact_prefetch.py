@@ -70,8 +70,10 @@ def test_the_chain_is_identical(num_seeds: int, prefetch: int, ending: Ending, f
     assert sum(o.tokens_decoded for o in prefetched) == cost_ahead.row_steps >= cost.row_steps
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral"])
-def test_on_a_model_with_states_forked_while_they_are_drawn(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("family", "lag"), [("llama", True), ("mistral", False)])
+def test_on_a_model_with_states_forked_while_they_are_drawn(
+    family: str, lag: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In float64. Most of the steps go, which takes forks from rows that are still being decoded."""
     model = tiny_model(family, vocab_size=40).double()
     forked = []
@@ -86,7 +88,7 @@ def test_on_a_model_with_states_forked_while_they_are_drawn(family: str, monkeyp
     for ending in (ENDLESS, EOS):
         sequential, cost = run(TorchLM(model), list(range(2)), ending, prefetch=0, **fields)
         assert not any(forked)
-        prefetched, cost_ahead = run(TorchLM(model), list(range(2)), ending, prefetch=16, **fields)
+        prefetched, cost_ahead = run(TorchLM(model, lag=lag), list(range(2)), ending, prefetch=16, **fields)
         for one, many in zip(sequential, prefetched, strict=True):
             assert one.answer.chain.tokens == many.answer.chain.tokens
             assert one.answer.acceptance_rate == many.answer.acceptance_rate
