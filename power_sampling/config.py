@@ -351,7 +351,7 @@ class ModelConfig(Settings):
     """Which model, and how transformers is to load it. Equal settings share one copy of the weights per process."""
 
     SERVING: ClassVar[frozenset[str]] = frozenset(
-        ("kv_memory", "max_rows", "pack_weights", "prompt_memory", "use_chat_template")
+        ("cuda_graphs", "kv_memory", "max_rows", "pack_weights", "prompt_memory", "use_chat_template")
     )
     """Fields that also concern a model that is loaded already; the others say how one is loaded."""
 
@@ -386,6 +386,9 @@ class ModelConfig(Settings):
     """Lay float32 weights out for the CPU once, at the price of a second copy: several rows then cost little more than
     one. None: where it can be done, half of the free memory holds the copy, and the model was loaded here (a model
     handed over loaded is left as it is)."""
+    cuda_graphs: bool = False
+    """Replay decoding steps on a CUDA GPU as graphs, where the model is one program at every step (no experts, torch's
+    own attention, all of it on one GPU); other models and devices decode as before. Not yet run on a GPU."""
     use_chat_template: bool | None = None
     """How adapters present a bare prompt: as one user message (True), as it is (False); None: as one user message
     where the tokenizer has a chat template."""

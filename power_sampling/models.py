@@ -146,6 +146,7 @@ def serve(model: Any, tokenizer: Any, config: ModelConfig, *, is_own: bool) -> L
             max_rows=config.max_rows,
             prompt_memory=config.prompt_memory * 2**20,
             kv_memory=None if config.kv_memory is None else config.kv_memory * 2**20,
+            static_shapes=config.cuda_graphs and model.device.type == "cuda",
         )
     return Loaded(tokenizer, codec, engine, Worker(engine), codec.grammars(engine.vocab_size))
 

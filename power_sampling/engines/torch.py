@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from functools import partial
 from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
-from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from power_sampling.engines.base import Cost, Ending, Row, context_of
 from power_sampling.engines.choice import Laws, choose
 from power_sampling.engines.kv import BatchCache, KeyValues, vacated
 from power_sampling.engines.memory import Memory, is_out_of_memory
 from power_sampling.engines.prefixes import Prefixes, shared_length
+from power_sampling.engines.static import StaticSteps, can_be_static
 from power_sampling.engines.steady import Pending, Steady
 from power_sampling.errors import OutOfMemoryError, UnsupportedModelError
 from power_sampling.types import Continuation, Draw, Floats, Tokens
@@ -85,6 +87,7 @@ class TorchLM:
     go on from their tokens, and nothing is drawn twice. With `lag` (None: on CUDA) a step is launched before the host
     has seen the one before it, while no row enters or leaves, none has a constraint and none is at its last token: all
     results are the same, and a row that ended before its limit has been decoded once too often, which is discarded.
+    With `static_shapes` decoding steps have few shapes and are replayed on CUDA as graphs, if `can_be_static(model)`.
     Raises UnsupportedModelError for a model whose state cannot be cut at a position (recurrent, hybrid).
     """
 
@@ -97,6 +100,7 @@ class TorchLM:
         prompt_memory: int = 0,
         kv_memory: int | None = None,
         lag: bool | None = None,
+        static_shapes: bool = False,
     ) -> None:
         _refuse_uncuttable(model)
         self.model = model.eval()
@@ -104,7 +108,7 @@ class TorchLM:
         self.vocab_size: int = min(vocab_size or config.vocab_size, config.vocab_size)
         self.context_window: int | None = getattr(config, "max_position_embeddings", None)
         self.max_rows = max_rows
-        self._accepted = set(inspect.signature(model.forward).parameters)
+        self._logits = partial(_logits, model, set(inspect.signature(model.forward).parameters))
         self._device = _input_device(model)
         self._float = torch.float64 if model.dtype == torch.float64 else torch.float32
         self._tickets = count()
@@ -114,6 +118,7 @@ class TorchLM:
         self._lag = self._device.type == "cuda" if lag is None else lag
         self._steady: Steady | None = None
         self._pending: Pending | None = None  # a step that was launched ahead
+        self._static = StaticSteps(self._logits, self._device) if static_shapes and can_be_static(model) else None
         self._prefixes = Prefixes(prompt_memory)
         self._memory = Memory(self._device, kv_memory)
         self._prefill_chunk = PREFILL_CHUNK
@@ -206,6 +211,8 @@ class TorchLM:
         self._seats.clear()
         self._batch = BatchCache(self.max_rows)
         self._steady = self._pending = None
+        if self._static:
+            self._static.clear()
 
     @torch.inference_mode()
     def score(self, prompt: Tokens, tokens: Tokens, temperature: float) -> Floats:
@@ -416,7 +423,11 @@ class TorchLM:
         self._serial_steps += 1
         self._row_steps += len(rows)
         steady = self._steady
-        logits = self._forward(self._batch, steady.tokens, steady.positions, steady.pads, keep=1)
+        if self._static and self._static.fits(self._batch):
+            self._forward_calls += 1
+            logits = self._static(self._batch, steady.tokens, steady.positions, steady.pads)
+        else:
+            logits = self._forward(self._batch, steady.tokens, steady.positions, steady.pads)
         return steady.choose(logits[:, -1, : self.vocab_size])
 
     def _feed(self, batch: BatchCache, pieces: Sequence[Tokens], *, keep: int | torch.Tensor) -> torch.Tensor:
@@ -428,8 +439,8 @@ class TorchLM:
         tokens = torch.tensor([piece + (0,) * (widest - len(piece)) for piece in pieces])
         positions = torch.tensor(batch.lengths)[:, None] + torch.arange(widest)
         pads = torch.tensor(batch.pads)[:, None]
-        keep = keep if isinstance(keep, int) else keep.to(self._device)
-        return self._forward(batch, *(x.to(self._device) for x in (tokens, positions, pads)), keep=keep)
+        tokens, positions, pads = (x.to(self._device) for x in (tokens, positions, pads))
+        return self._forward(batch, tokens, positions, pads, keep if isinstance(keep, int) else keep.to(self._device))
 
     def _forward(
         self,
@@ -437,24 +448,14 @@ class TorchLM:
         tokens: torch.Tensor,
         positions: torch.Tensor,
         pads: torch.Tensor,
-        *,
-        keep: int | torch.Tensor,
+        keep: int | torch.Tensor = 1,
     ) -> torch.Tensor:
         """`_feed`, all of it on the device: (rows, new), (rows, new), (rows, 1)."""
         new = tokens.shape[1]
         batch.reserve(new)
-        arguments: dict[str, Any] = {
-            "input_ids": tokens,
-            "position_ids": positions,
-            "attention_mask": batch.mask(new, pads),
-            "past_key_values": batch,
-            "use_cache": True,
-            "logits_to_keep": keep,
-        }
         self._forward_calls += 1
-        output = self.model(**{name: value for name, value in arguments.items() if name in self._accepted})
+        logits = self._logits(tokens, positions, batch.mask(new, pads), batch, keep)
         batch.advance(new)
-        logits: torch.Tensor = output.logits
         return logits
 
     def _choose(self, logits: torch.Tensor, seats: list[_Seat]) -> None:
@@ -466,6 +467,27 @@ class TorchLM:
         numbers = choose(base, laws, uniforms.to(base.device), allowed).tolist()
         for seat, (token, *others) in zip(seats, numbers, strict=True):
             _push(seat.row, int(token), *others)
+
+
+def _logits(
+    model: PreTrainedModel,
+    accepted: Set[str],
+    tokens: torch.Tensor,
+    positions: torch.Tensor,
+    mask: torch.Tensor | None,
+    cache: Cache,
+    keep: int | torch.Tensor = 1,
+) -> torch.Tensor:
+    arguments: dict[str, Any] = {
+        "input_ids": tokens,
+        "position_ids": positions,
+        "attention_mask": mask,
+        "past_key_values": cache,
+        "use_cache": True,
+        "logits_to_keep": keep,
+    }
+    logits: torch.Tensor = model(**{name: value for name, value in arguments.items() if name in accepted}).logits
+    return logits
 
 
 def _push(row: Row, token: int, logp: float, logq: float, *notes: float) -> None:
