@@ -247,11 +247,14 @@ class Recorded:
     """A step's operations, recorded with what Python knew at that time and done again on the same tensors: what a CUDA
     graph is, on a CPU."""
 
+    replays = 0
+
     def __call__(self, compute: Any) -> tuple[Recorded, torch.Tensor]:
         self.program, self.result = make_fx(compute)(), compute()
         return copy.copy(self), self.result
 
     def replay(self) -> None:
+        Recorded.replays += 1
         self.result.copy_(self.program())
 
 
@@ -262,16 +265,14 @@ def test_a_step_that_is_recorded_once_can_be_replayed(name: str, monkeypatch: py
     monkeypatch.setattr(static, "SLOTS", 16)
     monkeypatch.setattr(static, "PATIENCE", 1)
     monkeypatch.setattr(static, "SHAPES", 4)
+    monkeypatch.setattr(Recorded, "replays", 0)
     model = tiny_model(name, vocab_size=VOCAB)
-    expected = run(TorchLM(model, max_rows=5), generations=2)
+    expected = run(TorchLM(model, max_rows=5), generations=3)
     lm = TorchLM(model, max_rows=5, lag=True, static_shapes=True)
     assert lm._static is not None
     lm._static._capture = Recorded()  # type: ignore[assignment] # it is called alike
-    forward, calls = model.forward, iter(range(10**6))
-    monkeypatch.setattr(model, "forward", lambda **arguments: (next(calls), forward(**arguments))[1])
-    assert_same(run(lm, generations=2), expected, 1e-6 if name in ROUNDS_TO_FLOAT32 else 1e-9)
-    assert len(lm._static._steps) <= 4
-    assert next(calls) < 0.8 * lm.cost.forward_calls, "the others were replays"
+    assert_same(run(lm, generations=3), expected, 1e-6 if name in ROUNDS_TO_FLOAT32 else 1e-9)
+    assert len(lm._static._steps) <= 4 and Recorded.replays > lm.cost.serial_steps / 4
 
 
 def test_what_was_recorded_for_buffers_that_have_gone_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
