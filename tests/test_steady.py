@@ -199,6 +199,25 @@ def test_memory_that_runs_out_beside_a_step_under_way_changes_nothing(
     assert launched or (is_prefill and max_rows == 1), "a single row leaves no room for another one's prompt"
 
 
+def test_a_row_that_made_way_for_another_request_goes_on_from_what_the_host_has_seen() -> None:
+    model = tiny_model(vocab_size=VOCAB)
+    tokens: list[dict[int, Tokens]] = []
+    for lag in (False, True):
+        lm = TorchLM(model, max_rows=2, lag=lag)
+        ours, others = lm.open(PROMPTS[0], ENDINGS["endless"]), lm.open(PROMPTS[1], ENDINGS["endless"])
+        run_draws(lm, others, [Draw(Chain.empty(), 0, 2, LAWS[0], 0)])
+        for seed in (0, 1):
+            lm.add(ours, Draw(Chain.empty(), 0, 12, LAWS[0], seed))
+        for _ in range(3):
+            lm.step()
+        lm.add(others, Draw(Chain.empty(), 0, 1, LAWS[0], 2))  # over as soon as it has a row, which then goes on
+        results: dict[int, Continuation] = {}
+        while len(results) < 3:
+            results.update(lm.step()[1])
+        tokens.append({ticket: c.tokens for ticket, c in results.items()})
+    assert tokens[0] == tokens[1]
+
+
 def test_the_laws_of_a_language_model_hold() -> None:
     check_language_model(TorchLM(tiny_model("mistral", vocab_size=12), lag=True), PROMPTS[0])
 

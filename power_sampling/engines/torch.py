@@ -310,6 +310,7 @@ class TorchLM:
         self._vacate([index])
         if self._pending:
             self._pending.forget(seat.row)
+            self._steady = None  # it is one step ahead of the row
 
     def _prepare(self, prompts: list[_Prompt]) -> None:
         """Find or compute what is missing of these prompts: a piece of it, per step."""
