@@ -236,7 +236,8 @@ def overhead(bench: Bench) -> None:
 
 
 def smc(bench: Bench) -> None:
-    config = GenerationConfig(sampler="sequential_monte_carlo", alpha=ALPHA, max_new_tokens=bench.tokens)
+    sampler = {"name": "sequential_monte_carlo", "num_particles": 8}
+    config = GenerationConfig(sampler=sampler, alpha=ALPHA, max_new_tokens=bench.tokens)
     for rows, limit in ((8, 1.0), (1, 1.5)):
         bench.versus(
             f"sequential Monte Carlo, 8 particles / {rows} row{'s' if rows > 1 else ''}",

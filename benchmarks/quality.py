@@ -9,8 +9,10 @@ The embedded model in float32 on real questions (`prompts.json`), at most 32 new
 serial steps and laws do not depend on the machine or on what runs beside it. What is compared per prompt:
 
 - E[log p(x)] under the sampler minus that under pi = p^alpha / Z;
-- the law P of answers (the last number of the text, or all of it where there is none) against that under pi,
-  sum_a (P(a) - pi(a))^2, by a U-statistic: unbiased, so it can come out below 0.
+- pi(a) of the sampler's answer a (the last number of the text, or all of it where there is none) minus what that is on
+  average under pi: below 0 for a sampler that misses what is likely, above 0 for one that runs to the mode;
+- the law P of its answers against that under pi, sum_a (P(a) - pi(a))^2, by a U-statistic over pairs of seeds:
+  unbiased, so it can come out below 0. It needs two seeds.
 
 Intervals are of the mean over prompts: 95 %, bootstrap over prompts with all their seeds.
 
@@ -54,6 +56,7 @@ ROWS, IN_FLIGHT = 128, 48  # rows decoded together; requests live at one time, s
 DRAWS, DRAW_TEMPERATURE = 64, 0.7  # of importance sampling: completions per request
 FIRST_FLOOR, NEGLIGIBLE, MAX_PREFIXES = -6.5, 0.02, 3000  # of the enumeration: it ends at this share, or this cost
 GROUP, TIMED_PROMPTS = 4, 3  # prompts that are finished before the next ones are begun; prompts that are timed
+FEW = 5  # prompts, below which no interval is given
 PROMPTS = Path(__file__).with_name("prompts.json")
 Record = dict[str, Any]
 
@@ -85,7 +88,7 @@ def settings() -> list[Setting]:
 
 def core() -> list[Setting]:
     """The lines that the defaults are chosen among: a third of the time."""
-    at_alpha = [
+    at_alpha: list[dict[str, Any]] = [
         {"name": "ancestral"},
         {"name": "low_temperature"},
         {"name": "best_of_n", "num_completions": 8, "proposal_temperature": 0.7},
@@ -341,6 +344,7 @@ SETTING_COLUMNS = [
     "sampler",
     "requests, prompts",
     "E[log p], difference",
+    "pi(answer), difference",
     "answers, squared distance",
     "row-steps",
     "serial steps",
@@ -454,10 +458,10 @@ def distance(answers: Sequence[str], target: dict[str, float], target_squared: f
 
 
 def interval(values: Sequence[float]) -> str:
-    """Mean and 95 % interval over prompts."""
+    """Mean and 95 % interval over prompts; of a few there is no saying how they vary."""
     known: Floats = np.array([v for v in values if not math.isnan(v)])
-    if not len(known):
-        return "-"
+    if len(known) < FEW:
+        return f"{known.mean():.2f}" if len(known) else "-"
     means = np.random.default_rng(0).choice(known, (4000, len(known))).mean(1)
     low, high = np.quantile(means, (0.025, 0.975))
     return f"{known.mean():.2f} [{low:.2f}, {high:.2f}]"
@@ -515,14 +519,16 @@ def print_settings(found: Findings) -> None:
         by_prompt: dict[str, list[Record]] = defaultdict(list)
         for record in records:
             by_prompt[record["prompt"]].append(record)
-        gaps, apart = [], []
+        gaps, likely, apart = [], [], []
         for prompt, own in by_prompt.items():
             target, square = targets[prompt, alpha]
             gaps.append(statistics.mean(r["logp"] for r in own) - target.mean_logp)
-            apart.append(distance([answer_of(r["text"]) for r in own], target.answers, square))
+            answers = [answer_of(r["text"]) for r in own]
+            likely.append(statistics.mean(target.answers.get(a, 0.0) for a in answers) - square)
+            apart.append(distance(answers, target.answers, square))
         costs = [mean_of(records, "row_steps"), mean_of(records, "serial_steps")]
         costs += [median_of(alone[alpha, label], cost) for cost in ("seconds", "row_steps", "serial_steps")]
-        numbers = " | ".join([interval(gaps), interval(apart), *costs])
+        numbers = " | ".join([interval(gaps), interval(likely), interval(apart), *costs])
         print(f"| {alpha:g} | {label} | {len(records)} on {len(by_prompt)} | {numbers} |")
 
 
@@ -540,7 +546,7 @@ def median_of(records: Sequence[Record], name: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="a file of JSON lines, appended to")
-    parser.add_argument("--prompts", type=int, default=20)
+    parser.add_argument("--prompts", type=int, default=20, help="the first so many of 24")
     parser.add_argument("--seeds", type=int, default=2, help="requests per setting and prompt")
     parser.add_argument("--draws", type=int, default=192, help="completions per prompt of importance sampling")
     parser.add_argument("--only", help="settings whose line contains this")

@@ -55,7 +55,7 @@ def metropolis_hastings(
     `is_over()` turns true no move is begun any more, and an open chain is finished by one extension from q.
     """
     law, chain, stage_end = config.cutting(law), Chain.empty(), 0
-    block_size = config.block_size or max(1, math.ceil(horizon / 16))
+    block_size = config.block_size or max(1, math.ceil(horizon / 4))
     num_tried = num_accepted = 0
     is_spent = False
 
