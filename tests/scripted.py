@@ -10,6 +10,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -98,21 +99,25 @@ class ScriptedLM(TableLM):
         for rank, script in enumerate(reversed(matching)):
             if len(script) > len(written):
                 logits[script[len(written)]] = FAR * (2 + rank)
-        return logits + self._json_logits(written)
+        return logits + _json_logits(is_in_string=written[-1:] == QUOTE)
 
-    def _json_logits(self, written: Tokens) -> Floats:
-        """JSON of one letter a string and one digit a number, closed as soon as it can be."""
-        quote, letter = _bytes('"x')
-        logits = np.zeros(self.vocab_size)
-        order = [letter if written[-1:] == (quote,) else quote, *_bytes("}],3")]
-        for rank, token in enumerate([self._eos, *order]):
-            logits[token] = FAR * (1 - rank / 10)
-        return logits
+
+@cache
+def _json_logits(*, is_in_string: bool) -> Floats:
+    """JSON of one letter a string and one digit a number, closed as soon as it can be."""
+    logits = np.zeros(len(TOKENIZER))
+    order = [TOKENIZER.eos_token_id, *_bytes("x" if is_in_string else '"'), *_bytes("}],3")]
+    for rank, token in enumerate(order):
+        logits[token] = FAR * (1 - rank / 10)
+    return logits
 
 
 def _bytes(text: str) -> list[int]:
     ids: list[int] = TOKENIZER(text, add_special_tokens=False)["input_ids"]
     return ids
+
+
+QUOTE = tuple(_bytes('"'))
 
 
 def replies(prompt: str) -> Iterator[str]:

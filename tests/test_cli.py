@@ -30,7 +30,7 @@ def _no_width_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A tiny float64 model with a chat template."""
     path = tmp_path_factory.mktemp("model")
-    tiny_model().save_pretrained(path)
+    tiny_model(layers=1).save_pretrained(path)
     tiny_tokenizer().save_pretrained(path)
     return str(path)
 

@@ -12,16 +12,14 @@ import pytest
 
 from power_sampling.config import MetropolisHastings
 from power_sampling.engines.base import Ending
-from power_sampling.engines.torch import TorchLM
 from power_sampling.samplers import metropolis_hastings
 from power_sampling.samplers.cuts import log_span
 from power_sampling.samplers.metropolis_hastings import move
 from power_sampling.samplers.rng import NumpyRng
 from power_sampling.testing import Branches, TableLM, drive, run_draws
-from power_sampling.types import EVERYWHERE, Chain, Continuation, Draw, Floats, Law, Progress, Round
+from power_sampling.types import EVERYWHERE, Chain, Continuation, Floats, Law, Progress, Round
 from tests.exact import EOS, PROMPT, STOP, World, label
 from tests.test_constraints import PLAIN, legal
-from tests.tiny import tiny_model
 
 MODULE = importlib.import_module("power_sampling.samplers.metropolis_hastings")
 
@@ -50,7 +48,7 @@ def world_of(horizon: int, alpha: float, beta: float, ending: Ending = EOS, tau:
     ("horizon", "alpha", "beta", "ending", "tau"),
     [
         (4, 2.0, 4.0, EOS, None),
-        (3, 4.0, 1.0, EOS, None),
+        (2, 4.0, 1.0, EOS, None),
         (4, 3.0, 2.0, STOP, 0.8),
         (4, 1.0, 4.0, EOS, 1.7),
         (4, 2.0, 4.0, legal(PLAIN, 4), None),
@@ -66,7 +64,7 @@ def test_moves_leave_the_power_law_invariant(
     flow = world.target[:, None] * matrix
     assert np.abs(matrix.sum(1) - 1).max() < 1e-12
     assert np.abs(flow - flow.T).max() < 1e-10  # detailed balance
-    if horizon == 3 or ending.constraint:
+    if horizon == 2 or ending.constraint:
         assert world.gap(kernel(world, MetropolisHastings(num_proposals=2))) < 1e-10
         early = kernel(world, MetropolisHastings(), thresholds=True)
         assert np.abs(matrix - early).max() < 1e-12
@@ -96,7 +94,8 @@ def test_a_wrong_correction_would_be_noticed(monkeypatch: pytest.MonkeyPatch, wr
 def test_a_bound_without_what_the_proposal_adds_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Early rejection by the length of a uniform cut is no bound here: it gives another kernel."""
     world = world_of(3, 2.0, 4.0)
-    right = kernel(world, MetropolisHastings(), thresholds=True)
+    right = kernel(world, MetropolisHastings())
+    assert np.abs(kernel(world, MetropolisHastings(), thresholds=True) - right).max() < 1e-12
     monkeypatch.setattr("power_sampling.engines.base._cut_so_far", lambda draw: (0.0, float(draw.cut)))
     assert np.abs(kernel(world, MetropolisHastings(), thresholds=True) - right).max() > 1e-3
 
@@ -113,26 +112,3 @@ def test_the_chain_is_identical_with_early_rejection_on_and_off() -> None:
             decoded[is_early] += lm.cost.row_steps - before
         assert tokens[0] == tokens[1]
     assert decoded[True] < decoded[False]
-
-
-def test_the_torch_engine_stores_what_a_law_asks_for() -> None:
-    """Entropies and log q at other temperatures, in one batch with rows whose laws ask for less or for nothing."""
-    lm = TorchLM(tiny_model())
-    laws = [
-        Law(2.0, 1.0, 0.5),
-        Law(2.0, 1.0, 0.5, cut_exponent=4.0),
-        Law(2.0, 1.5, 0.5, score_at=(0.25, 2.0)),
-        Law(2.0, 1.0, 0.5, cut_exponent=1.0, score_at=(3.0,)),
-    ]
-    prompt = (5, 6, 7)
-    handle = lm.open(prompt, Ending(frozenset()))
-    drawn = run_draws(lm, handle, [Draw(Chain.empty(), 0, 4, law, seed) for seed, law in enumerate(laws)])
-    for law, c in zip(laws, drawn, strict=True):
-        assert len(c.entropy) == (4 if law.cut_exponent else 0)
-        if law.score_at:
-            assert c.logq.shape == (4, len(law.score_at))
-        for k, temperature in enumerate(law.score_at):
-            assert c.logq[:, k] == pytest.approx(lm.score(prompt, c.tokens, temperature), abs=1e-5)
-        for t in range(2 if len(c.entropy) else 0):
-            logp = [lm.score(prompt, (*c.tokens[:t], v), law.temperature)[t] for v in range(lm.vocab_size)]
-            assert c.entropy[t] == pytest.approx(-np.exp(logp) @ logp, abs=1e-4)

@@ -47,7 +47,7 @@ def kernel(world: World, config: ParticleGibbs) -> Floats:
         (3, 3.0, None, EOS, {"num_particles": 2, "cut": "entropy", "cut_exponent": 1.0, **EVERY_BLOCK}),
         (4, 2.0, None, STOP, {"num_particles": 2, "cut": "entropy"}),
         (4, 2.0, None, legal(PLAIN, 4), {"num_particles": 2, **EVERY_BLOCK}),
-        (3, 3.0, 0.8, legal(PLAIN, 3), {"num_particles": 3, **EVERY_BLOCK}),  # proposals run into dead ends
+        (3, 3.0, 0.8, legal(PLAIN, 3), {"num_particles": 2, **EVERY_BLOCK}),  # proposals run into dead ends
         (3, 1.0, None, legal(PLAIN, 3), {"num_particles": 2, "cut": "entropy"}),
     ],
     ids=label,
@@ -106,14 +106,14 @@ def run(seed: int, config: ParticleGibbs, law: Law, horizon: int, lm: TableLM, h
 
 
 def test_the_whole_sampler_tends_to_the_power_law() -> None:
-    """800 runs of 8 steps: every completion within 5 standard errors of p^alpha, where 5 of it are expected.
+    """500 runs of 8 steps: every completion within 5 standard errors of p^alpha, where 5 of it are expected.
 
     A right sampler fails with probability below 1e-5 by noise; what is left of the start is below 3e-3, less than a
     third of a standard error of the likely completions.
     """
     world = World(3, 3, 1, Law(2.0, 1.0, 0.5))
     config = ParticleGibbs(num_particles=4, block_size=2, num_steps=8)
-    n, handle, counts = 800, world.lm.open(PROMPT, EOS), np.zeros(len(world.chains))
+    n, handle, counts = 500, world.lm.open(PROMPT, EOS), np.zeros(len(world.chains))
     for seed in range(n):
         answer = run(seed, config, world.law, world.horizon, world.lm, handle)
         assert answer.exactness == "asymptotic"

@@ -74,10 +74,18 @@ def test_imports_point_one_way(package: str, path: Path) -> None:
         assert not {n for n in names if n.split(".")[0] in ("torch", "transformers")}
 
 
+CONSTRUCTED = {
+    "power_sampling": "PowerSampler.from_pretrained('no/such', alpha=2.0)",
+    "langchain_power_sampling": "PowerSamplingLLM(model='no/such'), ChatPowerSampling(model='no/such', alpha=2.0)",
+    "llamaindex_power_sampling": "PowerSamplingLLM(model='embedded').to_json()",
+}
+
+
 @pytest.mark.parametrize("package", PACKAGES)
-def test_importing_loads_no_torch(package: str) -> None:
-    code = f"import sys, {package}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_importing_and_constructing_load_no_torch(package: str) -> None:
+    code = f"import sys\nfrom {package} import *\n{CONSTRUCTED[package]}\n"
+    code += "sys.exit({'torch', 'transformers', 'langchain'} & set(sys.modules) or None)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_public_names_exist_and_are_documented() -> None:

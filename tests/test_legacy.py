@@ -28,7 +28,7 @@ QUICK: dict[str, Any] = {"block_size": 6, "steps": 3, "max_len": 17}
 
 @pytest.fixture(scope="module")
 def pair() -> tuple[Any, Any]:
-    return tiny_model(), tiny_tokenizer()
+    return tiny_model(layers=1), tiny_tokenizer()
 
 
 def expected(pair: tuple[Any, Any], max_new_tokens: int, prompt: str = PROMPT, **fields: Any) -> str:
@@ -66,7 +66,7 @@ def test_eos_in_the_prompt_ends_nothing(pair: tuple[Any, Any]) -> None:
 
 
 def test_max_len_counts_the_prompt_and_the_window_bounds_it(pair: tuple[Any, Any]) -> None:
-    model, tokenizer = tiny_model(), pair[1]
+    model, tokenizer = tiny_model(layers=1), pair[1]
     model.config.max_position_embeddings = 20
     moves: dict[str, Any] = {"block_size": 6, "steps": 3, "seed": 2}
     assert power_sample(model, tokenizer, PROMPT, **moves) == expected((model, tokenizer), 15, seed=2)

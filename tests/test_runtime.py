@@ -37,7 +37,7 @@ USER = [{"role": "user", "content": "hi"}]
 
 @pytest.fixture(scope="module")
 def sampler() -> PowerSampler:
-    return PowerSampler.from_model(tiny_model(vocab_size=300), tiny_tokenizer(), max_new_tokens=12, seed=3, alpha=2.0)
+    return PowerSampler.from_model(tiny_model(layers=1), tiny_tokenizer(), max_new_tokens=12, seed=3, alpha=2.0)
 
 
 @pytest.mark.parametrize("method", ALL)
@@ -101,7 +101,7 @@ def test_horizon_one_works(sampler: PowerSampler, method: Any) -> None:
 
 
 def test_bad_input_is_a_typed_error_and_the_next_call_works(sampler: PowerSampler) -> None:
-    base = PowerSampler.from_model(tiny_model(), tiny_tokenizer(chat_template=None))
+    base = PowerSampler.from_model(tiny_model(layers=1), tiny_tokenizer(chat_template=None))
     cases: list[tuple[type[PowerSamplingError], Any]] = [
         (ConfigurationError, lambda: sampler.complete("x", alpha=0.5)),
         (ConfigurationError, lambda: sampler.complete("x", alpha=float("nan"))),
@@ -135,7 +135,7 @@ def test_a_time_budget_is_kept_and_said(sampler: PowerSampler) -> None:
 
 def test_a_closed_stream_and_a_cancelled_task_stop_the_work(sampler: PowerSampler) -> None:
     engine = sampler._model.load().engine
-    long = {"sampler": "ancestral", "max_new_tokens": 900}
+    long = {"sampler": "ancestral", "max_new_tokens": 900, "seed": 7}  # hundreds of tokens
     stream = sampler.stream("x", **long)
     next(stream)
     stream.close()
@@ -161,11 +161,10 @@ def test_a_closed_stream_and_a_cancelled_task_stop_the_work(sampler: PowerSample
 
 
 def test_an_error_of_the_model_is_raised_in_every_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny_model(vocab_size=300)
+    model = tiny_model(layers=1)
     sampler = PowerSampler.from_model(model, tiny_tokenizer(), max_new_tokens=5)
     with monkeypatch.context() as patch:
         patch.setattr(type(model), "forward", lambda *a, **k: (_ for _ in ()).throw(RuntimeError("out of memory")))
-        patch.setattr(sampler._model.load().engine, "_accepted", set())
         for call in (
             lambda: sampler.complete(["a", "b"]),
             lambda: list(sampler.stream("a")),
@@ -208,7 +207,7 @@ def test_weights_are_loaded_once_for_equal_settings_and_freed_with_the_last_hold
 
 
 def test_loaded_objects_share_one_worker_and_take_no_settings_of_loading() -> None:
-    model, tokenizer = tiny_model(), tiny_tokenizer()
+    model, tokenizer = tiny_model(layers=1), tiny_tokenizer()
     a, b = (PowerSampler.from_model(model, tokenizer, alpha=alpha) for alpha in (2, 3))
     assert a._model is b._model
     assert PowerSampler.from_model(model, tokenizer, max_rows=2)._model is not a._model
@@ -218,7 +217,7 @@ def test_loaded_objects_share_one_worker_and_take_no_settings_of_loading() -> No
 
 
 async def test_a_call_cancelled_while_the_model_loads_leaves_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    sampler = PowerSampler.from_model(tiny_model(vocab_size=300), tiny_tokenizer(), sampler="ancestral")
+    sampler = PowerSampler.from_model(tiny_model(layers=1), tiny_tokenizer(), sampler="ancestral")
     loaded, load = sampler._model.load(), threading.Event()
     monkeypatch.setattr(sampler._model, "load", lambda: (load.wait(), loaded)[1])
     task = asyncio.create_task(sampler.acomplete("x", max_new_tokens=900))
@@ -247,7 +246,7 @@ def test_models_that_cannot_be_loaded_say_why(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "bad.gguf").write_bytes(b"no such format")
     with pytest.raises(ModelError, match="cannot be read as GGUF"):
         load(model=str(tmp_path / "bad.gguf"))
-    tiny_model().save_pretrained(tmp_path)
+    tiny_model(layers=1).save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(ConfigurationError, match="dtype: expected auto"):
         load(model=str(tmp_path), dtype="float7")
@@ -267,7 +266,7 @@ def test_the_embedded_model_answers(embedded: PowerSampler) -> None:
     greedy = embedded.chat(question, sampler="ancestral", temperature=0)
     assert greedy.text == "The capital of France is Paris." and greedy.finish_reason == "stop"
     assert embedded.context_window == 8192 and embedded.is_chat_model
-    power = embedded.chat(question, sampler="sequential_monte_carlo", seed=1)
+    power = embedded.chat(question, sampler={"name": "sequential_monte_carlo", "num_particles": 4}, seed=1)
     plain = embedded.chat(question, sampler="ancestral", seed=1)
     assert power.logp > plain.logp
     tokens = embedded.encode([{"role": "user", "content": "<|im_end|>"}])
@@ -295,10 +294,10 @@ def test_several_completions_of_a_prompt_are_those_of_the_next_seeds(sampler: Po
 
 def test_a_conversation_is_answered_with_a_reply(sampler: PowerSampler) -> None:
     conversation = Conversation(messages=USER)
-    (completion,) = sampler.generate([conversation])
+    (completion,) = sampler.generate([conversation], sampler=MH)
     assert completion.reply is not None and completion.reply.content == completion.text
-    assert sampler.complete("hi").reply is None
-    chunks = list(sampler.stream(conversation))
+    assert sampler.complete("hi", sampler=MH).reply is None
+    chunks = list(sampler.stream(conversation, sampler=MH))
     assert "".join(c.content for c in chunks) == completion.text == "".join(c.text for c in chunks)
 
 
@@ -321,7 +320,7 @@ def test_a_required_call_is_always_a_valid_one(sampler: PowerSampler) -> None:
 
 
 def test_the_context_window_is_known_before_a_folder_is_loaded(tmp_path: Path) -> None:
-    tiny_model().save_pretrained(tmp_path)
+    tiny_model(layers=1).save_pretrained(tmp_path)
     lazy = PowerSampler.from_pretrained(str(tmp_path))
     assert lazy.known_context_window == 1024
     assert PowerSampler.from_pretrained("no/such").known_context_window is None

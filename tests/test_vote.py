@@ -1,45 +1,17 @@
-"""The baselines: best of N, and the majority's answer."""
+"""The majority's answer; and the baselines and newer samplers through the whole engine."""
 
 from __future__ import annotations
 
+import inspect
+from collections import Counter
+from collections.abc import Callable
+from itertools import product
 from typing import Any
 
-import numpy as np
 import pytest
 
 from power_sampling import Completion, Diagnostics, InputError, PowerSampler, vote
-from power_sampling.config import BestOfN, GenerationConfig
-from power_sampling.samplers import NumpyRng, best_of_n, sampler_for
-from power_sampling.testing import TableLM, drive, run_draws
-from power_sampling.types import Law
-from tests.exact import EOS, PROMPT, World
-from tests.test_constraints import legal
 from tests.tiny import tiny_model, tiny_tokenizer
-
-
-def test_the_best_has_the_law_of_the_maximum() -> None:
-    """Of 3 completions from q: P(best = x) = (sum of q up to x)^3 - (the same below x)^3, in the order of log p. 800
-    runs within 5 standard errors: a right sampler fails with probability below 2e-5."""
-    world = World(3, 3, 2, Law(2.0, 1.0, 0.5))
-    order = np.argsort([x.logp.sum() for x in world.chains])
-    q = np.exp([(2 * x.logp - x.log_weight).sum() for x in world.chains])[order]
-    exact = np.diff(np.cumsum(q) ** 3, prepend=0.0)
-    counts, n, handle = np.zeros(len(q)), 800, world.lm.open(PROMPT, EOS)
-    for seed in range(n):
-        sampler = best_of_n(BestOfN(num_completions=3), world.law, 3, NumpyRng(seed))
-        answer = drive(sampler, lambda r: run_draws(world.lm, handle, r.draws))
-        assert answer.exactness == "approximate"
-        counts[world.index[answer.chain.tokens]] += 1
-    assert (np.abs(counts[order] / n - exact) < 5 * np.sqrt(exact * (1 - exact) / n) + 1e-9).all()
-
-
-def test_the_best_is_legal_where_any_is() -> None:
-    lm = TableLM(3, seed=5)
-    handle = lm.open((1,), legal(["1", "2222222"], 4))
-    config = GenerationConfig(sampler=BestOfN(num_completions=12), max_new_tokens=4, alpha=1.0)
-    for seed in range(20):
-        sampler = sampler_for(config, 4, NumpyRng(seed), lambda: False, is_constrained=True)
-        assert drive(sampler, lambda r: run_draws(lm, handle, r.draws)).chain.end in ("eos", "length")
 
 
 def completion(text: str, logp: float) -> Completion:
@@ -58,9 +30,12 @@ def completion(text: str, logp: float) -> Completion:
     )
 
 
+def answer_of(c: Completion) -> str | None:
+    return c.text.split(":")[1].strip() if ":" in c.text else None
+
+
 def test_the_majority_wins_and_its_likeliest_completion_is_returned() -> None:
     drawn = [completion(*each) for each in [("a: 1", -1), ("b: 2", -5), ("c: 2 ", -3), ("none", -0.1), ("none", -0.2)]]
-    answer_of = lambda c: c.text.split(":")[1].strip() if ":" in c.text else None  # noqa: E731 - a def would be longer than what it says
     assert vote(drawn, key=answer_of).text == "c: 2 "
     assert vote(drawn).text == "none"
     assert vote(drawn[:2], key=answer_of).text == "a: 1"  # a tie: the likelier
@@ -69,8 +44,52 @@ def test_the_majority_wins_and_its_likeliest_completion_is_returned() -> None:
         vote([])
 
 
+BALLOTS = [completion(text, logp) for text in (": 1", ": 2", "none") for logp in (-1.0, -2.0, -5.0)]
+
+
+def faults(rule: Callable[..., Completion]) -> int:
+    """In how many of all elections of up to four ballots the winner has fewer votes than another answer, or is less
+    likely than another completion with as many, or gives no answer where there is one."""
+    wrong = 0
+    for drawn in (ballots for n in range(1, 5) for ballots in product(BALLOTS, repeat=n)):
+        winner = rule(drawn, key=answer_of)
+        votes = Counter(answer_of(c) for c in drawn)
+        if len(votes) > 1:
+            del votes[None]
+        best = max(c.logp for c in drawn if votes[answer_of(c)] == max(votes.values()))
+        wrong += winner not in drawn or votes[answer_of(winner)] < max(votes.values()) or winner.logp < best
+    return wrong
+
+
+def test_every_small_election_is_decided_by_the_rule() -> None:
+    assert faults(vote) == 0
+
+
+@pytest.mark.parametrize(
+    ("part", "wrong"),
+    [
+        ("len(group)", "1"),
+        ("len(group)", "-len(group)"),
+        ("max(c.logp for c in group)", "0"),
+        ("max(c.logp for c in group)", "group[0].logp"),
+        ("max(c.logp for c in group)", "sum(c.logp for c in group)"),
+        ("max(winners", "min(winners"),
+        ("max(winners, key=lambda c: c.logp)", "winners[0]"),
+        ("groups.pop(None, None)", "pass"),
+        ("len(groups) > 1", "len(groups) > 2"),
+    ],
+)
+def test_another_rule_would_be_noticed(part: str, wrong: str) -> None:
+    """Copies of the rule with one part replaced."""
+    source = inspect.getsource(vote)
+    assert source.count(part) == 1
+    scope: dict[str, Any] = dict(vars(inspect.getmodule(vote)))
+    exec(source.replace(part, wrong), scope)
+    assert faults(scope["vote"]) > 0
+
+
 def test_both_through_the_whole_engine() -> None:
-    runtime = PowerSampler.from_model(tiny_model(), tiny_tokenizer(), max_new_tokens=6, alpha=2.0, seed=0)
+    runtime = PowerSampler.from_model(tiny_model(layers=1), tiny_tokenizer(), max_new_tokens=6, alpha=2.0, seed=0)
     drawn = runtime.generate(["a"], n=5, sampler="ancestral", choices=["x", "y"], temperature=20.0)
     winner = vote(drawn)
     assert sum(c.text == winner.text for c in drawn) >= 3
@@ -94,7 +113,9 @@ def test_both_through_the_whole_engine() -> None:
 @pytest.mark.parametrize("choices", [None, ["ab", "ba", "c"]], ids=["free", "constrained"])
 def test_every_new_sampler_runs_through_the_whole_engine(sampler: dict[str, Any], choices: list[str] | None) -> None:
     """In one batch with others, streamed, at alpha 1 and above; what is stored is what the model says."""
-    runtime = PowerSampler.from_model(tiny_model(), tiny_tokenizer(), sampler=sampler, max_new_tokens=8, alpha=2.0)
+    runtime = PowerSampler.from_model(
+        tiny_model(layers=1), tiny_tokenizer(), sampler=sampler, max_new_tokens=8, alpha=2.0
+    )
     drawn = runtime.generate(["a", "bc"], n=2, seed=3, choices=choices, temperature=3.0)
     engine = runtime._model.load().engine
     for prompt, c in zip(["a", "a", "bc", "bc"], drawn, strict=True):

@@ -12,11 +12,9 @@ No part of the default tests: langchain-huggingface needs an older huggingface-h
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +27,13 @@ from langchain_huggingface import HuggingFacePipeline
 
 from langchain_power_sampling.testing import LLMIntegrationTests
 from power_sampling.models import _source
+from tests.compare import broken_forward, compare
 from tests.langchain.test_llm_suite import PowerSamplingTests
 
 TOKENS = 8
 
 
+@pytest.mark.usefixtures("embedded")
 class TestPowerSamplingLLM(PowerSamplingTests):
     sampler = "ancestral"
 
@@ -71,50 +71,8 @@ class TestHuggingFacePipeline(LLMIntegrationTests):
         return text, pipeline.tokenizer(text)["input_ids"]
 
     def broken(self, llm: BaseLLM) -> AbstractContextManager[None]:
-        return _broken_forward(llm.pipeline.model)  # type: ignore[attr-defined]
-
-
-@contextmanager
-def _broken_forward(model: Any) -> Iterator[None]:
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        raise RuntimeError("broken")
-
-    whole, model.forward = model.forward, forward
-    try:
-        yield
-    finally:
-        model.forward = whole
-
-
-class Outcomes:
-    """A pytest plugin: what became of each test."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, dict[str, str]] = {}
-
-    def pytest_runtest_logreport(self, report: Any) -> None:
-        _, side, test = report.nodeid.split("::")
-        if report.when == "call" or report.failed or report.skipped:
-            self.found.setdefault(test, {}).setdefault(side, report.outcome)
-
-    def table(self) -> Iterator[str]:
-        sides = [TestPowerSamplingLLM.__name__, TestHuggingFacePipeline.__name__]
-        yield f"| asked for | {' | '.join(side.removeprefix('Test') for side in sides)} |\n|---|---|---|"
-        for test, outcomes in self.found.items():
-            asked = getattr(LLMIntegrationTests, test).__doc__.splitlines()[0].rstrip(".").replace("|", "\\|")
-            shown = [outcomes[side] if outcomes[side] == "passed" else f"**{outcomes[side]}**" for side in sides]
-            yield f"| {asked} | {' | '.join(shown)} |"
-        counts = [f"{[o[side] for o in self.found.values()].count('passed')} of {len(self.found)}" for side in sides]
-        yield f"| passed | {' | '.join(counts)} |"
-
-
-def main() -> None:
-    outcomes = Outcomes()
-    options = ["-q", "--timeout=120", "-p", "no:cacheprovider", "-o", "filterwarnings=", "-o", "addopts="]
-    with contextlib.redirect_stdout(sys.stderr):
-        pytest.main([*options, "--tb=line", __file__], plugins=[outcomes])
-    print("\n".join(outcomes.table()))
+        return broken_forward(llm.pipeline.model)  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":
-    main()
+    compare(__file__, LLMIntegrationTests, [TestPowerSamplingLLM, TestHuggingFacePipeline], timeout=120)

@@ -1,10 +1,10 @@
-"""The suite for plain LLMs on PowerSamplingLLM, with the embedded model. Two of the samplers are slow tests."""
+"""The suite for plain LLMs on PowerSamplingLLM: on a tiny random model; those on the embedded one are slow tests."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from langchain_core.language_models.llms import BaseLLM
@@ -15,9 +15,10 @@ from power_sampling import PowerSampler
 from power_sampling.engines.torch import TorchLM
 
 
-@pytest.mark.usefixtures("embedded")
 class PowerSamplingTests(LLMIntegrationTests):
-    sampler: Any
+    model: ClassVar[str] = "embedded"
+    sampler: ClassVar[Any]
+    num_tokens: ClassVar[int] = 6
 
     @property
     def llm_class(self) -> type[BaseLLM]:
@@ -25,7 +26,11 @@ class PowerSamplingTests(LLMIntegrationTests):
 
     @property
     def llm_params(self) -> dict[str, Any]:
-        return {"model": "embedded", "sampler": self.sampler, "max_new_tokens": 6, "seed": 1}
+        return {"model": self.model, "sampler": self.sampler, "max_new_tokens": self.num_tokens, "seed": 1}
+
+    @property
+    def long_params(self) -> dict[str, Any]:
+        return {"max_tokens": 900}  # with the prompt, what the tiny model's window holds
 
     @property
     def configurable_field(self) -> tuple[str, Any]:
@@ -34,7 +39,7 @@ class PowerSamplingTests(LLMIntegrationTests):
     @property
     def token_ids(self) -> tuple[str, list[int]]:
         text = "The sea, the sea: ∂²u/∂t² 🌊"
-        return text, PowerSampler.from_pretrained("embedded")._model.load().source(text)["input_ids"]
+        return text, PowerSampler.from_pretrained(self.model)._model.load().source(text)["input_ids"]
 
     def broken(self, llm: BaseLLM) -> AbstractContextManager[None]:
         return _broken_engine()
@@ -50,31 +55,48 @@ def _broken_engine() -> Iterator[None]:
         yield
 
 
+class SettledAtTheEnd:
+    streams_text_as_it_comes: ClassVar[bool] = False  # particles need not share a prefix before the end
+    stop_cuts_the_answer: ClassVar[bool] = False
+
+
+# ------------------------------------------------------------ a tiny random model
+
+
+@pytest.mark.usefixtures("loads")
+class TinyTests(PowerSamplingTests):
+    model = "tiny"
+    num_tokens = 16  # most are a byte that is no character alone
+
+
+class TestTinyAncestral(TinyTests):
+    sampler = "ancestral"
+
+
+class TestTinyMetropolisHastings(SettledAtTheEnd, TinyTests):
+    sampler = {"name": "metropolis_hastings", "block_size": 16, "num_steps": 1}  # noqa: RUF012 - never changed
+
+
+class TestTinySequentialMonteCarlo(SettledAtTheEnd, TinyTests):
+    sampler = {"name": "sequential_monte_carlo", "num_particles": 2, "block_size": 4}  # noqa: RUF012 - never changed
+
+
+# ------------------------------------------------------------ the embedded one
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("embedded")
 class TestAncestral(PowerSamplingTests):
     sampler = "ancestral"
 
 
 @pytest.mark.slow
-class TestMetropolisHastings(PowerSamplingTests):
+@pytest.mark.usefixtures("embedded")
+class TestMetropolisHastings(SettledAtTheEnd, PowerSamplingTests):
     sampler = {"name": "metropolis_hastings", "block_size": 6, "num_steps": 1}  # noqa: RUF012 - never changed
-
-    @property
-    def streams_text_as_it_comes(self) -> bool:
-        return False
-
-    @property
-    def stop_cuts_the_answer(self) -> bool:
-        return False
 
 
 @pytest.mark.slow
-class TestSequentialMonteCarlo(PowerSamplingTests):
+@pytest.mark.usefixtures("embedded")
+class TestSequentialMonteCarlo(SettledAtTheEnd, PowerSamplingTests):
     sampler = {"name": "sequential_monte_carlo", "num_particles": 2, "block_size": 2}  # noqa: RUF012 - never changed
-
-    @property
-    def streams_text_as_it_comes(self) -> bool:
-        return False  # particles of a random seed need not share a prefix before the end
-
-    @property
-    def stop_cuts_the_answer(self) -> bool:
-        return False

@@ -36,7 +36,7 @@ class _Unit(ChatModelUnitTests):
     @pytest.fixture(autouse=True)
     def _serdes_is_for_langchains_own(self, request: pytest.FixtureRequest) -> None:
         # it loads with allowed_objects="all", which means all classes of LangChain's own packages; the round trip that
-        # works is tested in test_chat_models.py
+        # works is tested in test_chat_settings.py
         if request.node.originalname == "test_serdes":
             pytest.skip("langchain-tests loads classes of LangChain's own packages only")
 

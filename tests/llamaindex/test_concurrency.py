@@ -31,7 +31,7 @@ pytestmark = WORKFLOWS
 
 @pytest.fixture(scope="module")
 def llm() -> PowerSamplingLLM:
-    model = tiny_model()
+    model = tiny_model(layers=1)
     model.config.max_position_embeddings = 16384
     return PowerSamplingLLM.from_model(model, tiny_tokenizer(), sampler="ancestral", max_new_tokens=12)
 
@@ -61,8 +61,8 @@ class Watch:
 
 async def test_tree_summarize_is_one_batch(llm: PowerSamplingLLM, monkeypatch: pytest.MonkeyPatch) -> None:
     watch = Watch(llm, monkeypatch)
-    summarize = TreeSummarize(llm=llm.model_copy(update={"context_window": 400, "max_new_tokens": 100}))
-    texts = [f"{i}. " + "The river is deep. " * 20 for i in range(20)]
+    summarize = TreeSummarize(llm=llm.model_copy(update={"context_window": 240, "max_new_tokens": 40}))
+    texts = [f"{i}. " + "The river is deep. " * 20 for i in range(12)]
     assert await watch.of(summarize.aget_response("How deep?", texts))
     assert max(watch.rows) >= 8
 
@@ -85,7 +85,7 @@ async def test_batch_evaluation_leaves_the_loop_free(llm: PowerSamplingLLM, monk
 
 async def test_sync_query_inside_a_running_loop(llm: PowerSamplingLLM) -> None:
     await llm.acomplete("The loop of this test has used it before.")
-    nodes = [TextNode(text=f"River {i}. " * 40) for i in range(6)]
+    nodes = [TextNode(text=f"River {i}. " * 40) for i in range(12)]
     for mode in ("tree_summarize", "accumulate"):
         engine = SummaryIndex(nodes).as_query_engine(llm=llm, response_mode=mode, use_async=True)
         assert str(engine.query("How deep?"))  # core blocks this loop and starts another one in a thread

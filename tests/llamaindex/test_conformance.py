@@ -21,7 +21,7 @@ pytestmark = WORKFLOWS
 
 @cache
 def objects() -> tuple[Any, Any]:
-    model = tiny_model()
+    model = tiny_model(layers=1)
     model.config.max_position_embeddings = 8192
     return model, tiny_tokenizer()
 

@@ -1,0 +1,52 @@
+"""What the tests of both LangChain adapters share: a tiny model, samplers, and looks at the engine."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from langchain_power_sampling import testing
+from langchain_power_sampling._base import BasePowerSampling
+from power_sampling.engines.torch import TorchLM
+from tests.tiny import tiny_model, tiny_tokenizer
+
+MODEL, TOKENIZER = tiny_model(layers=1), tiny_tokenizer()
+POWER = {"name": "metropolis_hastings", "block_size": 4, "num_steps": 2}
+SMC = {"name": "sequential_monte_carlo", "num_particles": 3, "block_size": 3}
+SAMPLERS = pytest.mark.parametrize("sampler", ["ancestral", "low_temperature", POWER, SMC], ids=str)
+LONG: dict[str, Any] = {"sampler": "ancestral", "max_new_tokens": 900}
+
+
+class Recorder(testing.Recorder):
+    """What callbacks are told, those of chat models too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chunks: list[Any] = []
+
+    def on_chat_model_start(self, serialized: dict[str, Any], messages: Any, **kwargs: Any) -> None:
+        self.starts.append({"serialized": serialized, **kwargs})
+
+    def on_llm_new_token(self, token: Any, **kwargs: Any) -> None:
+        super().on_llm_new_token(token, **kwargs)
+        self.chunks.append(kwargs["chunk"])
+
+
+def engine(model: BasePowerSampling[Any]) -> TorchLM:
+    assert model.handle is not None
+    found = model.handle.sampler._model.load().engine
+    assert isinstance(found, TorchLM)
+    return found
+
+
+def comes_to_rest(model: BasePowerSampling[Any]) -> bool:
+    """Whether the engine stops well before 900 slow steps are done."""
+    deadline = time.monotonic() + 3
+    while time.monotonic() < deadline:
+        before = engine(model).cost
+        time.sleep(0.1)
+        if engine(model).cost == before:
+            return True
+    return False
