@@ -155,7 +155,9 @@ def test_under_load_the_sampler_is_the_sequential_one() -> None:
 
 def test_requests_that_fill_the_rows_decode_nothing_ahead() -> None:
     config = GenerationConfig(
-        sampler={"name": "metropolis_hastings", "num_steps": 5, "prefetch": 4}, alpha=2.0, max_new_tokens=16
+        sampler={"name": "metropolis_hastings", "num_steps": 5, "block_size": 4, "prefetch": 4},
+        alpha=2.0,
+        max_new_tokens=16,
     )
     requests = [
         Request(
@@ -171,7 +173,7 @@ def test_requests_that_fill_the_rows_decode_nothing_ahead() -> None:
     outcomes = [job.future.result(60) for job in jobs]
     worker.close()
     alone, _ = run(
-        TableLM(20, seed=1), list(range(8)), ENDLESS, alpha=2.0, horizon=16, num_steps=5, block_size=1, prefetch=0
+        TableLM(20, seed=1), list(range(8)), ENDLESS, alpha=2.0, horizon=16, num_steps=5, block_size=4, prefetch=0
     )
     assert [o.answer.chain.tokens for o in outcomes] == [o.answer.chain.tokens for o in alone]
     first = min(range(8), key=lambda i: outcomes[i].serial_steps)
