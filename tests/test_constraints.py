@@ -229,10 +229,8 @@ def test_what_is_no_constraint_is_refused_before_anything_runs(fields: dict[str,
 
 
 @pytest.mark.parametrize("horizon", [22, 23, 26, 40])
-@pytest.mark.parametrize(
-    "sampler", ["ancestral", {"name": "sequential_monte_carlo", "num_particles": 8, "block_size": 8}], ids=str
-)
-def test_json_is_complete_whatever_the_horizon(horizon: int, sampler: Any) -> None:
+@pytest.mark.parametrize("sampler", ["ancestral", "sequential_monte_carlo"])
+def test_json_is_complete_whatever_the_horizon(horizon: int, sampler: str) -> None:
     """A random model would fill a string for ever. '{"name": "", "age": 0}' has 22 tokens: nothing shorter is legal."""
     model = PowerSampler.from_model(
         tiny_model(layers=1), TOKENIZER, sampler=sampler, max_new_tokens=horizon, alpha=1.5, seed=3

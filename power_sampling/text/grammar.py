@@ -32,7 +32,7 @@ __all__ = ["GrammarConstraint", "Grammars", "answer_rule", "json_rule"]
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 LONGEST_ENDING = 128  # tokens after which the search for an ending gives up
-SPARE = 4  # tokens by which a string is ended early: a half character or an escape takes as many to complete
+SPARE = 6  # tokens by which a string is ended early: an escape with its four digits takes as many to complete
 SPARE_DEPTH = 12  # tokens before its end in which JSON opens no more brackets and adds no more items
 OPENERS = b"{[,"
 LOOK_EVERY = 16  # tokens between two looks at how far the end is, away from the horizon
