@@ -381,8 +381,9 @@ class ModelConfig(Settings):
     prompt_memory: int = Field(default=512, ge=0)
     """MiB of prompts remembered across requests: what a new prompt shares with them is not computed again. 0: none."""
     kv_memory: int | None = Field(default=None, ge=1)
-    """MiB for the keys and values of rows in decoding; more rows wait. None: 60 percent of what is free after loading.
-    Should memory run out all the same, the batch is halved and goes on."""
+    """MiB for keys and values: of the rows in decoding and their prompts, more of which wait, and of finished rows,
+    which are forgotten when it gets tight. None: 60 percent of what is free after loading. Should memory run out all
+    the same, the batch is halved and goes on."""
     pack_weights: bool | None = None
     """Lay float32 weights out for the CPU once, at the price of a second copy: several rows then cost little more than
     one. None: where it can be done, half of the free memory holds the copy, and the model was loaded here (a model

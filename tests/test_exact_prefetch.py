@@ -80,7 +80,7 @@ def test_on_a_model_with_states_forked_while_they_are_drawn(
     remembered = TorchLM._remembered
 
     def watched(self: TorchLM, memo: Any, length: int) -> Any:
-        forked.append(hasattr(memo, "row") and length > memo.kept.length)
+        forked.append(hasattr(memo, "row") and length > memo.memo.kept.length)
         return remembered(self, memo, length)
 
     monkeypatch.setattr(TorchLM, "_remembered", watched)

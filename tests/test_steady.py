@@ -16,7 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from power_sampling.engines import static, steady
 from power_sampling.engines.base import Ending
-from power_sampling.engines.kv import KeyValues
+from power_sampling.engines.memory import Memo
 from power_sampling.engines.torch import TorchLM
 from power_sampling.testing import check_language_model, run_draws
 from power_sampling.types import Chain, Continuation, Draw, Law, Tokens
@@ -101,8 +101,8 @@ def run(lm: TorchLM, *, generations: int = 4, guided: bool = False) -> dict[tupl
 
 def states(memo: object) -> list[torch.Tensor]:
     """Keys and values of a memo, layer by layer, (heads, length, dim)."""
-    assert isinstance(memo, KeyValues)
-    layers = zip(*(piece.layers for piece in memo.pieces), strict=True)
+    assert isinstance(memo, Memo)
+    layers = zip(*(piece.layers for piece in memo.kept.pieces), strict=True)
     return [torch.cat([pair[k] for pair in layer if pair], 1) for layer in layers for k in (0, 1)]
 
 
@@ -162,7 +162,7 @@ def test_a_row_that_ends_before_its_limit_is_decoded_once_too_often_and_keeps_no
     decoded, ((_, continuation),) = lm.step()
     assert decoded == [ticket] and (len(continuation.tokens), continuation.end) == (1, "eos")
     assert lm.cost.row_steps == 2
-    assert isinstance(continuation.memo, KeyValues) and continuation.memo.length == len(PROMPTS[0]) + 2
+    assert isinstance(continuation.memo, Memo) and continuation.memo.kept.length == len(PROMPTS[0]) + 2
     assert lm.step() == ([], [])
 
 

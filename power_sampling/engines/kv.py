@@ -15,29 +15,40 @@ Knows shapes, not tokens. Two forms of the same states:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-__all__ = ["BatchCache", "KeyValues"]
+__all__ = ["BatchCache", "KeyValues", "stored_bytes", "vacated"]
 
 Layer = tuple[torch.Tensor, torch.Tensor] | None  # keys, values: (heads, length, dim); None: the layer keeps nothing
+
+
+class _Stored:
+    """What the views of the same tensors take together; told apart by identity."""
+
+    def __init__(self, layers: tuple[Layer, ...], length: int) -> None:
+        self.length = length
+        self.nbytes = sum(states.nbytes for layer in layers for states in layer or ())
 
 
 class _Piece(NamedTuple):
     layers: tuple[Layer, ...]
     length: int
+    stored: _Stored
 
     def head(self, length: int) -> _Piece:
-        """The first `length` positions: a view, or a copy where a view would keep more alive than it shows."""
+        """The first `length` positions: views, or copies where views would keep more alive than they show."""
+        copies = 2 * length < self.stored.length
 
         def first(states: torch.Tensor) -> torch.Tensor:
             view = states[:, :length]
-            return view.clone() if 2 * length < states.shape[1] else view
+            return view.clone() if copies else view
 
-        layers = (layer and (first(layer[0]), first(layer[1])) for layer in self.layers)
-        return _Piece(tuple(layers), length)
+        layers = tuple(layer and (first(layer[0]), first(layer[1])) for layer in self.layers)
+        return _Piece(layers, length, _Stored(layers, length) if copies else self.stored)
 
 
 class KeyValues(NamedTuple):
@@ -58,7 +69,15 @@ class KeyValues(NamedTuple):
         return KeyValues(tuple(kept), length)
 
     def extended(self, layers: tuple[Layer, ...], length: int) -> KeyValues:
-        return KeyValues((*self.pieces, _Piece(layers, length)), self.length + length) if length else self
+        if not length:
+            return self
+        return KeyValues((*self.pieces, _Piece(layers, length, _Stored(layers, length))), self.length + length)
+
+
+def stored_bytes(kept: Iterable[KeyValues]) -> int:
+    """Bytes of these states; what several share counts once."""
+    stored = {id(piece.stored): piece.stored.nbytes for states in kept for piece in states.pieces}
+    return sum(stored.values())
 
 
 class _Layer(CacheLayerMixin):
@@ -130,6 +149,11 @@ class BatchCache(Cache):
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         return self.cursor - self.left + query_length, 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the buffers."""
+        return sum(states.nbytes for layer in self._initialized() for states in (layer.keys, layer.values))
 
     @property
     def pads(self) -> list[int]:
@@ -229,9 +253,8 @@ class BatchCache(Cache):
         elif rows <= self.row_capacity and 2 * (needed + new) <= self.slot_capacity:
             self._shift(needed)  # half of the buffer is what finished rows left behind: take it back
         else:
-            row_capacity = self.row_capacity
-            if rows > row_capacity:
-                row_capacity = max(rows, min(2 * row_capacity, self.max_rows))
+            row_capacity = self.row_capacity * (2 if rows > self.row_capacity else 1)
+            row_capacity = max(rows, min(row_capacity, self.max_rows))
             self._shift(needed, row_capacity, needed + new + max(64, needed // 2))
 
     def _shift(self, cursor: int, row_capacity: int | None = None, slot_capacity: int | None = None) -> None:

@@ -1,27 +1,46 @@
-"""How many key/value bytes rows may take: known before they are taken, so that rows wait instead of failing."""
+"""How many key/value bytes rows may take: known before they are taken, so that rows wait instead of failing.
+
+What is remembered of rows that have ended, so that they can be forked, takes what rows in decoding leave. It can be
+computed again: the oldest goes first.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from collections.abc import Iterable
+from itertools import count
+from weakref import WeakValueDictionary
 
 import psutil
 import torch
 
 from power_sampling.engines.kv import KeyValues
 
-__all__ = ["Memory", "is_out_of_memory"]
+__all__ = ["Memo", "Memory", "is_out_of_memory"]
 
 SHARE = 0.6  # of what is free when the model has been loaded; activations and the rest of the process take some
 SLACK = 1.5  # by which buffers may be larger than their content, so that they need not grow at every step
 LEAST_SLACK = 64  # tokens by which they are larger at least
 
 
+class Memo:
+    """The states of a row, as long as there is room for them: `kept` may become empty."""
+
+    __slots__ = ("__weakref__", "kept")
+
+    def __init__(self, kept: KeyValues) -> None:
+        self.kept = kept
+
+
 class Memory:
-    """A budget in bytes for the states of rows in decoding. What one token takes is measured on the first prompt."""
+    """A budget in bytes for keys and values. What one token takes is measured on the first prompt."""
 
     def __init__(self, device: torch.device, budget: int | None) -> None:
         self.budget = int(SHARE * _free(device)) if budget is None else budget
         self.per_token = 0  # bytes; not known yet
+        self._memos: WeakValueDictionary[int, Memo] = WeakValueDictionary()  # the oldest first
+        self._numbers = count()
 
     def measure(self, kept: KeyValues) -> None:
         """Learn from the states of some tokens what a token takes."""
@@ -33,13 +52,35 @@ class Memory:
         """Bytes of `rows` rows in decoding, the longest of `tokens`: every row's buffer is as long as the longest."""
         return int(rows * max(tokens * SLACK, tokens + LEAST_SLACK) * self.per_token)
 
-    def fits(self, rows: int, tokens: int) -> bool:
-        return self.needed(rows, tokens) <= self.budget
+    def fits(self, rows: int, tokens: int, beside: int = 0) -> bool:
+        """Whether rows may be decoded beside so many bytes that are needed in any case."""
+        return self.needed(rows, tokens) + beside <= self.budget
 
-    def rows(self, tokens: int) -> int:
+    def rows(self, tokens: int, beside: int) -> int:
         """How many rows of so many tokens fit."""
         each = self.needed(1, tokens)
-        return self.budget // each if each else sys.maxsize
+        return max(0, self.budget - beside) // each if each else sys.maxsize
+
+    def remember(self, kept: KeyValues) -> Memo:
+        """Until there is no room for it, or nobody holds the memo any more."""
+        memo = Memo(kept)
+        self._memos[next(self._numbers)] = memo
+        return memo
+
+    def forget(self, room: int, pinned: Iterable[KeyValues] = ()) -> None:
+        """Empty memos, the oldest first, until they take at most `room` bytes together with what is `pinned`."""
+        memos = [(memo, [piece.stored for piece in memo.kept.pieces]) for memo in self._memos.values()]
+        stored = [piece.stored for kept in pinned for piece in kept.pieces]
+        stored += [x for _, pieces in memos for x in pieces]
+        users, sizes = Counter(map(id, stored)), {id(x): x.nbytes for x in stored}
+        held = sum(sizes.values())
+        for memo, pieces in memos:
+            if held <= room:
+                return
+            for x in map(id, pieces):
+                users[x] -= 1
+                held -= 0 if users[x] else sizes[x]
+            memo.kept = KeyValues()
 
 
 def _free(device: torch.device) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from power_sampling.engines.kv import KeyValues
+from power_sampling.engines.kv import KeyValues, stored_bytes
 from power_sampling.types import Tokens
 
 __all__ = ["Prefixes", "shared_length"]
@@ -66,15 +66,8 @@ class Prefixes:
     @property
     def size(self) -> int:
         """Bytes held; what several prompts share counts once."""
-        storages = {}
-        for entry in self._entries.values():
-            storages[entry.logits.data_ptr()] = entry.logits.nbytes
-            for piece in entry.kept.pieces:
-                for layer in piece.layers:
-                    for states in layer or ():
-                        storage = states.untyped_storage()
-                        storages[storage.data_ptr()] = storage.nbytes()
-        return sum(storages.values())
+        logits = {entry.logits.data_ptr(): entry.logits.nbytes for entry in self._entries.values()}
+        return sum(logits.values()) + stored_bytes(entry.kept for entry in self._entries.values())
 
     def _use(self, tokens: Tokens) -> None:
         self._entries[tokens] = self._entries.pop(tokens)

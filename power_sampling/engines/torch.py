@@ -22,8 +22,8 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicS
 
 from power_sampling.engines.base import Cost, Ending, Row, context_of
 from power_sampling.engines.choice import Laws, choose
-from power_sampling.engines.kv import BatchCache, KeyValues, vacated
-from power_sampling.engines.memory import Memory, is_out_of_memory
+from power_sampling.engines.kv import BatchCache, KeyValues, stored_bytes, vacated
+from power_sampling.engines.memory import Memo, Memory, is_out_of_memory
 from power_sampling.engines.prefixes import Prefixes, shared_length
 from power_sampling.engines.static import StaticSteps, can_be_static
 from power_sampling.engines.steady import Pending, Steady
@@ -57,7 +57,7 @@ class _Prompt:
 class _Seat(NamedTuple):
     row: Row
     prompt: _Prompt
-    kept: KeyValues  # of all the row's context at cut 0; of all but its last token at later cuts
+    memo: Memo  # states of a beginning of what the row holds: what is not there is the prompt's, or computed again
     context: Tokens
 
     @property
@@ -82,12 +82,14 @@ class TorchLM:
 
     `vocab_size` limits drawing to the tokenizer's ids where the model's vocabulary is padded beyond: p is renormalised
     over them. Log-probabilities are float32 from upcast logits (float64 for a float64 model), sums are Python floats.
-    `prompt_memory` bytes of prompts are remembered across requests; rows in decoding take `kv_memory` bytes at most, by
-    default a share of what is free, and others wait. When memory runs out all the same, the batch is halved, its rows
-    go on from their tokens, and nothing is drawn twice. With `lag` (None: on CUDA) a step is launched before the host
-    has seen the one before it, while no row enters or leaves, none has a constraint and none is at its last token: all
-    results are the same, and a row that ended before its limit has been decoded once too often, which is discarded.
-    With `static_shapes` decoding steps have few shapes and are replayed on CUDA as graphs, if `can_be_static(model)`.
+    `prompt_memory` bytes of prompts are remembered across requests. The prompts of unfinished draws and the rows in
+    decoding take `kv_memory` bytes at most, by default a share of what is free, and other draws wait; what they leave
+    holds states of chains, which may be forked: the oldest go first, and are computed again at need. When memory runs
+    out all the same, the batch is halved, its rows go on from their tokens, and nothing is drawn twice. With `lag`
+    (None: on CUDA) a step is launched before the host has seen the one before it, while no row enters or leaves, none
+    has a constraint and none is at its last token: all results are the same, and a row that ended before its limit has
+    been decoded once too often, which is discarded. With `static_shapes` decoding steps have few shapes and are
+    replayed on CUDA as graphs, if `can_be_static(model)`.
     Raises UnsupportedModelError for a model whose state cannot be cut at a position (recurrent, hybrid).
     """
 
@@ -138,11 +140,13 @@ class TorchLM:
     def add(self, prompt: _Prompt, draw: Draw) -> int:
         ticket = next(self._tickets)
         context = context_of(prompt.tokens, draw)
-        kept = self._remembered(draw.chain.memo, len(context) - 1) if draw.cut else KeyValues()
-        seat = _Seat(Row(ticket, draw, prompt.ending), prompt, kept, context)
-        if not self._memory.fits(1, seat.longest):
+        memo = self._remembered(draw.chain.memo, len(context) - 1) if draw.cut else Memo(KeyValues())
+        seat = _Seat(Row(ticket, draw, prompt.ending), prompt, memo, context)
+        beside = self._memory.per_token * len(prompt.tokens)
+        if not self._memory.fits(1, seat.longest, beside):
+            needed = self._memory.needed(1, seat.longest) + beside
             raise OutOfMemoryError(
-                f"{seat.longest} tokens take {self._memory.needed(1, seat.longest) >> 20} MiB of keys and values; "
+                f"{seat.longest} tokens take {needed >> 20} MiB of keys and values, the prompt's own included; "
                 f"{self._memory.budget >> 20} MiB may be used. Shorten the prompt, lower max_new_tokens, or raise "
                 "kv_memory."
             )
@@ -166,9 +170,8 @@ class TorchLM:
 
     @property
     def spare_rows(self) -> int:
-        unfinished = (*self._seats, *self._waiting)
-        longest = max((seat.longest for seat in unfinished), default=0)
-        return min(self.max_rows, self._memory.rows(longest)) - len(unfinished)
+        unfinished = [*self._seats, *self._waiting]
+        return self._most_rows(unfinished) - len(unfinished)
 
     @torch.inference_mode()
     def step(self) -> tuple[list[int], list[tuple[int, Continuation]]]:
@@ -179,6 +182,8 @@ class TorchLM:
             ended = [i for i, seat in enumerate(self._seats) if seat.row.end]
             self._finished += [(self._seats[i].row.ticket, self._continuation(i)) for i in ended]
             self._vacate(ended)
+            if ended:
+                self._make_room()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or not self._halve():
                 raise
@@ -195,10 +200,10 @@ class TorchLM:
         known = {ticket for ticket, _ in self._finished}
         ended = [seat.row for seat in self._seats if seat.row.end and seat.row.ticket not in known]
         self._finished += [(row.ticket, row.continuation()) for row in ended]
-        open_ = [seat for seat in self._seats if not seat.row.end]
-        self._waiting.extendleft(seat._replace(kept=KeyValues()) for seat in reversed(open_))
+        self._waiting.extendleft(seat for seat in reversed(self._seats) if not seat.row.end)
         self._clear()
         self._prefixes.clear()
+        self._memory.forget(0)
         return True
 
     def reset(self) -> None:
@@ -239,18 +244,15 @@ class TorchLM:
     def _seat(self, ticket: int) -> _Seat:
         return next(seat for seat in (*self._seats, *self._waiting) if seat.row.ticket == ticket)
 
-    def _remembered(self, memo: object, length: int) -> KeyValues:
+    def _remembered(self, known: object, length: int) -> Memo:
         """What a chain's memo has of its first `length` tokens: the states of a row that has ended, or the seat of one
         that is still being decoded."""
-        if isinstance(memo, _Seat):
-            new = length - memo.kept.length
-            place = next((i for i, seat in enumerate(self._seats) if seat.row is memo.row), None)
-            if new <= 0 or place is None:
-                memo = memo.kept
-            else:
-                fed = self._batch.lengths[place] - memo.kept.length
-                memo = memo.kept.extended(self._batch.last(place, fed, new), new)
-        return memo.head(min(memo.length, length)) if isinstance(memo, KeyValues) else KeyValues()
+        if isinstance(known, _Seat):
+            place = next((i for i, seat in enumerate(self._seats) if seat.row is known.row), None)
+            if place is not None and length > known.memo.kept.length:
+                return self._memory.remember(self._states(place, length))
+            known = known.memo
+        return known if isinstance(known, Memo) else Memo(KeyValues())
 
     def _admit(self) -> None:
         """Seat waiting draws while rows and memory last, after one forward pass of some tokens for prompts that have
@@ -259,15 +261,17 @@ class TorchLM:
         self._make_way()
         queue, free = self._queue(), self.max_rows - len(self._seats)
         candidates = queue[:free]
-        soon = free + len(self._seats) - len({seat.prompt for seat in self._seats})  # rows free or to be had
+        # so many requests without a row may have one soon: their prompts are taken first, and no more of them
+        soon = self._most_rows([*self._seats, *queue]) - len({seat.prompt for seat in self._seats})
         self._prepare(list(dict.fromkeys(seat.prompt for seat in queue[: max(1, soon)] if seat.prompt.missing)))
+        beside = self._prompt_bytes()
         admitted: list[_Seat] = []
         for seat in candidates:
             longest = max(x.longest for x in (*self._seats, *admitted, seat))
             rows = len(self._seats) + len(admitted) + 1
             # alone, a row is tried: what a token takes may not have been known when it was added, and it must not wait
             # for ever
-            if not seat.prompt.missing and (rows == 1 or self._memory.fits(rows, longest)):
+            if not seat.prompt.missing and (rows == 1 or self._memory.fits(rows, longest, beside)):
                 admitted.append(self._ready(seat))
         first = [seat for seat in admitted if seat.starts_at_prompt]
         if first:
@@ -278,7 +282,28 @@ class TorchLM:
         staying = [seat for seat in admitted if not seat.row.end]
         self._seats += staying
         if staying:
-            self._batch.enter([seat.kept for seat in staying])
+            kept = [seat.memo.kept for seat in staying]
+            self._make_room()
+            self._batch.max_rows = self._most_rows(self._seats)
+            self._batch.enter(kept)
+
+    def _prompt_bytes(self) -> int:
+        """What the prompts of unfinished draws take."""
+        return stored_bytes(prompt.kept for prompt in self._prompts())
+
+    def _prompts(self) -> set[_Prompt]:
+        return {seat.prompt for seat in (*self._seats, *self._waiting)}
+
+    def _most_rows(self, seats: Sequence[_Seat]) -> int:
+        """How many rows as long as the longest of these may be decoded at one time."""
+        longest = max((seat.longest for seat in seats), default=0)
+        return min(self.max_rows, self._memory.rows(longest, self._prompt_bytes()))
+
+    def _make_room(self) -> None:
+        """Forget states that have no room beside the rows in decoding."""
+        longest = max((seat.longest for seat in self._seats), default=0)
+        buffers = max(self._batch.nbytes, self._memory.needed(len(self._seats), longest))
+        self._memory.forget(self._memory.budget - buffers, [prompt.kept for prompt in self._prompts()])
 
     def _queue(self) -> list[_Seat]:
         """The waiting draws: first those of requests that have no row, then those of requests that have one, and so
@@ -295,9 +320,10 @@ class TorchLM:
         its states when its turn comes."""
         held = Counter(seat.prompt for seat in self._seats)
         poor = {seat.prompt: seat for seat in self._waiting if not seat.prompt.missing and seat.prompt not in held}
-        longest = max((seat.longest for seat in (*self._seats, *poor.values())), default=0)
-        short = len(self._seats) + len(poor) - min(self.max_rows, self._memory.rows(longest))
-        while poor and short > 0 and (richest := max(held, key=lambda prompt: held[prompt], default=None)):
+        if not poor:
+            return
+        short = len(self._seats) + len(poor) - self._most_rows([*self._seats, *poor.values()])
+        while short > 0 and (richest := max(held, key=lambda prompt: held[prompt], default=None)):
             if held[richest] < 2:
                 return
             self._suspend(max(i for i, seat in enumerate(self._seats) if seat.prompt is richest))
@@ -306,7 +332,7 @@ class TorchLM:
 
     def _suspend(self, index: int) -> None:
         seat = self._seats[index]
-        self._waiting.append(seat._replace(kept=self._states(index)))
+        self._waiting.append(seat._replace(memo=self._memory.remember(self._states(index))))
         self._vacate([index])
         if self._pending:
             self._pending.forget(seat.row)
@@ -362,9 +388,9 @@ class TorchLM:
         """The seat with the states it needs: its chain's, or its prompt's and, for a chain whose states are not
         remembered, those of its tokens."""
         fed = seat.fed
-        kept = seat.kept
-        if kept.length < len(fed):
-            kept = seat.prompt.kept.head(min(len(fed), len(seat.prompt.tokens)))
+        kept = seat.memo.kept.head(min(seat.memo.kept.length, len(fed)))
+        if not kept.length:
+            kept = seat.prompt.kept.head(min(len(seat.prompt.tokens), len(fed)))
         while piece := fed[kept.length :][: self._prefill_chunk]:
             batch = BatchCache()
             batch.enter([kept])
@@ -372,21 +398,24 @@ class TorchLM:
             self._prefilled_tokens += len(piece)
             seat.prompt.prefilled_tokens += len(piece)
             kept = kept.extended(batch.last(0, len(piece)), len(piece))
-        return seat._replace(kept=kept)
+        return seat._replace(memo=self._memory.remember(kept))
 
     def _continuation(self, index: int) -> Continuation:
         """What the row drew, with its states as memo: of everything but the last token, which was never fed."""
         seat = self._seats[index]
         if seat.row.end == "floor":
             return seat.row.continuation()
-        return seat.row.continuation(self._states(index))
+        return seat.row.continuation(self._memory.remember(self._states(index)))
 
-    def _states(self, index: int) -> KeyValues:
-        """Of everything the row has been fed but its last token."""
+    def _states(self, index: int, length: int | None = None) -> KeyValues:
+        """Of the row's first `length` tokens; of all it has been fed but its last token, where none is given."""
         seat = self._seats[index]
-        held, fed = self._batch.lengths[index] - seat.kept.length, len(seat.fed) - seat.kept.length
-        # held > fed where a step that was launched ahead has been fed the last token
-        return seat.kept.extended(self._batch.last(index, held, fed), fed)
+        length = len(seat.fed) if length is None else length
+        base = seat.memo.kept if seat.memo.kept.length else seat.prompt.kept
+        base = base.head(min(base.length, length))
+        # the batch holds one token more where a step that was launched ahead has been fed it
+        own = self._batch.last(index, self._batch.lengths[index] - base.length, length - base.length)
+        return base.extended(own, length - base.length)
 
     def _vacate(self, gone: list[int]) -> None:
         if not gone:
