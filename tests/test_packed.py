@@ -16,7 +16,7 @@ from power_sampling.models import serve
 from power_sampling.testing import check_language_model
 from tests.tiny import tiny_model, tiny_tokenizer
 
-pytestmark = pytest.mark.skipif(not packed.can_pack(), reason="this torch has no oneDNN operators for packing")
+pytestmark = pytest.mark.skipif(not packed.can_pack(), reason="this torch has no operators for packing")
 # GPT-2's layers are no Linear but for the head, Qwen's have biases, and Llama's head can be tied to its embeddings
 MODELS = ["llama", "qwen2", "gpt2", "gemma3", "mixtral"]
 
@@ -35,6 +35,32 @@ def test_logits_are_the_same_up_to_rounding(name: str) -> None:
     assert packed.pack(model, is_required=True) > 0
     assert not list(packed.packable(model)), "nothing is packed twice"
     assert (logits(model, 4) - plain).abs().max() < 1e-4 * plain.abs().max()
+
+
+@pytest.mark.parametrize("layout", ["_has_mkl", "_has_onednn"])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_any_number_of_rows(layout: str, has_bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not getattr(packed, layout)():
+        pytest.skip(f"this torch says no to {layout}")
+    monkeypatch.setattr(packed, "_has_mkl" if layout == "_has_onednn" else "_has_onednn", lambda: False)
+    layer = nn.Linear(37, 53, bias=has_bias)
+    model = nn.Sequential(layer)
+    packed.pack(model, is_required=True)
+    with torch.inference_mode():
+        for rows in (*range(1, 70), 200, 500):
+            x = torch.randn(rows, 1, 37)
+            expected = nn.functional.linear(x, layer.weight, layer.bias)
+            assert (model(x) - expected).abs().max() < 1e-5 * expected.abs().max(), rows
+
+
+def test_a_layout_that_serves_only_the_rows_it_was_made_for_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not (packed._has_mkl() and packed._has_onednn()):
+        pytest.skip("this torch has one layout only")
+    call = packed._Mkl.__call__
+    monkeypatch.setattr(packed._Mkl, "__call__", lambda self, x, rows: call(self, x, rows) * (1 + 0.001 * (rows == 5)))
+    model = tiny_model(dtype=torch.float32)
+    packed.pack(model, is_required=True)
+    assert isinstance(vars(model.lm_head)["forward"]._product, packed._OneDnn)
 
 
 def test_the_engine_keeps_its_laws() -> None:
@@ -75,8 +101,10 @@ def test_what_cannot_be_packed_is_left_alone_or_refused(monkeypatch: pytest.Monk
     assert packed.pack(single, is_required=False) == 0
     with pytest.raises(UnsupportedModelError, match="GiB are free"):
         packed.pack(single, is_required=True)
-    monkeypatch.setattr(packed, "can_pack", lambda: False)
-    with pytest.raises(UnsupportedModelError, match="no oneDNN operators"):
+    monkeypatch.undo()
+    monkeypatch.setattr(packed, "_has_mkl", lambda: False)
+    monkeypatch.setattr(packed, "_has_onednn", lambda: False)
+    with pytest.raises(UnsupportedModelError, match="no MKL or oneDNN operators"):
         packed.pack(single, is_required=True)
 
 

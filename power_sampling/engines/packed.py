@@ -1,13 +1,16 @@
 """Weights of linear layers laid out once for the processor, so that eight rows cost little more than one.
 
 With few rows, torch's `linear` on a CPU leaves most of the arithmetic unused, because it lays the weights out anew in
-every call. oneDNN can do it once; the operators are those of torch's own compiler, which freezes weights in this way.
-They are no public interface, so their absence is no error unless packing was asked for. One row is faster without.
+every call. MKL and oneDNN can do it once; the operators are those of torch's own compiler, which freezes weights in
+this way. They are no public interface, so their absence is no error unless packing was asked for.
+
+torch's compiler lets MKL's layout serve only as many rows as it was made for. It is the same for any number, which is
+not documented: it is used only where a trial with several numbers of rows agrees with `linear`, and oneDNN's otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import psutil
 import torch
@@ -19,23 +22,56 @@ from power_sampling.errors import UnsupportedModelError
 __all__ = ["can_pack", "pack", "packable"]
 
 MEMORY_SHARE = 0.5  # of what is free, for the copies
+TRIED = (1, 2, 3, 5, 8, 16, 31, 64)  # numbers of rows
+TOLERANCE = 1e-5  # of the largest output: sums in another order
+
+
+class _Mkl:
+    """One layer's weights as MKL lays them out."""
+
+    fewest, most = 1, TRIED[-1]  # rows it is faster for than `linear`
+
+    def __init__(self, layer: nn.Linear) -> None:
+        self._layer = layer
+        self._weight = torch.ops.mkl._mkl_reorder_linear_weight(layer.weight.detach(), TRIED[-1])
+
+    def __call__(self, x: torch.Tensor, rows: int) -> torch.Tensor:
+        layer = self._layer
+        y: torch.Tensor = torch.ops.mkl._mkl_linear(x, self._weight, layer.weight, layer.bias, rows)
+        return y
+
+
+class _OneDnn:
+    """One layer's weights as oneDNN lays them out."""
+
+    fewest, most = 4, 1 << 62
+
+    def __init__(self, layer: nn.Linear) -> None:
+        self._layer = layer
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), None)
+
+    def __call__(self, x: torch.Tensor, rows: int) -> torch.Tensor:
+        y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._layer.bias, "none", [], "")
+        return y
+
+
+Product = _Mkl | _OneDnn
 
 
 class _Packed:
     """The forward of one layer. It reads the plain weights again whenever they have changed since."""
 
-    def __init__(self, layer: nn.Linear) -> None:
-        self._layer = layer
-        self._weight: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), None)
+    def __init__(self, layer: nn.Linear, product: Callable[[nn.Linear], Product]) -> None:
+        self._layer, self._product = layer, product(layer)
         self._version = layer.weight._version
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        layer = self._layer
-        is_plain = x.numel() <= layer.in_features or x.dtype != torch.float32 or layer.weight._version != self._version
-        if is_plain or torch.is_grad_enabled():
+        layer, product = self._layer, self._product
+        rows = x.numel() // layer.in_features
+        is_plain = not product.fewest <= rows <= product.most or x.dtype != torch.float32
+        if is_plain or layer.weight._version != self._version or torch.is_grad_enabled():
             return functional.linear(x, layer.weight, layer.bias)
-        y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, layer.bias, "none", [], "")
-        return y
+        return product(x, rows)
 
 
 def packable(model: nn.Module) -> Iterator[nn.Linear]:
@@ -50,9 +86,38 @@ def packable(model: nn.Module) -> Iterator[nn.Linear]:
 
 
 def can_pack() -> bool:
-    """Whether this torch has the operators."""
+    """Whether this torch has operators for it."""
+    return _has_mkl() or _has_onednn()
+
+
+def _has_mkl() -> bool:
+    has_mkl: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call] # torch has no types here
+    return has_mkl and all(hasattr(torch.ops.mkl, name) for name in ("_mkl_reorder_linear_weight", "_mkl_linear"))
+
+
+def _has_onednn() -> bool:
     has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call] # torch has no types here
     return has_onednn and all(hasattr(torch.ops.mkldnn, n) for n in ("_reorder_linear_weight", "_linear_pointwise"))
+
+
+def _fastest(layers: list[nn.Linear]) -> type[Product] | None:
+    """What serves these layers: MKL's layout where it holds what is asked of it, on a layer of each shape."""
+    shapes = {(layer.in_features, layer.out_features, layer.bias is None): layer for layer in layers}
+    if _has_mkl() and all(map(_serves_any_rows, shapes.values())):
+        return _Mkl
+    return _OneDnn if _has_onednn() else None
+
+
+@torch.inference_mode()
+def _serves_any_rows(layer: nn.Linear) -> bool:
+    product = _Mkl(layer)
+    random = torch.Generator().manual_seed(0)
+    for rows in TRIED:
+        x = torch.randn(rows, layer.in_features, generator=random)
+        expected = functional.linear(x, layer.weight, layer.bias)
+        if (product(x, rows) - expected).abs().max() > TOLERANCE * expected.abs().max():
+            return False
+    return True
 
 
 def pack(model: nn.Module, *, is_required: bool) -> int:
@@ -65,14 +130,15 @@ def pack(model: nn.Module, *, is_required: bool) -> int:
     free = psutil.virtual_memory().available
     if not layers:
         reason = "it has no linear layer with float32 weights on a CPU"
-    elif not can_pack():
-        reason = f"torch {torch.__version__} has no oneDNN operators for it"
     elif size > MEMORY_SHARE * free:
         reason = f"the copies take {size / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free"
-    else:
+    elif product := _fastest(layers):
         for layer in layers:
-            setattr(layer, "forward", _Packed(layer))  # noqa: B010 - of this object alone, which types have no word for
+            # of this object alone, which types have no word for
+            setattr(layer, "forward", _Packed(layer, product))  # noqa: B010
         return size
+    else:
+        reason = f"torch {torch.__version__} has no MKL or oneDNN operators for it"
     if is_required:
         raise UnsupportedModelError(f"pack_weights: the weights of {type(model).__name__} cannot be packed: {reason}.")
     return 0
