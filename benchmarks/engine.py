@@ -18,7 +18,6 @@ import resource
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -26,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import transformers
+from on_a_thread import on_a_thread
 from tqdm import tqdm
 
 from power_sampling.config import GenerationConfig, ModelConfig
@@ -112,7 +112,7 @@ class Bench:
         a, b = [], []
         for _ in range(self.repetitions):
             a.append(self.timed(ours))
-            b.append(self.timed(lambda: _on_a_thread(theirs)))
+            b.append(self.timed(lambda: on_a_thread(theirs)))
         seconds = [statistics.median(s.seconds for s in side) for side in (a, b)]
         fed = [statistics.median(s.fed for s in side) for side in (a, b)]
         say(
@@ -200,13 +200,6 @@ class Bench:
         logp = torch.log_softmax(torch.stack(out.logits)[:, 0].float(), -1).gather(-1, new[:, None])[:, 0]
         logq = torch.log_softmax(torch.stack(out.scores)[:, 0].float(), -1).gather(-1, new[:, None])[:, 0]
         return new.tolist(), (ALPHA * logp - logq).tolist()
-
-
-def _on_a_thread(work: Callable[[], Any]) -> None:
-    """Our side runs on the worker's thread; torch keeps a team of threads for each caller, so theirs gets one too."""
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
 
 
 def say(line: str) -> None:
@@ -335,7 +328,7 @@ def throughput(bench: Bench) -> None:
         kept: list[Any] = []
         requests = bench.requests(_mh(bench), 8, seed=100 * repetition)
         together = bench.timed(lambda r=requests, k=kept: k.append(bench.run(r)))
-        alone = bench.timed(lambda s=repetition: _on_a_thread(lambda: bench.reference_chain(s)))
+        alone = bench.timed(lambda s=repetition: on_a_thread(bench.reference_chain, s))
         outcomes, cost = kept[0]
         ratios.append(8 * alone.seconds / together.seconds)
         occupancy.append(statistics.mean(bench.rows_per_step[: min(o.serial_steps for o in outcomes)]))
@@ -392,14 +385,14 @@ def main() -> None:
     if args.peak:
         peak(args.peak)
         return
-    bench = Bench(args)
+    bench = on_a_thread(Bench, args)
     say(
         f"torch {torch.__version__}, transformers {transformers.__version__}, {args.device} {args.dtype}, "
         f"{torch.get_num_threads()} threads; prompt {args.prompt}, {args.tokens} new tokens, "
         f"{bench.repetitions} repetitions; packed weights {bench.packed / 2**20:.0f} MiB"
     )
     say(f"{'':<44} {'ours':>8}   {'theirs':>8}")
-    bench.generate(1)  # the first call pays for what is set up once
+    on_a_thread(bench.generate, 1)  # the first call pays for what is set up once
     for part in tqdm([f for f in PARTS if not args.only or f.__name__ in args.only], unit="part"):
         part(bench)
 

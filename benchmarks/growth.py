@@ -1,11 +1,12 @@
 """How the cost of a token grows with the prompt, the horizon, the rows and the requests that wait; and how memory does.
 
     python benchmarks/growth.py                      also draws docs/figures/growth.svg
-    python benchmarks/growth.py --quick              smaller sizes, no figure
+    python benchmarks/growth.py --quick              smaller sizes, one repetition, no figure
 
 The embedded model, float32, on the CPU, packed weights, EOS ignored. Prompt and rows: the median of 16 steps of all
 rows. Horizon: the median of the 32 steps before each length. Requests: all at once, timed as a whole, their prefill
-included.
+included. Repetitions go through all curves in turn, and each point is the median of its repetitions: machines are
+noisy, and one disturbed point bends a curve.
 
 Two numbers judge a curve: the exponent k of cost ~ size^k between its last two points; and its last point over what the
 straight line through the others foretells, which exceeds 1 where a curve bends upwards under a large constant.
@@ -22,6 +23,7 @@ import ctypes
 import gc
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +32,7 @@ import numpy as np
 import torch
 import transformers
 from forward_clock import ForwardClock
+from on_a_thread import on_a_thread
 from tqdm import tqdm
 
 from power_sampling.config import GenerationConfig, ModelConfig
@@ -88,7 +91,7 @@ class Lab:
 
         def watched() -> Any:
             result = step()
-            self._held.append(sum(x.nbytes for layer in engine._batch.layers for x in (layer.keys, layer.values)))
+            self._held.append(engine._batch.nbytes)
             return result
 
         engine.step = watched  # type: ignore[method-assign] # of this engine alone
@@ -148,7 +151,6 @@ def horizon(lab: Lab, sizes: Sequence[int]) -> Iterator[Point]:
         steps += [milliseconds(engine.step) for _ in range(size - len(steps))]
         # what this much of a horizon needs; the row was seated by the need of all of it
         yield Point(size, statistics.median(steps[-TAIL:]), lab.memory(engine, 1, PROMPT + size + 4))
-    say(f"mean of all {len(steps)} steps, the growing of buffers included: {statistics.mean(steps):.1f} ms")
 
 
 def rows(lab: Lab, sizes: Sequence[int]) -> Iterator[Point]:
@@ -200,12 +202,31 @@ PARTS = [
 # ------------------------------------------------------------ what they say
 
 
+def combined(repetitions: Sequence[Point]) -> Point:
+    """The median of each cost; of the memory, which does not vary, the most."""
+    own = [p.own for p in repetitions if p.own is not None]
+    return Point(
+        repetitions[0].size,
+        statistics.median(p.cost for p in repetitions),
+        Memory(*map(max, zip(*(p.memory for p in repetitions), strict=True))),
+        statistics.median(own) if own else None,
+    )
+
+
 def judged(x: Sequence[float], y: Sequence[float]) -> str:
     exponent = np.log(y[-1] / y[-2]) / np.log(x[-1] / x[-2])
     line = np.polyval(np.polyfit(x[:-1], y[:-1], 1), x[-1])
     bend = y[-1] / max(line, np.mean(y[:-1]))  # a falling line foretells too little: costs do not fall for ever
     verdict = "no worse than linear" if exponent <= STEEPEST and bend <= BEND else "WORSE THAN LINEAR"
     return f"{verdict} (exponent {exponent:.2f}, last over line {bend:.2f})"
+
+
+def curve(part: Part, lab: Lab, sizes: Sequence[int], bar: tqdm) -> list[Point]:  # type: ignore[type-arg]
+    points = []
+    for point in part.curve(lab, sizes):
+        points.append(point)
+        bar.update()
+    return points
 
 
 def report(part: Part, points: list[Point]) -> None:
@@ -262,21 +283,24 @@ def say(line: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     transformers.logging.set_verbosity_error()
-    lab = Lab()
+    lab = on_a_thread(Lab)
+    repetitions = 1 if args.quick else args.repetitions
     say(f"torch {torch.__version__}, transformers {transformers.__version__}, {torch.get_num_threads()} threads")
-    lab.seated([lab.tokens(PROMPT)], 4)  # the first call pays for what is set up once
-    curves = []
-    with tqdm(total=sum(len(part.quick if args.quick else part.sizes) for part in PARTS), unit="point") as bar:
-        for part in PARTS:
-            points = []
-            for point in part.curve(lab, part.quick if args.quick else part.sizes):
-                points.append(point)
-                bar.update()
-            report(part, points)
-            curves.append((part, points))
+    on_a_thread(lab.seated, [lab.tokens(PROMPT)], 4)  # the first call pays for what is set up once
+    points: dict[tuple[Part, int], list[Point]] = defaultdict(list)
+    sizes = {part: part.quick if args.quick else part.sizes for part in PARTS}
+    with tqdm(total=repetitions * sum(map(len, sizes.values())), unit="point") as bar:
+        for _ in range(repetitions):
+            for part in PARTS:
+                for point in on_a_thread(curve, part, lab, sizes[part], bar):
+                    points[part, point.size].append(point)
+    curves = [(part, [combined(points[part, size]) for size in sizes[part]]) for part in PARTS]
+    for part, drawn in curves:
+        report(part, drawn)
     if not args.quick:
         draw(curves, FIGURE)
 

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 import transformers
 from forward_clock import Call, ForwardClock
+from on_a_thread import on_a_thread
 from tqdm import tqdm
 
 import power_sampling
@@ -156,7 +157,7 @@ def main() -> None:
     args = parser.parse_args()
     transformers.logging.set_verbosity_error()
     sys.setswitchinterval(1e-4)  # so that a look does not wait until the worker's thread lets go by itself
-    bench = Bench(args.tokens)
+    bench = on_a_thread(Bench, args.tokens)
     tqdm.write(f"torch {torch.__version__}, transformers {transformers.__version__}, {torch.get_num_threads()} threads")
     tqdm.write("| draws | rows | ms per step | inside forward, steady | inside forward, whole | the rest of steady |")
     tqdm.write("|---|---|---|---|---|---|")

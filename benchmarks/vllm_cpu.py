@@ -110,15 +110,11 @@ class Ours:
 
     def __init__(self, tokens: int) -> None:
         from power_sampling.config import GenerationConfig, ModelConfig
-        from power_sampling.engines.packed import pack
-        from power_sampling.engines.torch import TorchLM
-        from power_sampling.engines.worker import Worker
-        from power_sampling.models import load_pretrained
+        from power_sampling.models import Model
 
-        model, _ = load_pretrained(ModelConfig(device="cpu", dtype="float32"))
-        pack(model, is_required=False)
+        self._model = Model(ModelConfig(device="cpu", dtype="float32", max_rows=max(ROWS), prompt_memory=0))
         self._config = GenerationConfig(sampler="ancestral", max_new_tokens=tokens)
-        self._worker = Worker(TorchLM(model, max_rows=max(ROWS)))
+        self._worker = self._model.load().worker
 
     def __call__(self, prompts: Prompts) -> float:
         requests = [self._request(prompt, seed) for seed, prompt in enumerate(prompts)]

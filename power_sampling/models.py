@@ -13,6 +13,8 @@ import shutil
 import tempfile
 import threading
 import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,8 +65,9 @@ class Model:
         """The loaded model. Raises ModelNotFoundError, MissingDependencyError, UnsupportedModelError or ModelError."""
         with self._lock:
             if self._loaded is None:
-                model, tokenizer = load_pretrained(self.config)
-                self._loaded = serve(model, tokenizer, self.config, is_own=True)
+                self._loaded = _on_a_passing_thread(
+                    lambda: serve(*load_pretrained(self.config), self.config, is_own=True)
+                )
                 weakref.finalize(self, self._loaded.worker.close, wait=False)
             return self._loaded
 
@@ -78,6 +81,24 @@ class Model:
         fields = json.loads(file.read_text(encoding="utf-8"))
         window = fields.get("text_config", fields).get("max_position_embeddings")
         return window if isinstance(window, int) else None
+
+
+def _on_a_passing_thread(load: Callable[[], Loaded]) -> Loaded:
+    """On a CPU torch keeps a team of threads for every thread that has computed, for as long as that one lives. With
+    more of them than cores they sleep between two operations, and a step of the worker's takes 1.2 times as long."""
+    future: Future[Loaded] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(load())
+        except BaseException as error:  # noqa: BLE001 - the caller's, whatever it is
+            future.set_exception(error)
+
+    thread = threading.Thread(target=run, daemon=True)  # of no account to whoever interrupts the wait for it
+    thread.start()
+    loaded = future.result()
+    thread.join()
+    return loaded
 
 
 _MODELS: weakref.WeakValueDictionary[str, Model] = weakref.WeakValueDictionary()

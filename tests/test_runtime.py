@@ -187,9 +187,11 @@ def test_weights_are_loaded_once_for_equal_settings_and_freed_with_the_last_hold
 ) -> None:
     tiny_model(dtype=torch.float32).save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
-    loads: list[Any] = []
+    loads: list[threading.Thread] = []
     load = models.load_pretrained
-    monkeypatch.setattr(models, "load_pretrained", lambda config: (loads.append(config), load(config))[1])
+    monkeypatch.setattr(
+        models, "load_pretrained", lambda config: (loads.append(threading.current_thread()), load(config))[1]
+    )
     a = PowerSampler.from_pretrained(str(tmp_path), max_new_tokens=3)
     b = PowerSampler.from_pretrained(str(tmp_path), max_new_tokens=4, alpha=2, use_chat_template=False)
     assert not loads
@@ -197,6 +199,7 @@ def test_weights_are_loaded_once_for_equal_settings_and_freed_with_the_last_hold
     assert len(loads) == 1
     assert PowerSampler.from_pretrained(str(tmp_path), dtype="float64").complete("x", max_new_tokens=2)
     assert len(loads) == 2
+    assert not any(thread.is_alive() for thread in loads), "torch keeps a team for every thread that has computed"
     before = {t for t in threading.enumerate() if t.name == "power-sampling"}
     del a, b
     gc.collect()
