@@ -242,12 +242,19 @@ def smc(bench: Bench) -> None:
 
 def particles(bench: Bench) -> None:
     """Seconds of sequential Monte Carlo against the number of particles, in those of one row of `generate`."""
-    one = statistics.median(bench.timed(lambda: bench.generate(1)).seconds for _ in range(bench.repetitions))
-    for n in (2, 4, 8, 16, 32, 64):
-        sampler = {"name": "sequential_monte_carlo", "num_particles": n}
-        config = GenerationConfig(sampler=sampler, alpha=ALPHA, max_new_tokens=bench.tokens)
-        runs = [bench.timed(lambda c=config, n=n: bench.run(bench.requests(c, 1), max_rows=n)) for _ in range(1)]
-        say(f"  {n:>2} particles {runs[0].seconds:8.2f} s   {runs[0].seconds / one:5.2f} rows of generate")
+    numbers = (1, 2, 4, 8, 16, 32, 64)
+    one: list[float] = []
+    seconds: dict[int, list[float]] = {n: [] for n in numbers}
+    for _ in _times(bench):
+        one.append(bench.timed(lambda: on_a_thread(bench.generate, 1)).seconds)
+        for n in numbers:
+            sampler = {"name": "sequential_monte_carlo", "num_particles": n}
+            config = GenerationConfig(sampler=sampler, alpha=ALPHA, max_new_tokens=bench.tokens)
+            side = bench.timed(lambda c=config, n=n: bench.run(bench.requests(c, 1), max_rows=n))
+            seconds[n].append(side.seconds)
+    for n in numbers:
+        median = statistics.median(seconds[n])
+        say(f"  {n:>2} particles {median:8.2f} s   {median / statistics.median(one):5.2f} rows of generate")
 
 
 def first_token(bench: Bench) -> None:

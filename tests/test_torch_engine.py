@@ -13,6 +13,7 @@ import transformers
 from power_sampling import UnsupportedModelError
 from power_sampling.config import MetropolisHastings, SequentialMonteCarlo
 from power_sampling.engines.base import Ending
+from power_sampling.engines.kv import BatchCache
 from power_sampling.engines.torch import PREFILL_CHUNK, TorchLM
 from power_sampling.samplers import NumpyRng, ancestral, metropolis_hastings, sequential_monte_carlo
 from power_sampling.testing import check_language_model, drive, power_law, run_draws
@@ -273,3 +274,28 @@ def test_only_the_chosen_tokens_numbers_leave_the_device(monkeypatch: pytest.Mon
         monkeypatch.setattr(torch.Tensor, name, lambda *_: pytest.fail("another transfer to the host"))
     run_draws(lm, lm.open(PROMPT, OPEN), [Draw(Chain.empty(), 0, 6, LAW, s) for s in range(4)])
     assert set(sizes) == {4 * 3}
+
+
+@pytest.mark.parametrize("name", ["qwen2", "mistral", "gemma3", "qwen3"])
+def test_a_mask_that_hides_nothing_changes_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long steps of models with grouped heads get one on a processor, because attention is faster with it."""
+    model = tiny_model(name)
+    masks: list[bool] = []
+    mask = BatchCache.mask
+
+    def noted(self: BatchCache, new: int, pads: torch.Tensor) -> torch.Tensor | None:
+        found = mask(self, new, pads)
+        masks.append(new == 1 and found is not None)
+        return found
+
+    monkeypatch.setattr(BatchCache, "mask", noted)
+    results = []
+    for start in (8, 10**6):
+        monkeypatch.setattr("power_sampling.engines.torch.MASKED_FROM", start)
+        masks.clear()
+        lm = TorchLM(model)
+        results.append(run_draws(lm, lm.open(PROMPT, OPEN), [Draw(Chain.empty(), 0, 20, LAW, s) for s in range(3)]))
+        assert any(masks) == (start == 8)
+    for a, b in zip(*results, strict=True):
+        assert a.tokens == b.tokens
+        assert abs(a.logp - b.logp).max() < 1e-9

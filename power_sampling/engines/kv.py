@@ -15,6 +15,7 @@ Knows shapes, not tokens. Two forms of the same states:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -121,10 +122,12 @@ class _Layer(CacheLayerMixin):
 class BatchCache(Cache):
     """The rows in decoding. `lengths[i]` tokens of row i are held, in the slots before the cursor."""
 
-    def __init__(self, max_rows: int = 1) -> None:
-        """`max_rows`: beyond what is needed, no room is made for more rows."""
+    def __init__(self, max_rows: int = 1, *, masked_from: float = math.inf) -> None:
+        """`max_rows`: beyond what is needed, no room is made for more rows. `masked_from`: the window, in slots, from
+        which a step of one token has a mask even where it hides nothing."""
         super().__init__(layers=[])
-        self.max_rows = max_rows
+        self.max_rows, self.masked_from = max_rows, masked_from
+        self._is_masked = False
         self.lengths: list[int] = []
         self.cursor = 0
         self.row_capacity = self.slot_capacity = 0
@@ -164,13 +167,15 @@ class BatchCache(Cache):
     @property
     def is_compileable(self) -> bool:
         """Asked by transformers before decoding: True builds a mask without reading from the device whether it hides
-        anything. It does just where rows differ in length."""
-        return min(self.lengths) != max(self.lengths)
+        anything."""
+        return self._is_masked
 
     def mask(self, new: int, pads: torch.Tensor) -> torch.Tensor | None:
-        """(rows, window + new): which slots a row sees, its `new` next ones included; None where it sees them all.
-        `pads` are those of the batch as a column on the device of the mask."""
-        if min(self.lengths) == max(self.lengths):
+        """(rows, window + new): which slots a row sees, its `new` next ones included; None where it sees them all and
+        none is asked for. `pads` are those of the batch as a column on the device of the mask."""
+        is_long = new == 1 and self.cursor - self.left >= self.masked_from
+        self._is_masked = is_long or min(self.lengths) != max(self.lengths)
+        if not self._is_masked:
             return None
         slots = torch.arange(self.cursor - self.left + new, device=pads.device)
         return (slots >= pads).long()
