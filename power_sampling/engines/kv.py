@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-__all__ = ["BatchCache", "KeyValues", "stored_bytes", "vacated"]
+__all__ = ["BatchCache", "KeyValues", "newly_stored_bytes", "stored_bytes", "vacated"]
 
 Layer = tuple[torch.Tensor, torch.Tensor] | None  # keys, values: (heads, length, dim); None: the layer keeps nothing
 
@@ -31,7 +31,7 @@ class _Stored:
     """What the views of the same tensors take together; told apart by identity."""
 
     def __init__(self, layers: tuple[Layer, ...], length: int) -> None:
-        self.length = length
+        self.length, self.is_counted = length, False
         self.nbytes = sum(states.nbytes for layer in layers for states in layer or ())
 
 
@@ -73,6 +73,18 @@ class KeyValues(NamedTuple):
         if not length:
             return self
         return KeyValues((*self.pieces, _Piece(layers, length, _Stored(layers, length))), self.length + length)
+
+
+def newly_stored_bytes(kept: KeyValues) -> int:
+    """Bytes of these states that have not been asked for in this way before. What lies before a piece in one rope lies
+    before it in all, so the first that was counted ends the search."""
+    found = 0
+    for piece in reversed(kept.pieces):
+        if piece.stored.is_counted:
+            break
+        piece.stored.is_counted = True
+        found += piece.stored.nbytes
+    return found
 
 
 def stored_bytes(kept: Iterable[KeyValues]) -> int:

@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 import psutil
 import torch
 
-from power_sampling.engines.kv import KeyValues
+from power_sampling.engines.kv import KeyValues, newly_stored_bytes, stored_bytes
 
 __all__ = ["Memo", "Memory", "is_out_of_memory"]
 
@@ -40,6 +40,7 @@ class Memory:
         self.budget = int(SHARE * _free(device)) if budget is None else budget
         self.per_token = 0  # bytes; not known yet
         self._memos: WeakValueDictionary[int, Memo] = WeakValueDictionary()  # the oldest first
+        self._at_most = 0  # bytes they take: exact when counted last, and what has come since
         self._numbers = count()
 
     def measure(self, kept: KeyValues) -> None:
@@ -65,10 +66,14 @@ class Memory:
         """Until there is no room for it, or nobody holds the memo any more."""
         memo = Memo(kept)
         self._memos[next(self._numbers)] = memo
+        self._at_most += newly_stored_bytes(kept)
         return memo
 
     def forget(self, room: int, pinned: Iterable[KeyValues] = ()) -> None:
         """Empty memos, the oldest first, until they take at most `room` bytes together with what is `pinned`."""
+        pinned = list(pinned)
+        if self._at_most + stored_bytes(pinned) <= room:
+            return
         memos = [(memo, [piece.stored for piece in memo.kept.pieces]) for memo in self._memos.values()]
         stored = [piece.stored for kept in pinned for piece in kept.pieces]
         stored += [x for _, pieces in memos for x in pieces]
@@ -76,11 +81,12 @@ class Memory:
         held = sum(sizes.values())
         for memo, pieces in memos:
             if held <= room:
-                return
+                break
             for x in map(id, pieces):
                 users[x] -= 1
                 held -= 0 if users[x] else sizes[x]
             memo.kept = KeyValues()
+        self._at_most = held
 
 
 def _free(device: torch.device) -> int:

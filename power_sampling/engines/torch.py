@@ -37,7 +37,7 @@ __all__ = ["TorchLM"]
 PREFILL_CHUNK = 512  # tokens of a prompt per step, so that rows in decoding and cancellations do not wait for all of it
 PREFILL_ROWS = 8  # prompts in one pass, because their logits at each other's ends exist for a moment
 MIN_SHARED = 16  # tokens that a prompt must share with another one for its prefill to wait for the other's
-MASKED_FROM = 256  # slots; measured: `benchmarks/growth.py` is a quarter faster at 2,000, equal near 200
+MASKED_FROM = 256  # slots; measured by benchmarks/processor.py: a quarter faster at 2,000, equal near 200
 SCORE_CHUNK = 64  # positions whose logits over the vocabulary exist at one time while scoring
 
 
