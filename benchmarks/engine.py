@@ -241,14 +241,15 @@ def smc(bench: Bench) -> None:
 
 
 def particles(bench: Bench) -> None:
-    """Seconds of sequential Monte Carlo against the number of particles, in those of one row of `generate`."""
+    """Seconds of sequential Monte Carlo against the number of particles, in those of one row of `generate`. One
+    particle is a plain draw."""
     numbers = (1, 2, 4, 8, 16, 32, 64)
     one: list[float] = []
     seconds: dict[int, list[float]] = {n: [] for n in numbers}
     for _ in _times(bench):
         one.append(bench.timed(lambda: on_a_thread(bench.generate, 1)).seconds)
         for n in numbers:
-            sampler = {"name": "sequential_monte_carlo", "num_particles": n}
+            sampler = {"name": "sequential_monte_carlo", "num_particles": n} if n > 1 else {"name": "ancestral"}
             config = GenerationConfig(sampler=sampler, alpha=ALPHA, max_new_tokens=bench.tokens)
             side = bench.timed(lambda c=config, n=n: bench.run(bench.requests(c, 1), max_rows=n))
             seconds[n].append(side.seconds)
