@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -20,7 +20,8 @@ from power_sampling import (
     load_model_and_tokenizer,
     power_sample,
 )
-from tests.tiny import tiny_model, tiny_tokenizer
+from power_sampling.engines.torch import TorchLM
+from tests.tiny import gather, tiny_model, tiny_tokenizer
 
 PROMPT = "hello"  # five tokens
 QUICK: dict[str, Any] = {"block_size": 6, "steps": 3, "max_len": 17}
@@ -77,16 +78,19 @@ def test_max_len_counts_the_prompt_and_the_window_bounds_it(pair: tuple[Any, Any
         power_sample(model, tokenizer, "a" * 20, **moves)
 
 
-def test_a_batch_is_decoded_together_and_equals_its_single_calls(pair: tuple[Any, Any]) -> None:
+def test_a_batch_is_decoded_together_and_equals_its_single_calls(
+    pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     prompts = ["hello", "hi", "good morning"]  # max_len leaves each another horizon
     holder = PowerSampler.from_model(*pair)
-    engine = holder._model.load().engine
+    engine = cast(TorchLM, holder._model.load().engine)
 
     def steps_of(call: Any) -> tuple[Any, int]:
         before = engine.cost.serial_steps
         return call(), engine.cost.serial_steps - before
 
     singles, serial = steps_of(lambda: [power_sample(*pair, prompt, **QUICK, seed=5) for prompt in prompts])
+    gather(engine, len(prompts), monkeypatch)
     batch, together = steps_of(lambda: batch_power_sample(*pair, prompts, **QUICK, seed=5))
     assert batch == singles
     assert together < 0.7 * serial

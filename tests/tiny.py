@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+
+from power_sampling.engines.torch import TorchLM
 
 SMALL: dict[str, Any] = {
     "hidden_size": 32,
@@ -88,3 +92,23 @@ def tiny_tokenizer(*, chat_template: str | None = CHAT_TEMPLATE) -> PreTrainedTo
     fast.add_special_tokens({"additional_special_tokens": SPECIAL[1:]})
     fast.chat_template = chat_template
     return fast
+
+
+def gather(engine: TorchLM, num_prompts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an engine stand still until so many prompts have come, however long their threads take to start."""
+    come = 0
+    open_prompt, step = engine.open, engine.step
+
+    def counted(*args: Any) -> Any:
+        nonlocal come
+        come += 1
+        return open_prompt(*args)
+
+    def step_with_all() -> Any:
+        if come >= num_prompts:
+            return step()
+        time.sleep(0.001)
+        return [], []
+
+    monkeypatch.setattr(engine, "open", counted)
+    monkeypatch.setattr(engine, "step", step_with_all)

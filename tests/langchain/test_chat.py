@@ -54,7 +54,7 @@ from power_sampling import (
 from power_sampling.engines.torch import TorchLM
 from tests.langchain.chat import VERDICT_SCHEMA, Verdict, essence, look, merged
 from tests.langchain.common import LONG, MODEL, POWER, SAMPLERS, TOKENIZER, Recorder, comes_to_rest, engine
-from tests.tiny import tiny_tokenizer
+from tests.tiny import gather, tiny_tokenizer
 
 
 def completion(**fields: Any) -> Completion:
@@ -189,30 +189,33 @@ def test_the_completion_is_the_runtimes(chat: ChatPowerSampling) -> None:
     assert chat.invoke(messages).content == sampler.chat(asked).text
 
 
-def test_concurrent_calls_are_decoded_together(loads: list[str]) -> None:
+def test_concurrent_calls_are_decoded_together(loads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     chat = ChatPowerSampling(model="tiny", sampler="ancestral", max_new_tokens=32)
     before = engine(chat).cost
+    gather(engine(chat), 6, monkeypatch)
     chat.batch(["a", "b", "c", "d", "e", "f"], {"max_concurrency": 6})
-    assert engine(chat).cost.serial_steps - before.serial_steps < 3 * 32
+    assert engine(chat).cost.serial_steps - before.serial_steps <= 32
 
 
-def test_parallel_nodes_of_a_graph_are_decoded_together(loads: list[str]) -> None:
+def test_parallel_nodes_of_a_graph_are_decoded_together(loads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     chat = ChatPowerSampling(model="tiny", sampler="ancestral", max_new_tokens=32)
     graph = StateGraph(MessagesState)
     for i in range(6):
         graph.add_node(f"node {i}", lambda state: {"messages": [chat.invoke(state["messages"][:1])]})
         graph.add_edge(START, f"node {i}")
     before = engine(chat).cost
+    gather(engine(chat), 6, monkeypatch)
     result = graph.compile().invoke({"messages": [HumanMessage("a")]}, {"max_concurrency": 6})
     assert len(result["messages"]) == 7
-    assert engine(chat).cost.serial_steps - before.serial_steps < 3 * 32
+    assert engine(chat).cost.serial_steps - before.serial_steps <= 32
 
 
-async def test_an_abatch_is_decoded_together(loads: list[str]) -> None:
+async def test_an_abatch_is_decoded_together(loads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     chat = ChatPowerSampling(model="tiny", sampler="ancestral", max_new_tokens=32)
     before = engine(chat).cost
+    gather(engine(chat), 6, monkeypatch)
     await chat.abatch(["a", "b", "c", "d", "e", "f"])
-    assert engine(chat).cost.serial_steps - before.serial_steps < 3 * 32
+    assert engine(chat).cost.serial_steps - before.serial_steps <= 32
 
 
 @SAMPLERS
