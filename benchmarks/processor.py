@@ -52,8 +52,8 @@ def linear() -> None:
     layers = [layer for layer in load().modules() if isinstance(layer, nn.Linear)]
     ways: dict[str, list[Callable[[torch.Tensor, int], torch.Tensor]]] = {
         "torch's linear": [lambda x, _, layer=layer: functional.linear(x, layer.weight) for layer in layers],  # type: ignore[misc]
-        "oneDNN": [_OneDnn(layer) for layer in layers],
-        "MKL": [_Mkl(layer) for layer in layers],
+        "oneDNN": [_OneDnn(layer.weight, None) for layer in layers],
+        "MKL": [_Mkl(layer.weight, None) for layer in layers],
     }
     say(f"| all {len(layers)} linear layers, rows | " + " | ".join(f"{way}, ms" for way in ways) + " |")
     say("|---" * (1 + len(ways)) + "|")

@@ -7,10 +7,11 @@
 
 The embedded model, float32, all cores. Every row has a prompt of its own, and exactly `--tokens` new tokens are drawn
 from p for it (EOS ignored). vLLM runs in process, no server between, as it comes: it compiles the model when it starts,
-which takes minutes and a C++ compiler. It returns tokens, this engine also log p and the log-weight of each. Both sides
-are loaded once and warmed up at every number of rows.
+which takes minutes and a C++ compiler. It returns tokens, this engine also log p and the log-weight of each. This
+engine runs as it comes, and with `compile_layers`. All sides are loaded once and warmed up at every number of rows.
 
-The other interpreter runs this file too, and answers every line of prompts with the seconds that they took.
+Each side is a process of its own, because two teams of threads in one process slow each other down. It runs this file,
+and answers every line of prompts with the seconds that they took.
 """
 
 from __future__ import annotations
@@ -24,19 +25,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 ROWS, PROMPT = (1, 8, 16), 45
 VOCABULARY = range(100, 49152)  # of SmolLM2, without its special tokens
 ANSWER = "seconds: "  # before what the child says; libraries print too
 Prompts = list[list[int]]
+Generate = Callable[[Prompts], list[int]]  # the numbers of tokens drawn
 
 
-# ------------------------------------------------------------ the side of vLLM, run by its own interpreter
+# ------------------------------------------------------------ the sides, each in a process of its own
 
 
-def serve_vllm(folder: str, tokens: int) -> None:
-    """Answer lines of prompts, in JSON, until there are no more. Imports nothing of this project."""
+def vllm(folder: str, tokens: int) -> Generate:
+    """Imports nothing of this project."""
     from vllm import LLM, SamplingParams, TokensPrompt
 
     llm = LLM(
@@ -49,13 +52,57 @@ def serve_vllm(folder: str, tokens: int) -> None:
         disable_log_stats=True,
     )
     sampling = SamplingParams(temperature=1.0, max_tokens=tokens, ignore_eos=True, detokenize=False)
+
+    def generate(prompts: Prompts) -> list[int]:
+        asked = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
+        outputs = llm.generate(asked, sampling, use_tqdm=False)
+        return [len(output.outputs[0].token_ids) for output in outputs]
+
+    return generate
+
+
+def plain(folder: str, tokens: int, *, is_compiled: bool = False) -> Generate:
+    from power_sampling.config import GenerationConfig, ModelConfig
+    from power_sampling.engines.base import Ending
+    from power_sampling.engines.worker import Request
+    from power_sampling.models import Model
+    from power_sampling.samplers import NumpyRng, sampler_for
+
+    fields: dict[str, Any] = {"model": folder, "device": "cpu", "dtype": "float32", "prompt_memory": 0}
+    model = Model(ModelConfig(**fields, max_rows=max(ROWS), compile_layers=is_compiled))
+    config = GenerationConfig(sampler="ancestral", max_new_tokens=tokens)
+    worker = model.load().worker
+
+    def request(prompt: list[int], seed: int) -> Request:
+        def make_sampler(over: Callable[[], bool], _: Model = model) -> Any:  # the model lives as long as this
+            return sampler_for(config, tokens, NumpyRng(seed), over)
+
+        return Request(prompt=tuple(prompt), ending=Ending(frozenset()), make_sampler=make_sampler)
+
+    def generate(prompts: Prompts) -> list[int]:
+        jobs = worker.submit_all([request(prompt, seed) for seed, prompt in enumerate(prompts)])
+        return [len(job.future.result().answer.chain.tokens) for job in jobs]
+
+    return generate
+
+
+SIDES: dict[str, Callable[[str, int], Generate]] = {
+    "ours": plain,
+    "ours, compile_layers": partial(plain, is_compiled=True),
+    "vLLM": vllm,
+}
+
+
+def serve(side: str, folder: str, tokens: int) -> None:
+    """Answer lines of prompts, in JSON, until there are no more."""
+    generate = SIDES[side](folder, tokens)
     answer(0.0)
     for line in sys.stdin:
-        prompts = [TokensPrompt(prompt_token_ids=prompt) for prompt in json.loads(line)]
+        prompts = json.loads(line)
         start = time.perf_counter()
-        outputs = llm.generate(prompts, sampling, use_tqdm=False)
+        lengths = generate(prompts)
         seconds = time.perf_counter() - start
-        assert all(len(output.outputs[0].token_ids) == tokens for output in outputs)
+        assert lengths == [tokens] * len(prompts)
         answer(seconds)
 
 
@@ -63,13 +110,13 @@ def answer(seconds: float) -> None:
     print(f"{ANSWER}{seconds}", flush=True)
 
 
-class Vllm:
-    """The child process as a function of prompts."""
+class Side:
+    """A process as a function of prompts."""
 
-    def __init__(self, python: str, folder: str, tokens: int, threads: int) -> None:
+    def __init__(self, name: str, python: str, folder: str, tokens: int, threads: int) -> None:
         settings = {
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # as the other side has it
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # as the other sides have it
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_LOGGING_LEVEL": "ERROR",
@@ -78,7 +125,7 @@ class Vllm:
             "OMP_NUM_THREADS": str(threads),
         }
         self._child = subprocess.Popen(
-            [python, __file__, "--serve", folder, "--tokens", str(tokens)],
+            [python, __file__, "--serve", name, "--folder", folder, "--tokens", str(tokens)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -99,44 +146,10 @@ class Vllm:
         for line in self._child.stdout or ():
             if line.startswith(ANSWER):
                 return float(line.removeprefix(ANSWER))
-        sys.exit(f"The other interpreter ended with {self._child.wait()}; what it said is above.")
+        sys.exit(f"A side ended with {self._child.wait()}; what it said is above.")
 
 
-# ------------------------------------------------------------ this engine's side
-
-
-class Ours:
-    """This engine as a function of prompts."""
-
-    def __init__(self, tokens: int) -> None:
-        from power_sampling.config import GenerationConfig, ModelConfig
-        from power_sampling.models import Model
-
-        self._model = Model(ModelConfig(device="cpu", dtype="float32", max_rows=max(ROWS), prompt_memory=0))
-        self._config = GenerationConfig(sampler="ancestral", max_new_tokens=tokens)
-        self._worker = self._model.load().worker
-
-    def __call__(self, prompts: Prompts) -> float:
-        requests = [self._request(prompt, seed) for seed, prompt in enumerate(prompts)]
-        start = time.perf_counter()
-        for job in self._worker.submit_all(requests):
-            job.future.result()
-        return time.perf_counter() - start
-
-    def _request(self, prompt: list[int], seed: int) -> Any:
-        from power_sampling.engines.base import Ending
-        from power_sampling.engines.worker import Request
-        from power_sampling.samplers import NumpyRng, sampler_for
-
-        tokens = self._config.max_new_tokens
-
-        def make_sampler(over: Callable[[], bool]) -> Any:
-            return sampler_for(self._config, tokens, NumpyRng(seed), over)
-
-        return Request(prompt=tuple(prompt), ending=Ending(frozenset()), make_sampler=make_sampler)
-
-
-# ------------------------------------------------------------ both
+# ------------------------------------------------------------ all
 
 
 def compare(python: str, tokens: int, repetitions: int) -> None:
@@ -145,23 +158,26 @@ def compare(python: str, tokens: int, repetitions: int) -> None:
 
     from power_sampling.models import _source
 
-    vllm = Vllm(python, _source("embedded"), tokens, torch.get_num_threads())
-    sides: tuple[Callable[[Prompts], float], ...] = (Ours(tokens), vllm)
-    tqdm.write(f"{torch.get_num_threads()} threads, prompt {PROMPT}, {tokens} new tokens, {repetitions} repetitions")
-    tqdm.write("| rows | ours, tokens/s | vLLM, tokens/s | ours / vLLM |")
-    tqdm.write("|---|---|---|---|")
-    bar = tqdm(total=len(ROWS) * (repetitions + 1), unit="pair")
+    folder, threads = _source("embedded"), torch.get_num_threads()
+    pythons = {name: python if name == "vLLM" else sys.executable for name in SIDES}
+    sides = [Side(name, pythons[name], folder, tokens, threads) for name in SIDES]
+    tqdm.write(f"{threads} threads, prompt {PROMPT}, {tokens} new tokens, {repetitions} repetitions")
+    tqdm.write(f"| rows | {', tokens/s | '.join(SIDES)}, tokens/s | ours / vLLM | compiled / vLLM |")
+    tqdm.write("|---" * 6 + "|")
+    bar = tqdm(total=len(ROWS) * (repetitions + 1), unit="round")
     for rows in ROWS:
-        rates: tuple[list[float], list[float]] = [], []
+        rates: list[list[float]] = [[] for _ in sides]
         for _ in range(repetitions + 1):
             prompts = [random.choices(VOCABULARY, k=PROMPT) for _ in range(rows)]
             for rate, side in zip(rates, sides, strict=True):
                 rate.append(rows * tokens / side(prompts))
             bar.update()
-        ours, theirs = (statistics.median(rate[1:]) for rate in rates)  # the first warmed up
-        tqdm.write(f"| {rows} | {ours:.1f} | {theirs:.1f} | {ours / theirs:.2f} |")
+        *ours, theirs = (statistics.median(rate[1:]) for rate in rates)  # the first warmed up
+        cells = [f"{rate:.1f}" for rate in (*ours, theirs)] + [f"{rate / theirs:.2f}" for rate in ours]
+        tqdm.write(f"| {rows} | {' | '.join(cells)} |")
     bar.close()
-    vllm.close()
+    for side in sides:
+        side.close()
 
 
 def main() -> None:
@@ -171,9 +187,10 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one repetition")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
-        serve_vllm(args.serve, args.tokens)
+        serve(args.serve, args.folder, args.tokens)
     elif args.python:
         compare(args.python, args.tokens, 1 if args.quick else args.repetitions)
     else:

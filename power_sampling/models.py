@@ -161,6 +161,10 @@ def serve(model: Any, tokenizer: Any, config: ModelConfig, *, is_own: bool) -> L
 
         if config.pack_weights or (config.pack_weights is None and is_own):
             pack(model, is_required=bool(config.pack_weights))
+        if config.compile_layers:
+            from power_sampling.engines.compiled import compile_layers
+
+            compile_layers(model)
         engine = TorchLM(
             model,
             vocab_size=codec.vocab_size,

@@ -60,13 +60,35 @@ def test_a_layout_that_serves_only_the_rows_it_was_made_for_is_not_used(monkeypa
     monkeypatch.setattr(packed._Mkl, "__call__", lambda self, x, rows: call(self, x, rows) * (1 + 0.001 * (rows == 5)))
     model = tiny_model(dtype=torch.float32)
     packed.pack(model, is_required=True)
-    assert isinstance(vars(model.lm_head)["forward"]._product, packed._OneDnn)
+    assert isinstance(vars(model.lm_head)["forward"].together._product, packed._OneDnn)
 
 
 def test_the_engine_keeps_its_laws() -> None:
     model = tiny_model(dtype=torch.float32)
     packed.pack(model, is_required=True)
     check_language_model(TorchLM(model), (5, 6, 7), tolerance=2e-3, num_draws=200)
+
+
+def test_layers_that_are_fed_one_tensor_are_one_product_and_others_are_not() -> None:
+    class Model(nn.Module):
+        """Its keys and queries share an input, its values do not."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.q_proj, self.k_proj, self.v_proj = nn.Linear(8, 8), nn.Linear(8, 4), nn.Linear(8, 6)
+
+        def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+            return [self.q_proj(x), self.k_proj(x), self.v_proj(x + 1), self.v_proj(x)]
+
+    model, x = Model(), torch.randn(5, 8)
+    with torch.inference_mode():
+        expected = model(x)
+        packed.pack(model, is_required=True)
+        for _ in range(2):
+            assert all(torch.allclose(y, z, atol=1e-6) for y, z in zip(model(x), expected, strict=True))
+        assert torch.equal(model.k_proj(x + 1), nn.functional.linear(x + 1, model.k_proj.weight, model.k_proj.bias))
+    together = {vars(layer)["forward"].together for layer in model.children()}
+    assert len(together) == 1
 
 
 def test_tied_embeddings_stay_tied() -> None:

@@ -6,11 +6,14 @@ this way. They are no public interface, so their absence is no error unless pack
 
 torch's compiler lets MKL's layout serve only as many rows as it was made for. It is the same for any number, which is
 not documented: it is used only where a trial with several numbers of rows agrees with `linear`, and oneDNN's otherwise.
+
+Layers that are fed the same tensor, such as the projections to queries, keys and values, are one product.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Iterator, Sequence
 
 import psutil
 import torch
@@ -22,56 +25,124 @@ from power_sampling.errors import UnsupportedModelError
 __all__ = ["can_pack", "pack", "packable"]
 
 MEMORY_SHARE = 0.5  # of what is free, for the copies
-TRIED = (1, 2, 3, 5, 8, 16, 31, 64, 128)  # numbers of rows
+PACKED_FOR = 128  # rows; measured: as fast as any other for fewer, and faster for more
+TRIED = (1, 2, 3, 5, 8, 16, 31, 64, PACKED_FOR, 300)  # numbers of rows
 TOLERANCE = 1e-4  # of the largest output, for sums in another order; a layout that does not serve is off by all of it
+# What transformers calls layers with one input. Where they turn out to have several, each is computed by itself.
+TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
 class _Mkl:
-    """One layer's weights as MKL lays them out."""
+    """Weights (out, in) as MKL lays them out."""
 
-    fewest, most = 1, TRIED[-1]  # rows it is faster for than `linear`
+    fewest = 1  # rows it is faster for than `linear`
 
-    def __init__(self, layer: nn.Linear) -> None:
-        self._layer = layer
-        self._weight = torch.ops.mkl._mkl_reorder_linear_weight(layer.weight.detach(), TRIED[-1])
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self._packed = torch.ops.mkl._mkl_reorder_linear_weight(weight, PACKED_FOR)
+        self._shape_of = weight.new_empty(()).expand(weight.shape)  # is asked for nothing else
+        self._bias = bias
 
     def __call__(self, x: torch.Tensor, rows: int) -> torch.Tensor:
-        layer = self._layer
-        y: torch.Tensor = torch.ops.mkl._mkl_linear(x, self._weight, layer.weight, layer.bias, rows)
+        y: torch.Tensor = torch.ops.mkl._mkl_linear(x, self._packed, self._shape_of, self._bias, rows)
         return y
 
 
 class _OneDnn:
-    """One layer's weights as oneDNN lays them out."""
+    """Weights (out, in) as oneDNN lays them out."""
 
-    fewest, most = 4, 1 << 62
+    fewest = 4
 
-    def __init__(self, layer: nn.Linear) -> None:
-        self._layer = layer
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), None)
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self._packed, self._bias = torch.ops.mkldnn._reorder_linear_weight(weight, None), bias
 
     def __call__(self, x: torch.Tensor, rows: int) -> torch.Tensor:
-        y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._layer.bias, "none", [], "")
+        y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
         return y
 
 
 Product = _Mkl | _OneDnn
 
 
-class _Packed:
-    """The forward of one layer. It reads the plain weights again whenever they have changed since."""
+class _Together:
+    """Layers that are fed one tensor, as one product. They read the plain weights again whenever those have changed
+    since."""
 
-    def __init__(self, layer: nn.Linear, product: Callable[[nn.Linear], Product]) -> None:
-        self._layer, self._product = layer, product(layer)
-        self._version = layer.weight._version
+    def __init__(self, layers: list[nn.Linear], layout: type[Product]) -> None:
+        self.layers, self._layout = layers, layout
+        self._parameters = [layer._parameters for layer in layers]  # read at every step: modules find them slowly
+        self._versions = self._current_versions()
+        self._widths = [layer.out_features for layer in layers]
+        biases: list[torch.Tensor] = [layer.bias for layer in layers if layer.bias is not None]
+        self._product = layout(_joined([layer.weight for layer in layers]), _joined(biases) if biases else None)
+        self._asked: torch.Tensor | None = None
+        self._answers: tuple[torch.Tensor, ...] = ()
+        _BY_WEIGHT[layers[0].weight.data_ptr()] = self
+
+    def answer(self, place: int, x: torch.Tensor) -> torch.Tensor:
+        """What one layer makes of x. The first computes all; another one takes its share if it is fed the same."""
+        if place and x is self._asked:
+            answers = self._answers
+            if place == len(self.layers) - 1:
+                self._asked, self._answers = None, ()
+            return answers[place]
+        if place or (joint := self._joint(x)) is None:
+            return _plain(self.layers[place], x)
+        if len(self.layers) == 1:
+            return joint
+        self._asked, self._answers = x, joint.split_with_sizes(self._widths, -1)
+        return self._answers[0]
+
+    def _joint(self, x: torch.Tensor) -> torch.Tensor | None:
+        """All outputs side by side, (..., out); None where the plain layers serve better."""
+        if torch.compiler.is_compiling():
+            y: torch.Tensor = torch.ops.power_sampling.linear(x, self.layers[0].weight, sum(self._widths))
+            return y
+        rows = x.numel() // self.layers[0].in_features
+        serves = rows >= self._layout.fewest and x.dtype == torch.float32 and not torch.is_grad_enabled()
+        if serves and self._versions == self._current_versions():
+            return self._product(x, rows)
+        return None
+
+    def _current_versions(self) -> list[int]:
+        return [parameters["weight"]._version for parameters in self._parameters]  # type: ignore[union-attr]
+
+    def compute(self, x: torch.Tensor) -> torch.Tensor:
+        """All outputs side by side."""
+        joint = self._joint(x)
+        return torch.cat([_plain(layer, x) for layer in self.layers], -1) if joint is None else joint
+
+
+class _Packed:
+    """The forward of one layer."""
+
+    def __init__(self, together: _Together, place: int) -> None:
+        self.together, self._place = together, place
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        layer, product = self._layer, self._product
-        rows = x.numel() // layer.in_features
-        is_plain = not product.fewest <= rows <= product.most or x.dtype != torch.float32
-        if is_plain or layer.weight._version != self._version or torch.is_grad_enabled():
-            return functional.linear(x, layer.weight, layer.bias)
-        return product(x, rows)
+        return self.together.answer(self._place, x)
+
+
+# what a compiled program calls; it knows a layer by its weights
+_BY_WEIGHT: weakref.WeakValueDictionary[int, _Together] = weakref.WeakValueDictionary()
+torch.library.define("power_sampling::linear", "(Tensor x, Tensor weight, int width) -> Tensor")
+
+
+@torch.library.impl("power_sampling::linear", "CPU")
+def _compute(x: torch.Tensor, weight: torch.Tensor, width: int) -> torch.Tensor:
+    return _BY_WEIGHT[weight.data_ptr()].compute(x)
+
+
+@torch.library.register_fake("power_sampling::linear")  # type: ignore[untyped-decorator] # torch has no types here
+def _like(x: torch.Tensor, weight: torch.Tensor, width: int) -> torch.Tensor:
+    return x.new_empty(*x.shape[:-1], width)
+
+
+def _plain(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    return functional.linear(x, layer.weight, layer.bias)
+
+
+def _joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    return tensors[0].detach() if len(tensors) == 1 else torch.cat([x.detach() for x in tensors])
 
 
 def packable(model: nn.Module) -> Iterator[nn.Linear]:
@@ -110,14 +181,29 @@ def _fastest(layers: list[nn.Linear]) -> type[Product] | None:
 
 @torch.inference_mode()
 def _serves_any_rows(layer: nn.Linear) -> bool:
-    product = _Mkl(layer)
+    product = _Mkl(layer.weight.detach(), layer.bias)
     random = torch.Generator().manual_seed(0)
     for rows in TRIED:
         x = torch.randn(rows, layer.in_features, generator=random)
-        expected = functional.linear(x, layer.weight, layer.bias)
+        expected = _plain(layer, x)
         if (product(x, rows) - expected).abs().max() > TOLERANCE * expected.abs().max():
             return False
     return True
+
+
+def _those_together(model: nn.Module, layers: list[nn.Linear]) -> list[list[nn.Linear]]:
+    """The layers in groups that have one input; most are alone."""
+    left = dict.fromkeys(layers)
+    groups = []
+    for parent in model.modules():
+        for names in TOGETHER:
+            group = [getattr(parent, name, None) for name in names]
+            found = [layer for layer in group if isinstance(layer, nn.Linear) and layer in left]
+            if len(found) == len(names) and len({(x.in_features, x.bias is None) for x in found}) == 1:
+                groups.append(found)
+                for layer in found:
+                    del left[layer]
+    return groups + [[layer] for layer in left]
 
 
 def pack(model: nn.Module, *, is_required: bool) -> int:
@@ -132,10 +218,12 @@ def pack(model: nn.Module, *, is_required: bool) -> int:
         reason = "it has no linear layer with float32 weights on a CPU"
     elif size > MEMORY_SHARE * free:
         reason = f"the copies take {size / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free"
-    elif product := _fastest(layers):
-        for layer in layers:
-            # of this object alone, which types have no word for
-            setattr(layer, "forward", _Packed(layer, product))  # noqa: B010
+    elif layout := _fastest(layers):
+        for group in _those_together(model, layers):
+            together = _Together(group, layout)
+            for place, layer in enumerate(group):
+                # of this object alone, which types have no word for
+                setattr(layer, "forward", _Packed(together, place))  # noqa: B010
         return size
     else:
         reason = f"torch {torch.__version__} has no MKL or oneDNN operators for it"
