@@ -141,7 +141,9 @@ class _Layers:
         runs: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
 
         def backend(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
-            compiled = compile_fx(graph, inputs, config_patches={"size_asserts": False})
+            compiled: Callable[..., Any] = compile_fx(  # type: ignore[assignment] # nothing else without options
+                graph, inputs, config_patches={"size_asserts": False}
+            )
 
             def run(*fed: Any) -> Any:
                 runs.append((compiled, fed))

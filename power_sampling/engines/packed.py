@@ -39,11 +39,12 @@ class _Mkl:
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self._packed = torch.ops.mkl._mkl_reorder_linear_weight(weight, PACKED_FOR)
+        self._multiply = torch.ops.mkl._mkl_linear.default
         self._shape_of = weight.new_empty(()).expand(weight.shape)  # is asked for nothing else
         self._bias = bias
 
     def __call__(self, x: torch.Tensor, rows: int) -> torch.Tensor:
-        y: torch.Tensor = torch.ops.mkl._mkl_linear(x, self._packed, self._shape_of, self._bias, rows)
+        y: torch.Tensor = self._multiply(x, self._packed, self._shape_of, self._bias, rows)
         return y
 
 
@@ -54,9 +55,10 @@ class _OneDnn:
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self._packed, self._bias = torch.ops.mkldnn._reorder_linear_weight(weight, None), bias
+        self._multiply = torch.ops.mkldnn._linear_pointwise.default
 
     def __call__(self, x: torch.Tensor, rows: int) -> torch.Tensor:
-        y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
+        y: torch.Tensor = self._multiply(x, self._packed, self._bias, "none", [], "")
         return y
 
 
@@ -98,18 +100,21 @@ class _Together:
             y: torch.Tensor = torch.ops.power_sampling.linear(x, self.layers[0].weight, sum(self._widths))
             return y
         rows = x.numel() // self.layers[0].in_features
-        serves = rows >= self._layout.fewest and x.dtype == torch.float32 and not torch.is_grad_enabled()
-        if serves and self._versions == self._current_versions():
-            return self._product(x, rows)
-        return None
-
-    def _current_versions(self) -> list[int]:
-        return [parameters["weight"]._version for parameters in self._parameters]  # type: ignore[union-attr]
+        return self._product(x, rows) if self._serves(x, rows) else None
 
     def compute(self, x: torch.Tensor) -> torch.Tensor:
         """All outputs side by side."""
-        joint = self._joint(x)
-        return torch.cat([_plain(layer, x) for layer in self.layers], -1) if joint is None else joint
+        rows = x.numel() // x.shape[-1]
+        if self._serves(x, rows):
+            return self._product(x, rows)
+        return torch.cat([_plain(layer, x) for layer in self.layers], -1)
+
+    def _serves(self, x: torch.Tensor, rows: int) -> bool:
+        is_its_kind = rows >= self._layout.fewest and x.dtype == torch.float32 and not torch.is_grad_enabled()
+        return is_its_kind and self._versions == self._current_versions()
+
+    def _current_versions(self) -> list[int]:
+        return [parameters["weight"]._version for parameters in self._parameters]  # type: ignore[union-attr]
 
 
 class _Packed:
