@@ -1,10 +1,12 @@
-"""What the engine does for decoding on a processor, part by part: weights laid out once, one team of threads, masks.
+"""What the engine does for decoding on a processor, part by part: weights laid out once, compiled layers, masks, one
+team of threads.
 
     python benchmarks/processor.py
 
-The embedded model in float32. Linear: all linear layers of the model, each weight read in turn as in a step. Threads:
-steps on a worker's thread while the main thread, which has computed too, sleeps; and while it has not computed. Mask:
-steps with and without a mask that hides nothing, alternating. Medians.
+The embedded model in float32. Linear: all linear layers of the model, each weight read in turn as in a step. Compiled:
+steps and prefills with `compile_layers` and without, alternating. Mask: steps with and without a mask that hides
+nothing, alternating. Threads: steps on a worker's thread while the main thread, which has computed too, sleeps; and
+while it has not computed. Medians.
 """
 
 from __future__ import annotations
@@ -22,19 +24,20 @@ import numpy as np
 import torch
 import transformers
 from on_a_thread import on_a_thread
-from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
 
 from power_sampling.config import ModelConfig
 from power_sampling.engines.base import Ending
-from power_sampling.engines.packed import _Mkl, _OneDnn, pack
+from power_sampling.engines.compiled import compile_layers
+from power_sampling.engines.packed import _Mkl, _OneDnn, _those_together, pack, packable
 from power_sampling.engines.torch import TorchLM
 from power_sampling.models import load_pretrained
 from power_sampling.types import Chain, Draw, Law
 
 PLAIN = Law(1.0, 1.0, 1.0)
 STEPS, REPETITIONS = 20, 5
+Product = Callable[[torch.Tensor, int], torch.Tensor]
 
 
 def load() -> Any:
@@ -49,26 +52,65 @@ def milliseconds(work: Callable[[], Any]) -> float:
 
 @torch.inference_mode()
 def linear() -> None:
-    layers = [layer for layer in load().modules() if isinstance(layer, nn.Linear)]
-    ways: dict[str, list[Callable[[torch.Tensor, int], torch.Tensor]]] = {
-        "torch's linear": [lambda x, _, layer=layer: functional.linear(x, layer.weight) for layer in layers],  # type: ignore[misc]
-        "oneDNN": [_OneDnn(layer.weight, None) for layer in layers],
-        "MKL": [_Mkl(layer.weight, None) for layer in layers],
+    model = load()
+    layers = list(packable(model))
+    ways: dict[str, list[tuple[int, Product]]] = {
+        "torch's linear": [(y.in_features, lambda x, _, w=y.weight: functional.linear(x, w)) for y in layers],
+        "oneDNN": [(y.in_features, _OneDnn(y.weight, None)) for y in layers],
+        "MKL": [(y.in_features, _Mkl(y.weight, None)) for y in layers],
     }
+    groups = [(g[0].in_features, torch.cat([y.weight for y in g])) for g in _those_together(model, layers)]
+    ways["MKL, layers of one input together"] = [(width, _Mkl(weight, None)) for width, weight in groups]
     say(f"| all {len(layers)} linear layers, rows | " + " | ".join(f"{way}, ms" for way in ways) + " |")
     say("|---" * (1 + len(ways)) + "|")
-    for rows in (1, 2, 3, 4, 8, 16, 32, 64, 128):
-        inputs = [torch.randn(rows, 1, layer.in_features) for layer in layers]
+    for rows in (1, 2, 3, 4, 8, 16, 32, 64, 128, 360):
+        inputs = {width: torch.randn(rows, 1, width) for width in {y.in_features for y in layers}}
 
-        def once(products: Any, rows: int = rows, inputs: Any = inputs) -> None:
-            for x, product in zip(inputs, products, strict=True):
-                product(x, rows)
+        def once(products: list[tuple[int, Product]], rows: int = rows, inputs: Any = inputs) -> None:
+            for width, product in products:
+                product(inputs[width], rows)
 
         times: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(REPETITIONS + 1):
             for way, products in ways.items():
                 times[way].append(milliseconds(partial(once, products)))
         say(f"| {rows} | " + " | ".join(f"{statistics.median(t[1:]):.1f}" for t in times.values()) + " |")
+
+
+def compiled() -> None:
+    plain, changed = load(), load()
+    for model in (plain, changed):
+        pack(model, is_required=False)
+    seconds = milliseconds(lambda: compile_layers(changed)) / 1000
+    say(f"\ncompile_layers took {seconds:.0f} s (less where torch finds its files of an earlier time)")
+    say("\n| rows | plain, ms per step | compiled | ratio | plain, ms to prefill 45 tokens each | compiled | ratio |")
+    say("|---" * 7 + "|")
+    for rows in (1, 8, 16, 32):
+        cells = []
+        for work_of, repetitions in ((steps_of, 3 * STEPS), (prefills_of, 2 * REPETITIONS)):
+            sides = work_of(plain, rows), work_of(changed, rows)
+            times = [[milliseconds(side) for side in sides] for _ in range(repetitions)]
+            cells += [f"{statistics.median(side):.1f}" for side in zip(*times, strict=True)]
+            cells.append(f"{statistics.median(there / here for here, there in times):.2f}")
+        say(f"| {rows} | {' | '.join(cells)} |")
+
+
+def steps_of(model: Any, rows: int) -> Callable[[], Any]:
+    return seated(model, rows, 45).step
+
+
+def prefills_of(model: Any, rows: int) -> Callable[[], Any]:
+    lm, random = TorchLM(model, max_rows=rows), np.random.default_rng(0)
+
+    def prefill() -> None:
+        for seed in range(rows):
+            handle = lm.open(tuple(random.integers(100, 40000, 45).tolist()), Ending(frozenset()))
+            lm.add(handle, Draw(Chain.empty(), 0, 1, PLAIN, seed))  # its one token is drawn from the prompt's logits
+        left = rows
+        while left:
+            left -= len(lm.step()[1])
+
+    return prefill
 
 
 def seated(model: Any, rows: int, prompt: int, masked_from: float | None = None) -> TorchLM:
@@ -95,31 +137,6 @@ def mask() -> None:
             for side, found in zip(sides, times, strict=True):
                 found.append(milliseconds(side.step))
         say(f"| {prompt} | " + " | ".join(f"{statistics.median(t):.1f}" for t in times) + " |")
-
-
-def rest() -> None:
-    """What a step takes without its matrix products."""
-    model = load()
-    for layer in model.modules():
-        if isinstance(layer, nn.Linear):
-            layer.forward = _Nothing(layer)
-    times = {rows: seated(model, rows, 45) for rows in (1, 8, 16)}
-    medians = [statistics.median(milliseconds(lm.step) for _ in range(2 * STEPS)) for lm in times.values()]
-    say(f"\nwithout matrix products at {', '.join(map(str, times))} rows: {', '.join(f'{m:.1f}' for m in medians)} ms")
-
-
-class _Nothing:
-    """The forward of a layer that answers the same each time."""
-
-    def __init__(self, layer: nn.Linear) -> None:
-        self._features = layer.out_features
-        self._answers: dict[torch.Size, torch.Tensor] = {}
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        shape = x.shape[:-1]
-        if shape not in self._answers:
-            self._answers[shape] = torch.randn(*shape, self._features)
-        return self._answers[shape]
 
 
 def threads() -> None:
@@ -161,8 +178,8 @@ def main() -> None:
         return
     say(f"torch {torch.__version__}, transformers {transformers.__version__}, {torch.get_num_threads()} threads")
     on_a_thread(linear)
+    on_a_thread(compiled)
     on_a_thread(mask)
-    on_a_thread(rest)
     threads()
 
 

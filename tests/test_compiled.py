@@ -118,7 +118,7 @@ def test_what_cannot_be_compiled_is_refused_and_left_as_it_was(monkeypatch: pyte
     with pytest.raises(UnsupportedModelError, match="its attention is eager, not sdpa"):
         compile_layers(eager)
     experts = tiny_model("mixtral", layers=1)
-    with pytest.raises(UnsupportedModelError, match="MixtralForCausalLM cannot be compiled: .*Leave it out"):
+    with pytest.raises(UnsupportedModelError, match=r"MixtralForCausalLM cannot be compiled: .*Leave it out"):
         compile_layers(experts)
     positional = tiny_model("gpt2", layers=1)
     with pytest.raises(UnsupportedModelError, match="calls its layers in a way of its own"):

@@ -22,6 +22,7 @@ from torch._dynamo.exc import TorchDynamoException
 from torch._inductor.compile_fx import compile_fx
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
+from transformers.utils import logging
 
 from power_sampling.engines.base import Ending
 from power_sampling.engines.kv import BatchCache
@@ -41,9 +42,9 @@ IMPLEMENTATION = "power_sampling"  # of attention, while a layer is traced
 class _Place(threading.local):
     """Where attention is computed just now: a step runs on one thread."""
 
-    cache: BatchCache
-    mask: torch.Tensor | None
-    layer: int
+    cache: BatchCache | None = None  # held during a pass only: it has the states of all rows
+    mask: torch.Tensor | None = None
+    layer = 0
 
 
 _PLACE = _Place()
@@ -53,8 +54,9 @@ torch.library.define("power_sampling::attend", "(Tensor query, Tensor key, Tenso
 @torch.library.impl("power_sampling::attend", "CPU")
 def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
     """Attention of new positions to all before them: (rows, heads, new, dim) -> (rows, new, heads, dim)."""
-    keys, values = _PLACE.cache.update(key, value, _PLACE.layer)
-    mask = _PLACE.mask
+    cache, mask = _PLACE.cache, _PLACE.mask
+    assert cache is not None, "programs run within a pass"
+    keys, values = cache.update(key, value, _PLACE.layer)
     rows, heads, new, dim = query.shape
     groups = keys.shape[1]
     if new > 1:
@@ -118,6 +120,8 @@ class _Layers:
         self._kinds = [_kind_of(layer) for layer in layers]
         self._programs: dict[Hashable, _Program] = {}
         self._calls: dict[tuple[int, bool, bool], tuple[Callable[..., Any], tuple[Any, ...]]] = {}
+        # transformers' own kind of bar: whoever silences it for loading silences this one
+        self.bar = logging.tqdm(total=4 * len(set(self._kinds)), desc="Compiling layers")
 
     @property
     def is_complete(self) -> bool:
@@ -126,23 +130,34 @@ class _Layers:
 
     def pass_through(self, index: int, hidden: torch.Tensor, arguments: Mapping[str, Any]) -> torch.Tensor:
         """New positions of every row through one layer, (rows, new, width)."""
-        _PLACE.cache, _PLACE.layer = arguments["past_key_values"], index
-        _PLACE.mask = arguments.get("attention_mask")
         given = _given(hidden, arguments)
-        key = index, given[0] == 1, given[1] == 1  # the compiler makes another program of what there is one of
-        if key not in self._calls:
-            kind = self._kinds[index], *key[1:]
-            if kind not in self._programs:
-                self._programs[kind] = self._traced(index, hidden, arguments)
-            run, inputs = self._programs[kind]
-            self._calls[key] = run, tuple(self._tensors[index][x] if isinstance(x, str) else x for x in inputs)
-        run, fed = self._calls[key]
-        output: torch.Tensor
-        (output,) = run(*[given[x] if isinstance(x, int) else x for x in fed])
-        return output
+        _PLACE.cache, _PLACE.mask = arguments["past_key_values"], arguments.get("attention_mask")
+        _PLACE.layer = index
+        try:
+            key = index, given[0] == 1, given[1] == 1  # the compiler makes another program of what there is one of
+            if key not in self._calls:
+                self._calls[key] = self._call_of(index, key[1:], hidden, arguments)
+            run, fed = self._calls[key]
+            output: torch.Tensor
+            (output,) = run(*[given[x] if isinstance(x, int) else x for x in fed])
+            return output
+        finally:
+            _PLACE.cache = _PLACE.mask = None
+
+    def _call_of(
+        self, index: int, shape: tuple[bool, bool], hidden: torch.Tensor, arguments: Mapping[str, Any]
+    ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """The program of a layer's kind, traced if it is the first, and what it is fed for this one."""
+        kind = self._kinds[index], *shape
+        if kind not in self._programs:
+            self._programs[kind] = self._traced(index, hidden, arguments)
+            self.bar.update()
+        run, inputs = self._programs[kind]
+        return run, tuple(self._tensors[index][x] if isinstance(x, str) else x for x in inputs)
 
     def _traced(self, index: int, hidden: torch.Tensor, arguments: Mapping[str, Any]) -> _Program:
-        """The program of a layer's kind. What the compiler feeds it when it runs it first shows what its inputs are."""
+        """A layer's program. What the compiler feeds it when it runs it first shows what its inputs are. That run
+        appends the same states at the same place as the next one does."""
         runs: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
 
         def backend(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
@@ -231,7 +246,8 @@ def _kind_of(layer: nn.Module) -> Hashable:
 
 
 def compile_layers(model: PreTrainedModel) -> None:
-    """Compile the model's layers, in place. It takes seconds for each kind of layer, and a C++ compiler.
+    """Compile the model's layers, in place. It takes seconds for each kind of layer, and a C++ compiler. Weights may be
+    changed in place later on; tensors or modules that are exchanged are not noticed.
 
     Raises UnsupportedModelError, and leaves the model as it was, where a layer cannot be traced on its own or where a
     trial disagrees with the plain model."""
@@ -241,7 +257,8 @@ def compile_layers(model: PreTrainedModel) -> None:
     compiled = _Layers(model, layers)
     _install(compiled)
     try:
-        drawn = [draw for rows in TRIED for draw in _drawn(model, rows)]
+        with compiled.bar:
+            drawn = [draw for rows in TRIED for draw in _drawn(model, rows)]
     except (TorchDynamoException, UnsupportedModelError) as error:
         raise _refusal(model, str(error).strip().partition("\n")[0]) from error
     finally:
