@@ -390,7 +390,7 @@ class ModelConfig(Settings):
     handed over loaded is left as it is)."""
     compile_layers: bool = False
     """Compile the model's layers for the CPU with torch's compiler: steps take about 0.8 of the time. It takes a C++
-    compiler, and the better part of a minute when the model is loaded for the first time, seconds later. Refused where
+    compiler, and about a minute when the model is loaded for the first time, seconds later. Refused where
     a layer cannot be compiled or a trial disagrees with the plain model; log-probabilities differ by rounding."""
     cuda_graphs: bool = False
     """Replay decoding steps on a CUDA GPU as graphs, where the model is one program at every step (no experts, torch's

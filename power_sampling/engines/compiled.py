@@ -1,11 +1,11 @@
 """A model on a processor with everything between two matrix products compiled, layer by layer.
 
 A step of one token for a few rows is bound by hundreds of small operations and by telling torch about them. torch's
-compiler turns a decoder layer into a few loops. It is traced once for each kind of layer, and all layers of a kind run
-the same program on their own weights: seconds to compile where the whole model would take minutes. The program is
-called without the compiler's guards, which would cost as much as it gains: what they would watch is what makes layers
-of one kind, and a trial has to agree with the model as it was. Attention and packed weights stay outside of the
-program, as operators of their own: they know the batch, which changes with every step.
+compiler turns a decoder layer into a few loops. A block of layers is traced once for each kind, and all blocks of a
+kind run the same program on their own weights: it takes a fraction of the time that the whole model would take. The
+program is called without the compiler's guards, which would cost as much as it gains: what they would watch is what
+makes blocks of one kind, and a trial has to agree with the model as it was. Attention and packed weights stay outside
+of the program, as operators of their own: they know the batch, which changes with every step.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,6 +37,7 @@ TRIED = (1, 3)  # numbers of rows; a batch of one is a program of its own, any o
 TRIED_TOKENS = 4
 TOLERANCE = 1e-2  # of log p, for sums in another order
 COARSE = 0.5  # where numbers have fewer bits than float32's
+BLOCK = 3  # layers at most; measured: more of them are no faster, and take longer to compile
 IMPLEMENTATION = "power_sampling"  # of attention, while a layer is traced
 
 
@@ -57,6 +59,7 @@ def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: 
     cache, mask = _PLACE.cache, _PLACE.mask
     assert cache is not None, "programs run within a pass"
     keys, values = cache.update(key, value, _PLACE.layer)
+    _PLACE.layer += 1  # for the next one of the block
     rows, heads, new, dim = query.shape
     groups = keys.shape[1]
     if new > 1:
@@ -85,7 +88,7 @@ def _attention(
     scaling: float | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers calls in a layer that is being traced."""
+    """What transformers calls in layers that are being traced."""
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return torch.ops.power_sampling.attend(query, key, value, scale), None
 
@@ -94,8 +97,8 @@ AttentionInterface.register(IMPLEMENTATION, _attention)
 
 
 class _NewStates:
-    """The cache of a layer that is being traced: attention gets the new states and knows where the others are. It has
-    nothing else that a layer may ask for: numbers of one step would become constants of the program."""
+    """The cache of layers that are being traced: attention gets the new states and knows where the others are. It has
+    nothing else that they may ask for: numbers of one step would become constants of the program."""
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, *args: Any, **kwargs: Any
@@ -104,40 +107,41 @@ class _NewStates:
 
 
 class _Program(NamedTuple):
-    """A layer compiled. Its inputs are named tensors of the layer, or places among what a pass gives it."""
+    """A block compiled. Its inputs are named tensors of the block, or places among what a pass gives it."""
 
     run: Callable[..., Any]
     inputs: tuple[str | int, ...]
 
 
 class _Layers:
-    """The decoder layers of a model, and the programs of their kinds."""
+    """The decoder layers of a model, in blocks, and the programs of these."""
 
     def __init__(self, model: PreTrainedModel, layers: Sequence[nn.Module]) -> None:
         self._config = model.config.get_text_config(decoder=True)
         self.layers = layers
-        self._tensors = [dict([*layer.named_parameters(), *layer.named_buffers()]) for layer in layers]
-        self._kinds = [_kind_of(layer) for layer in layers]
+        self.blocks = dict(_blocks_of(layers))  # by the place of their first layer
+        self._tensors = {i: dict([*x.named_parameters(), *x.named_buffers()]) for i, x in self.blocks.items()}
+        self._kinds = {i: _kind_of(block) for i, block in self.blocks.items()}
         self._programs: dict[Hashable, _Program] = {}
         self._calls: dict[tuple[int, bool, bool], tuple[Callable[..., Any], tuple[Any, ...]]] = {}
         # transformers' own kind of bar: whoever silences it for loading silences this one
-        self.bar = logging.tqdm(total=4 * len(set(self._kinds)), desc="Compiling layers")
+        self.bar = logging.tqdm(total=4 * len(set(self._kinds.values())), desc="Compiling layers")
 
     @property
     def is_complete(self) -> bool:
-        """Whether every layer has run as a program."""
-        return len({index for index, *_ in self._calls}) == len(self.layers)
+        """Whether every block has run as a program."""
+        return {index for index, *_ in self._calls} == set(self.blocks)
 
     def pass_through(self, index: int, hidden: torch.Tensor, arguments: Mapping[str, Any]) -> torch.Tensor:
-        """New positions of every row through one layer, (rows, new, width)."""
+        """New positions of every row through the block that begins at this layer, (rows, new, width)."""
         given = _given(hidden, arguments)
         _PLACE.cache, _PLACE.mask = arguments["past_key_values"], arguments.get("attention_mask")
-        _PLACE.layer = index
         try:
             key = index, given[0] == 1, given[1] == 1  # the compiler makes another program of what there is one of
             if key not in self._calls:
                 self._calls[key] = self._call_of(index, key[1:], hidden, arguments)
             run, fed = self._calls[key]
+            _PLACE.layer = index
             output: torch.Tensor
             (output,) = run(*[given[x] if isinstance(x, int) else x for x in fed])
             return output
@@ -147,7 +151,7 @@ class _Layers:
     def _call_of(
         self, index: int, shape: tuple[bool, bool], hidden: torch.Tensor, arguments: Mapping[str, Any]
     ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """The program of a layer's kind, traced if it is the first, and what it is fed for this one."""
+        """The program of a block's kind, traced if it is the first, and what it is fed for this one."""
         kind = self._kinds[index], *shape
         if kind not in self._programs:
             self._programs[kind] = self._traced(index, hidden, arguments)
@@ -156,7 +160,7 @@ class _Layers:
         return run, tuple(self._tensors[index][x] if isinstance(x, str) else x for x in inputs)
 
     def _traced(self, index: int, hidden: torch.Tensor, arguments: Mapping[str, Any]) -> _Program:
-        """A layer's program. What the compiler feeds it when it runs it first shows what its inputs are. That run
+        """A block's program. What the compiler feeds it when it runs it first shows what its inputs are. That run
         appends the same states at the same place as the next one does."""
         runs: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
 
@@ -171,31 +175,34 @@ class _Layers:
 
             return run
 
-        layer = self.layers[index]
+        block = self.blocks[index]
 
         def forward(hidden: torch.Tensor, arguments: Mapping[str, Any]) -> Any:
-            return type(layer).forward(layer, hidden, **arguments)
+            for layer in block:
+                hidden = type(layer).forward(layer, hidden, **arguments)
+            return hidden
 
-        # a code object of its own: the compiler keeps its work by code, and that for other layers is of no use here
+        # a code object of its own: the compiler keeps its work by code, and that for other blocks is of no use here
         forward.__code__ = forward.__code__.replace()
         rows, new, *tensors = _given(hidden, arguments)
         for tensor in tensors:
             for dim in (0, 1) if tensor.shape[:2] == (rows, new) else ():
                 if tensor.shape[dim] > 1:
                     torch._dynamo.mark_dynamic(tensor, dim)
+        _PLACE.layer = index
         with self._attention_outside():
             traced = {**arguments, "past_key_values": _NewStates(), "attention_mask": None}
             # dynamic only where it is marked: what other models had here before must not make sizes of weights so
             output = torch.compile(forward, fullgraph=True, dynamic=False, backend=backend)(hidden, traced)
         ((compiled, fed),) = runs
         if not isinstance(output, torch.Tensor):
-            raise UnsupportedModelError(f"a {type(layer).__name__} answers with a {type(output).__name__}")
+            raise UnsupportedModelError(f"a {type(block[0]).__name__} answers with a {type(output).__name__}")
         names: dict[int, str | int] = {id(tensor): name for name, tensor in self._tensors[index].items()}
         names |= {id(tensor): place for place, tensor in enumerate(tensors, 2)}
         sizes = {new: 1, rows: 0}  # a trial has more positions than rows
         inputs = [names.get(id(x)) if isinstance(x, torch.Tensor) else sizes.get(x) for x in fed]
         if None in inputs:
-            raise UnsupportedModelError(f"a {type(layer).__name__} reads what is neither its own nor the pass's")
+            raise UnsupportedModelError(f"a {type(block[0]).__name__} reads what is neither its own nor the pass's")
         return _Program(compiled, tuple(x for x in inputs if x is not None))
 
     @contextmanager
@@ -209,7 +216,8 @@ class _Layers:
 
 
 class _Forward:
-    """The forward of one layer: a program in passes of the engine, its own in others."""
+    """The forward of one layer: in passes of the engine the program of the block that it begins, or nothing if it
+    begins none; its own in others."""
 
     def __init__(self, layers: _Layers, index: int) -> None:
         self._layers, self._index = layers, index
@@ -217,7 +225,8 @@ class _Forward:
     def __call__(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         is_ours = isinstance(kwargs.get("past_key_values"), BatchCache) and not args
         if is_ours and not torch.is_grad_enabled():
-            return self._layers.pass_through(self._index, hidden_states, kwargs)
+            begins = self._index in self._layers.blocks
+            return self._layers.pass_through(self._index, hidden_states, kwargs) if begins else hidden_states
         layer = self._layers.layers[self._index]
         return type(layer).forward(layer, hidden_states, *args, **kwargs)
 
@@ -232,13 +241,22 @@ def _given(hidden: torch.Tensor, arguments: Mapping[str, Any]) -> list[Any]:
     return given
 
 
-def _kind_of(layer: nn.Module) -> Hashable:
-    """What is the same in layers that run one program: the shapes of their tensors and all plain settings but their
-    number."""
-    tensors = [(name, x.shape, x.dtype) for name, x in (*layer.named_parameters(), *layer.named_buffers())]
+def _blocks_of(layers: Sequence[nn.Module]) -> Iterator[tuple[int, nn.ModuleList]]:
+    """Neighbours of one kind, as many at a time as divide their number."""
+    for _, group in groupby(range(len(layers)), lambda i: _kind_of(layers[i])):
+        run = list(group)
+        size = max(n for n in range(1, BLOCK + 1) if len(run) % n == 0)
+        for i in run[::size]:
+            yield i, nn.ModuleList(layers[i : i + size])
+
+
+def _kind_of(block: nn.Module) -> Hashable:
+    """What is the same in all that run one program: the shapes of tensors, and all plain settings but the number of a
+    layer."""
+    tensors = [(name, x.shape, x.dtype) for name, x in (*block.named_parameters(), *block.named_buffers())]
     settings = [
         (name, type(module), setting, value)
-        for name, module in layer.named_modules()
+        for name, module in block.named_modules()
         for setting, value in vars(module).items()
         if isinstance(value, (bool, int, float, str, type(None))) and setting != "layer_idx"
     ]
