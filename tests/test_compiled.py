@@ -81,10 +81,9 @@ def test_all_blocks_run_one_program_on_their_own_weights(exact: Any) -> None:
     assert exact.model.layers[1].forward is before, "nothing is compiled twice"
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3"])
-def test_the_engine_keeps_its_laws_with_packed_weights(name: str) -> None:
-    """Gemma's layers are of two kinds: some see a window only."""
-    model = tiny_model(name, dtype=torch.float32)
+def test_the_engine_keeps_its_laws_with_packed_weights_and_two_kinds_of_layers() -> None:
+    """Some of Gemma's layers see a window only."""
+    model = tiny_model("gemma3", dtype=torch.float32)
     if packed.can_pack():
         packed.pack(model, is_required=True)
     compile_layers(model)
@@ -115,9 +114,6 @@ def test_a_program_that_computes_something_else_is_found_by_the_trial(monkeypatc
     with pytest.raises(UnsupportedModelError, match=r"cannot be compiled: log p of a trial differs by \d"):
         compile_layers(model)
     assert is_as_it_was(model)
-    monkeypatch.undo()
-    compile_layers(model)
-    assert is_compiled(model)
 
 
 def test_what_cannot_be_compiled_is_refused_and_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
