@@ -87,6 +87,10 @@ def test_layers_that_are_fed_one_tensor_are_one_product_and_others_are_not() -> 
         for _ in range(2):
             assert all(torch.allclose(y, z, atol=1e-6) for y, z in zip(model(x), expected, strict=True))
         assert torch.equal(model.k_proj(x + 1), nn.functional.linear(x + 1, model.k_proj.weight, model.k_proj.bias))
+    with torch.inference_mode():
+        model.q_proj(x)
+        model.q_proj(x + 1)  # another engine on the same model, in between
+        assert torch.allclose(model.k_proj(x), expected[1], atol=1e-6)
     together = {vars(layer)["forward"].together for layer in model.children()}
     assert len(together) == 1
 

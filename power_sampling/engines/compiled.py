@@ -265,7 +265,8 @@ def _kind_of(block: nn.Module) -> Hashable:
 
 def compile_layers(model: PreTrainedModel) -> None:
     """Compile the model's layers, in place. It takes seconds for each kind of layer, and a C++ compiler. Weights may be
-    changed in place later on; tensors or modules that are exchanged are not noticed.
+    changed in place later on; tensors or modules that are exchanged are not noticed. Nothing else may run the model in
+    the meantime: its layers change one after another.
 
     Raises UnsupportedModelError, and leaves the model as it was, where a layer cannot be traced on its own or where a
     trial disagrees with the plain model."""

@@ -76,23 +76,24 @@ class _Together:
         self._widths = [layer.out_features for layer in layers]
         biases: list[torch.Tensor] = [layer.bias for layer in layers if layer.bias is not None]
         self._product = layout(_joined([layer.weight for layer in layers]), _joined(biases) if biases else None)
-        self._asked: torch.Tensor | None = None
-        self._answers: tuple[torch.Tensor, ...] = ()
+        # what was asked, with the answers: one object, because several engines may run one model at a time
+        self._answered: tuple[torch.Tensor, tuple[torch.Tensor, ...]] | None = None
         _BY_WEIGHT[layers[0].weight.data_ptr()] = self
 
     def answer(self, place: int, x: torch.Tensor) -> torch.Tensor:
         """What one layer makes of x. The first computes all; another one takes its share if it is fed the same."""
-        if place and x is self._asked:
-            answers = self._answers
+        answered = self._answered
+        if place and answered is not None and x is answered[0]:
             if place == len(self.layers) - 1:
-                self._asked, self._answers = None, ()
-            return answers[place]
+                self._answered = None
+            return answered[1][place]
         if place or (joint := self._joint(x)) is None:
             return _plain(self.layers[place], x)
         if len(self.layers) == 1:
             return joint
-        self._asked, self._answers = x, joint.split_with_sizes(self._widths, -1)
-        return self._answers[0]
+        answers = joint.split_with_sizes(self._widths, -1)
+        self._answered = x, answers
+        return answers[0]
 
     def _joint(self, x: torch.Tensor) -> torch.Tensor | None:
         """All outputs side by side, (..., out); None where the plain layers serve better."""
