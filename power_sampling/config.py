@@ -41,12 +41,18 @@ __all__ = [
     "ParticleGibbs",
     "SamplerConfig",
     "SequentialMonteCarlo",
+    "cache_folder",
     "load_config",
     "unaliased",
 ]
 
 ENVIRONMENT_PREFIX = "POWER_SAMPLING_"
-CACHE_VARIABLE = "POWER_SAMPLING_CACHE"  # where models.py keeps unpacked weights: no field
+CACHE_VARIABLE = "POWER_SAMPLING_CACHE"  # names a folder: no field
+
+
+def cache_folder() -> Path:
+    """Where unpacked weights and built code lie: `$POWER_SAMPLING_CACHE`, by default `~/.cache/power-sampling`."""
+    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "power-sampling")
 
 
 def _hint(unknown: str, known: Sequence[str]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
 import shutil
 import tempfile
 import threading
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import PydanticSerializationError
 
-from power_sampling.config import ModelConfig
+from power_sampling.config import ModelConfig, cache_folder
 from power_sampling.errors import (
     ConfigurationError,
     MissingDependencyError,
@@ -280,7 +279,7 @@ def _converted(file: Path) -> Path:
         )
     facts = file.stat()
     identity = f"{file.resolve()} {facts.st_size} {facts.st_mtime_ns}"
-    root = Path(os.environ.get("POWER_SAMPLING_CACHE") or Path.home() / ".cache" / "power-sampling")
+    root = cache_folder()
     folder = root / f"{file.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     if not folder.is_dir():
         root.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,8 @@ this way. They are no public interface, so their absence is no error unless pack
 torch's compiler lets MKL's layout serve only as many rows as it was made for. It is the same for any number, which is
 not documented: it is used only where a trial with several numbers of rows agrees with `linear`, and oneDNN's otherwise.
 
+For few rows, weights are read in fewer bits where that loses nothing (`compact.py`).
+
 Layers that are fed the same tensor, such as the projections to queries, keys and values, are one product.
 """
 
@@ -20,11 +22,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from power_sampling.engines.compact import compact
 from power_sampling.errors import UnsupportedModelError
 
 __all__ = ["can_pack", "pack", "packable"]
 
 MEMORY_SHARE = 0.5  # of what is free, for the copies
+COPIED = 6  # bytes for a weight at most: a float laid out anew, and half of one for few rows
 PACKED_FOR = 128  # rows; measured: as fast as any other for fewer, and faster for more
 TRIED = (1, 2, 3, 5, 8, 16, 31, 64, PACKED_FOR, 300)  # numbers of rows
 TOLERANCE = 1e-4  # of the largest output, for sums in another order; a layout that does not serve is off by all of it
@@ -70,12 +74,13 @@ class _Together:
     since."""
 
     def __init__(self, layers: list[nn.Linear], layout: type[Product]) -> None:
-        self.layers, self._layout = layers, layout
+        self.layers = layers
         self._parameters = [layer._parameters for layer in layers]  # read at every step: modules find them slowly
         self._versions = self._current_versions()
         self._widths = [layer.out_features for layer in layers]
         biases: list[torch.Tensor] = [layer.bias for layer in layers if layer.bias is not None]
-        self._product = layout(_joined([layer.weight for layer in layers]), _joined(biases) if biases else None)
+        weight, bias = _joined([layer.weight for layer in layers]), _joined(biases) if biases else None
+        self._product, self._compact = layout(weight, bias), compact(weight, bias)
         # what was asked, with the answers: one object, because several engines may run one model at a time
         self._answered: tuple[torch.Tensor, tuple[torch.Tensor, ...]] | None = None
         _BY_WEIGHT[layers[0].weight.data_ptr()] = self
@@ -100,22 +105,23 @@ class _Together:
         if torch.compiler.is_compiling():
             y: torch.Tensor = torch.ops.power_sampling.linear(x, self.layers[0].weight, sum(self._widths))
             return y
-        rows = x.numel() // self.layers[0].in_features
-        return self._product(x, rows) if self._serves(x, rows) else None
+        return self._packed(x)
 
     def compute(self, x: torch.Tensor) -> torch.Tensor:
         """All outputs side by side."""
-        rows = x.numel() // x.shape[-1]
-        if self._serves(x, rows):
-            return self._product(x, rows)
-        return torch.cat([_plain(layer, x) for layer in self.layers], -1)
+        joint = self._packed(x)
+        return torch.cat([_plain(layer, x) for layer in self.layers], -1) if joint is None else joint
 
-    def _serves(self, x: torch.Tensor, rows: int) -> bool:
-        is_its_kind = rows >= self._layout.fewest and x.dtype == torch.float32 and not torch.is_grad_enabled()
-        return is_its_kind and self._versions == self._current_versions()
+    def _packed(self, x: torch.Tensor) -> torch.Tensor | None:
+        if x.dtype != torch.float32 or torch.is_grad_enabled() or self._versions != self._current_versions():
+            return None
+        rows = x.numel() // x.shape[-1]
+        if self._compact is not None and rows <= self._compact.most:
+            return self._compact(x, rows)
+        return self._product(x, rows) if rows >= self._product.fewest else None
 
     def _current_versions(self) -> list[int]:
-        return [parameters["weight"]._version for parameters in self._parameters]  # type: ignore[union-attr]
+        return [x._version for parameters in self._parameters for x in parameters.values() if x is not None]
 
 
 class _Packed:
@@ -213,12 +219,12 @@ def _those_together(model: nn.Module, layers: list[nn.Linear]) -> list[list[nn.L
 
 
 def pack(model: nn.Module, *, is_required: bool) -> int:
-    """Pack what can be packed. Returns the bytes of new copies; 0 where the operators or the memory are missing.
-    Raises UnsupportedModelError instead of returning 0 if `is_required`."""
+    """Pack what can be packed. Returns how many bytes the copies take at most; 0 where the operators or the memory are
+    missing. Raises UnsupportedModelError instead of returning 0 if `is_required`."""
     if any(isinstance(vars(layer).get("forward"), _Packed) for layer in model.modules()):
         return 0  # it is packed already
     layers = list(packable(model))
-    size = sum(layer.weight.numel() * 4 for layer in layers)
+    size = sum(layer.weight.numel() * COPIED for layer in layers)
     free = psutil.virtual_memory().available
     if not layers:
         reason = "it has no linear layer with float32 weights on a CPU"
