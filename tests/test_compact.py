@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +16,13 @@ from power_sampling.engines import packed
 from power_sampling.engines.compact import BITS, Compact, compact
 from power_sampling.engines.torch import TorchLM
 from power_sampling.testing import check_language_model
+from tests.native import any_target
 from tests.tiny import tiny_model
 
 pytestmark = pytest.mark.skipif(
     compact_weights._library() is None, reason="this machine has no processor or no compiler for it"
 )
+_any_target = any_target(compact_weights._library)
 
 
 def rounded(weight: torch.Tensor, bits: int) -> torch.Tensor:
@@ -33,16 +33,6 @@ def rounded(weight: torch.Tensor, bits: int) -> torch.Tensor:
     kind = {8: gguf.GGMLQuantizationType.Q8_0, 4: gguf.GGMLQuantizationType.Q4_1}[bits]
     stored = gguf.quants.quantize(weight.numpy(), kind)
     return torch.from_numpy(np.ascontiguousarray(gguf.quants.dequantize(stored, kind)))
-
-
-@pytest.fixture(params=["this machine's", "AVX2"])
-def _any_target(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As this machine has it, and as one with half the registers."""
-    compact_weights._library.cache_clear()
-    if request.param == "AVX2":
-        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    yield
-    compact_weights._library.cache_clear()
 
 
 @pytest.mark.usefixtures("_any_target")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from power_sampling import PowerSampler, UnsupportedModelError
 from power_sampling.config import ModelConfig
-from power_sampling.engines import compiled, packed
+from power_sampling.engines import attention, compiled, packed
 from power_sampling.engines.compiled import compile_layers
 from power_sampling.engines.torch import TorchLM
 from power_sampling.models import serve
@@ -81,13 +82,22 @@ def test_all_blocks_run_one_program_on_their_own_weights(exact: Any) -> None:
     assert exact.model.layers[1].forward is before, "nothing is compiled twice"
 
 
-def test_the_engine_keeps_its_laws_with_packed_weights_and_two_kinds_of_layers() -> None:
+def test_the_engine_keeps_its_laws_with_packed_weights_two_kinds_of_layers_and_loops_of_our_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Some of Gemma's layers see a window only."""
-    model = tiny_model("gemma3", dtype=torch.float32)
+    model = tiny_model("gemma3", dtype=torch.float32, head_dim=16)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(weight.bfloat16())  # which half of the bits are enough for
     if packed.can_pack():
         packed.pack(model, is_required=True)
     compile_layers(model)
+    asked = Counter[bool]()
+    serves = attention._serves
+    monkeypatch.setattr(attention, "_serves", lambda *x: asked.update([found := serves(*x)]) or found)
     check_language_model(TorchLM(model), (5, 6, 7), tolerance=2e-3, num_draws=200)
+    assert asked[False] == 0 and (asked[True] > 0 or attention._library() is None)
 
 
 def test_changed_weights_are_noticed() -> None:

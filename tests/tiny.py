@@ -66,10 +66,11 @@ def tiny_model(
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
     layers: int | None = None,
+    **changes: Any,
 ) -> Any:
     """A random causal language model of the named architecture; with one layer a third faster, where any will do."""
     config_class, fields = ARCHITECTURES[name]
-    config = getattr(transformers, config_class)(vocab_size=vocab_size, **fields)
+    config = getattr(transformers, config_class)(vocab_size=vocab_size, **fields | changes)
     config.num_hidden_layers = layers or config.num_hidden_layers
     torch.manual_seed(seed)
     return transformers.AutoModelForCausalLM.from_config(config).to(dtype).eval()

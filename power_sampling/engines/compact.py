@@ -3,33 +3,24 @@
 Decoding is bound by reading weights, and most of their bits say nothing: weights of a checkpoint in bfloat16, loaded as
 float32, end in 16 zeros; those unpacked from GGUF are a small number each, and a scale for 32 of them. They are stored
 like that where every float comes back bit by bit, so the model stays what it is, and are read by a loop of our own
-(`compact.cpp`), which the machine's C++ compiler builds once, in a second.
+(`compact.cpp`).
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import logging
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch.nn import functional
 
-from power_sampling.config import cache_folder
+from power_sampling.engines.native import built
 
 __all__ = ["Compact", "compact"]
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-# by what torch finds the processor to be; others are not measured
-TARGETS = {"AVX512": ("-march=x86-64-v4", "-mprefer-vector-width=512"), "AVX2": ("-march=x86-64-v3",)}
 LANES, BLOCK = 16, 32  # outputs and inputs of a block, as the source has them
 BITS = (4, 8, 16)
 OUTPUTS = 3072  # laid out at a time, which bounds the memory that it takes; a multiple of any task's
@@ -43,13 +34,11 @@ class Compact:
 
     fewest, most = 1, 32  # rows for which nothing measured is faster
 
-    def __init__(self, library: ctypes.CDLL, weight: torch.Tensor, bias: torch.Tensor | None, bits: int) -> None:
-        """Raises _LossError if some weight needs more bits."""
-        self._multiply, self._bias, self._bits = library.multiply_compact, bias, bits
-        panels = library.panels()
-        parts = (weight[i : i + OUTPUTS] for i in range(0, len(weight), OUTPUTS))
-        self._words = torch.cat([_laid_out(part, bits, panels) for part in parts])
-        self._out, self._in = weight.shape
+    def __init__(
+        self, library: ctypes.CDLL, words: torch.Tensor, bits: int, shape: torch.Size, bias: torch.Tensor | None
+    ) -> None:
+        self._multiply, self._words, self._bits, self._bias = library.multiply_compact, words, bits, bias
+        self._out, self._in = shape
 
     @property
     def nbytes(self) -> int:
@@ -64,20 +53,31 @@ class Compact:
         return y
 
 
-class _LossError(Exception):
-    """Some weight needs more bits."""
-
-
 def compact(weight: torch.Tensor, bias: torch.Tensor | None) -> Compact | None:
     """A linear layer with its weights (out, in) in the fewest bits that keep each as it is. None where that takes all
     of them, and on a machine without a processor or a compiler for it."""
     library = _library()
-    if library is None or weight.shape[1] % BLOCK:
-        return None
-    for bits in BITS:
-        with suppress(_LossError):
-            return Compact(library, weight, bias, bits)
+    return None if library is None else _compact(library, weight, bias)
+
+
+def _compact(library: ctypes.CDLL, weight: torch.Tensor, bias: torch.Tensor | None) -> Compact | None:
+    for bits in BITS if weight.shape[1] % BLOCK == 0 else ():
+        words = _words(weight, bits, library.panels())
+        if words is not None:
+            return Compact(library, words, bits, weight.shape, bias)
     return None
+
+
+def _words(weight: torch.Tensor, bits: int, panels: int) -> torch.Tensor | None:
+    """The words that the library reads; None if some weight needs more bits."""
+    parts = []
+    for i in range(0, len(weight), OUTPUTS):
+        part = weight[i : i + OUTPUTS]
+        codes, common = _codes(part, bits)
+        if not torch.equal(_floats(codes, common, bits), part):
+            return None
+        parts.append(_laid_out(codes, common, bits, panels))
+    return torch.cat(parts)
 
 
 def _codes(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -105,11 +105,8 @@ def _floats(codes: torch.Tensor, common: list[torch.Tensor], bits: int) -> torch
     return sum(offset, floats).flatten(1)
 
 
-def _laid_out(weight: torch.Tensor, bits: int, panels: int) -> torch.Tensor:
-    """The words that the library reads, (tasks, blocks, panels, words, lanes)."""
-    codes, common = _codes(weight, bits)
-    if not torch.equal(_floats(codes, common, bits), weight):
-        raise _LossError
+def _laid_out(codes: torch.Tensor, common: list[torch.Tensor], bits: int, panels: int) -> torch.Tensor:
+    """Words (tasks, blocks, panels, words, lanes)."""
     padding = -len(codes) % (panels * LANES)
     blocks, several = codes.shape[1] // BLOCK, 32 // bits  # codes in a word
 
@@ -126,29 +123,17 @@ def _laid_out(weight: torch.Tensor, bits: int, panels: int) -> torch.Tensor:
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    """The library, built unless it lies in the cache. None where the processor or the compiler for it are missing."""
-    flags = TARGETS.get(torch.backends.cpu.get_cpu_capability())
-    compiler = shutil.which(os.environ.get("CXX", "g++"))
-    if flags is None or compiler is None or sys.platform != "linux":
-        return None
-    command = [compiler, "-O3", *flags, "-Wno-psabi", "-fPIC", "-shared", "-fopenmp"]
-    identity = hashlib.sha256(SOURCE.read_bytes() + repr(command).encode()).hexdigest()[:12]
-    file = cache_folder() / f"compact-{identity}.so"
-    try:
-        if not file.is_file():
-            _build(command, file)
-        library = ctypes.CDLL(str(file))
-    except (OSError, subprocess.CalledProcessError) as error:
-        reason = error.stderr if isinstance(error, subprocess.CalledProcessError) else error
-        log.warning("Weights stay in 32 bits, which takes longer: %s could not be built: %s", SOURCE.name, reason)
+    """The library. None where it cannot be built or fails its trial."""
+    library = built(SOURCE)
+    if library is None:
         return None
     size, at = ctypes.c_long, ctypes.c_void_p
     library.multiply_compact.argtypes = (ctypes.c_int, at, size, size, at, at, size, at, ctypes.c_int)
     library.multiply_compact.restype = None
-    if not all(_agrees(library, bits) for bits in BITS):
-        log.warning("Weights stay in 32 bits, which takes longer: %s failed its trial.", file)
-        return None
-    return library
+    if all(_agrees(library, bits) for bits in BITS):
+        return library
+    log.warning("Decoding goes on without a faster loop: %s failed its trial.", SOURCE.name)
+    return None
 
 
 @torch.inference_mode()
@@ -160,14 +145,8 @@ def _agrees(library: ctypes.CDLL, bits: int) -> bool:
     codes[..., 0], codes[..., 1] = lowest, highest
     weight = (0.25 * codes - 0.5 * (bits == 4)).flatten(1)
     x, bias = torch.randn(37, weight.shape[1], generator=random), torch.randn(len(weight), generator=random)
-    gap = Compact(library, weight, bias, bits)(x, len(x)) - functional.linear(x, weight, bias)
+    product = _compact(library, weight, bias)
+    if product is None:
+        return False
+    gap = product(x, len(x)) - functional.linear(x, weight, bias)
     return bool(gap.abs().max() < TOLERANCE * weight.abs().max())
-
-
-def _build(command: list[str], file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        built = Path(folder) / file.name  # becomes visible when it is whole: other processes may want it too
-        command = [*command, str(SOURCE), "-o", str(built)]
-        subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - the user's compiler
-        built.replace(file)

@@ -25,6 +25,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.utils import logging
 
+from power_sampling.engines.attention import attend
 from power_sampling.engines.base import Ending
 from power_sampling.engines.kv import BatchCache
 from power_sampling.engines.torch import TorchLM
@@ -60,18 +61,13 @@ def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: 
     assert cache is not None, "programs run within a pass"
     keys, values = cache.update(key, value, _PLACE.layer)
     _PLACE.layer += 1  # for the next one of the block
-    rows, heads, new, dim = query.shape
-    groups = keys.shape[1]
-    if new > 1:
-        is_causal, is_grouped = mask is None, groups != heads
-        found = scaled_dot_product_attention(
-            query, keys, values, attn_mask=mask, is_causal=is_causal, scale=scale, enable_gqa=is_grouped
-        )
-        return found.transpose(1, 2).contiguous()
-    # the heads of a group as positions of one: its keys and values are read once
-    grouped = query.reshape(rows, groups, heads // groups, dim)
-    found = scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scale)
-    return found.reshape(rows, 1, heads, values.shape[3])
+    if query.shape[2] == 1:
+        return attend(query, keys, values, mask, scale)
+    is_causal, is_grouped = mask is None, keys.shape[1] != query.shape[1]
+    found = scaled_dot_product_attention(
+        query, keys, values, attn_mask=mask, is_causal=is_causal, scale=scale, enable_gqa=is_grouped
+    )
+    return found.transpose(1, 2).contiguous()
 
 
 @torch.library.register_fake("power_sampling::attend")  # type: ignore[untyped-decorator] # torch has no types here
