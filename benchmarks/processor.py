@@ -3,14 +3,16 @@ team of threads.
 
     python benchmarks/processor.py
 
-The embedded model in float32. Linear: all linear layers of the model, each weight read in turn as in a step. Compiled:
-steps and prefills with `compile_layers` and without, alternating. Mask: steps with and without a mask that hides
-nothing, alternating. Threads: steps on a worker's thread while the main thread, which has computed too, sleeps; and
-while it has not computed. Medians.
+The embedded model in float32. Linear: all linear layers of the model, each weight read in turn as in a step; in the
+bits that they need (4, the head 8), and in 16, rounded to bfloat16 before. Attention: all layers' for one new position,
+by torch and by the loop of our own. Compiled: steps and prefills with `compile_layers` and without, alternating. Mask:
+steps with and without a mask that hides nothing, alternating. Threads: steps on a worker's thread while the main
+thread, which has computed too, sleeps; and while it has not computed. Medians.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
 import subprocess
@@ -28,7 +30,9 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from power_sampling.config import ModelConfig
+from power_sampling.engines.attention import _by_library, _by_torch, _library
 from power_sampling.engines.base import Ending
+from power_sampling.engines.compact import compact
 from power_sampling.engines.compiled import compile_layers
 from power_sampling.engines.packed import _Mkl, _OneDnn, _those_together, pack, packable
 from power_sampling.engines.torch import TorchLM
@@ -61,6 +65,11 @@ def linear() -> None:
     }
     groups = [(g[0].in_features, torch.cat([y.weight for y in g])) for g in _those_together(model, layers)]
     ways["MKL, layers of one input together"] = [(width, _Mkl(weight, None)) for width, weight in groups]
+    halves = [(width, weight.bfloat16().float()) for width, weight in groups]
+    for name, weights in (("the same in 16 bits", halves), ("in 4 bits", groups)):
+        found = [(width, product) for width, weight in weights if (product := compact(weight, None))]
+        if len(found) == len(weights):
+            ways[name] = [*found]
     say(f"| all {len(layers)} linear layers, rows | " + " | ".join(f"{way}, ms" for way in ways) + " |")
     say("|---" * (1 + len(ways)) + "|")
     for rows in (1, 2, 3, 4, 8, 16, 32, 64, 128, 360):
@@ -75,6 +84,28 @@ def linear() -> None:
             for way, products in ways.items():
                 times[way].append(milliseconds(partial(once, products)))
         say(f"| {rows} | " + " | ".join(f"{statistics.median(t[1:]):.1f}" for t in times.values()) + " |")
+
+
+@torch.inference_mode()
+def attention() -> None:
+    library, layers = _library(), 30
+    if library is None:
+        return
+    say(f"\n| rows | slots | attention of {layers} layers by torch, ms | by the loop of our own | ratio |")
+    say("|---" * 5 + "|")
+    for rows, slots in itertools.product((1, 8, 16), (50, 100, 300, 1000)):
+        query = torch.randn(rows, 9, 1, 64)  # as the embedded model has it: 3 heads share keys and values
+        states = [torch.randn(2, rows, 3, slots + 64, 64).narrow(3, 32, slots) for _ in range(layers)]
+        sides = _by_torch, partial(_by_library, library)
+
+        def once(side: Callable[..., Any], query: torch.Tensor = query, states: Any = states) -> None:
+            for keys, values in states:
+                side(query, keys, values, None, 0.125)
+
+        times = [[milliseconds(partial(once, side)) for side in sides] for _ in range(3 * REPETITIONS)][1:]
+        theirs, ours = (statistics.median(side) for side in zip(*times, strict=True))
+        ratio = statistics.median(here / there for there, here in times)
+        say(f"| {rows} | {slots} | {theirs:.1f} | {ours:.1f} | {ratio:.2f} |")
 
 
 def compiled() -> None:
@@ -178,6 +209,7 @@ def main() -> None:
         return
     say(f"torch {torch.__version__}, transformers {transformers.__version__}, {torch.get_num_threads()} threads")
     on_a_thread(linear)
+    on_a_thread(attention)
     on_a_thread(compiled)
     on_a_thread(mask)
     threads()

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 class Compact:
     """Weights (out, in) laid out by `compact`."""
 
-    fewest, most = 1, 32  # rows for which nothing measured is faster
+    most = 24  # rows; measured: MKL is faster for more
 
     def __init__(
         self, library: ctypes.CDLL, words: torch.Tensor, bits: int, shape: torch.Size, bias: torch.Tensor | None

@@ -81,6 +81,7 @@ class _Together:
         biases: list[torch.Tensor] = [layer.bias for layer in layers if layer.bias is not None]
         weight, bias = _joined([layer.weight for layer in layers]), _joined(biases) if biases else None
         self._product, self._compact = layout(weight, bias), compact(weight, bias)
+        self.nbytes = weight.nbytes + (self._compact.nbytes if self._compact else 0)  # of the copies
         # what was asked, with the answers: one object, because several engines may run one model at a time
         self._answered: tuple[torch.Tensor, tuple[torch.Tensor, ...]] | None = None
         _BY_WEIGHT[layers[0].weight.data_ptr()] = self
@@ -219,8 +220,8 @@ def _those_together(model: nn.Module, layers: list[nn.Linear]) -> list[list[nn.L
 
 
 def pack(model: nn.Module, *, is_required: bool) -> int:
-    """Pack what can be packed. Returns how many bytes the copies take at most; 0 where the operators or the memory are
-    missing. Raises UnsupportedModelError instead of returning 0 if `is_required`."""
+    """Pack what can be packed. Returns the bytes of new copies; 0 where the operators or the memory are missing.
+    Raises UnsupportedModelError instead of returning 0 if `is_required`."""
     if any(isinstance(vars(layer).get("forward"), _Packed) for layer in model.modules()):
         return 0  # it is packed already
     layers = list(packable(model))
@@ -231,12 +232,12 @@ def pack(model: nn.Module, *, is_required: bool) -> int:
     elif size > MEMORY_SHARE * free:
         reason = f"the copies take {size / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free"
     elif layout := _fastest(layers):
-        for group in _those_together(model, layers):
-            together = _Together(group, layout)
-            for place, layer in enumerate(group):
+        packed = [_Together(group, layout) for group in _those_together(model, layers)]
+        for together in packed:
+            for place, layer in enumerate(together.layers):
                 # of this object alone, which types have no word for
                 setattr(layer, "forward", _Packed(together, place))  # noqa: B010
-        return size
+        return sum(together.nbytes for together in packed)
     else:
         reason = f"torch {torch.__version__} has no MKL or oneDNN operators for it"
     if is_required:
