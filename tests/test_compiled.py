@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from typing import Any
@@ -18,7 +19,9 @@ from power_sampling.models import serve
 from power_sampling.testing import check_language_model
 from tests.tiny import tiny_model, tiny_tokenizer
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="compiling takes a C++ compiler")
+pytestmark = pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "g++")) is None, reason="compiling takes a C++ compiler"
+)
 MH = {"name": "metropolis_hastings", "block_size": 6, "num_steps": 3}
 SMC = {"name": "sequential_monte_carlo", "num_particles": 4, "block_size": 3}
 
