@@ -33,7 +33,7 @@ def left_padded(rows: int, slots: int) -> torch.Tensor:
 def is_by_library(*arguments: Any) -> bool:
     library = attention._library()
     assert library is not None
-    return attention._serves(library, *arguments)
+    return attention._takes(library, *arguments)
 
 
 @pytest.mark.usefixtures("_any_target")

@@ -97,8 +97,8 @@ def test_the_engine_keeps_its_laws_with_packed_weights_two_kinds_of_layers_and_l
         packed.pack(model, is_required=True)
     compile_layers(model)
     asked = Counter[bool]()
-    serves = attention._serves
-    monkeypatch.setattr(attention, "_serves", lambda *x: asked.update([found := serves(*x)]) or found)
+    takes = attention._takes
+    monkeypatch.setattr(attention, "_takes", lambda *x: asked.update([found := takes(*x)]) or found)
     check_language_model(TorchLM(model), (5, 6, 7), tolerance=2e-3, num_draws=200)
     assert asked[False] == 0 and (asked[True] > 0 or attention._library() is None)
 

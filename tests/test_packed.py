@@ -93,6 +93,9 @@ def test_layers_that_are_fed_one_tensor_are_one_product_and_others_are_not() -> 
         assert torch.allclose(model.k_proj(x), expected[1], atol=1e-6)
     together = {vars(layer)["forward"].together for layer in model.children()}
     assert len(together) == 1
+    with torch.inference_mode():
+        model.v_proj.bias.add_(1)
+        assert torch.allclose(model(x)[3], expected[3] + 1, atol=1e-6), "a changed bias is noticed too"
 
 
 def test_tied_embeddings_stay_tied() -> None:

@@ -6,7 +6,6 @@ one reads keys and values once for all heads that share them, where they lie."""
 from __future__ import annotations
 
 import ctypes
-import logging
 from functools import cache
 from pathlib import Path
 
@@ -21,8 +20,6 @@ SOURCE = Path(__file__).with_suffix(".cpp")
 LANES = 16  # a head's numbers come in multiples of it
 TOLERANCE = 1e-5
 
-log = logging.getLogger(__name__)
-
 
 def attend(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scale: float
@@ -30,7 +27,7 @@ def attend(
     """softmax(scale q k^T) v of one position in every row: query (rows, heads, 1, dim), keys and values (rows, groups,
     slots, dim), a mask (rows, 1, 1, slots), True where a slot is seen, or to be added -> (rows, 1, heads, dim)."""
     library = _library()
-    if library is None or not _serves(library, query, keys, values, mask):
+    if library is None or not _takes(library, query, keys, values, mask):
         return _by_torch(query, keys, values, mask, scale)
     return _by_library(library, query, keys, values, mask, scale)
 
@@ -72,7 +69,7 @@ def _by_library(
     return result
 
 
-def _serves(
+def _takes(
     library: ctypes.CDLL, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
 ) -> bool:
     rows, _, _, dim = query.shape
@@ -85,22 +82,15 @@ def _serves(
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    """The library. None where it cannot be built or fails its trial."""
-    library = built(SOURCE)
-    if library is None:
-        return None
-    size, at = ctypes.c_long, ctypes.c_void_p
-    library.attend_one.argtypes = (at,) * 4 + (size,) * 9 + (ctypes.c_float, at, ctypes.c_int)
-    library.attend_one.restype = None
-    if _agrees(library):
-        return library
-    log.warning("Decoding goes on without a faster loop: %s failed its trial.", SOURCE.name)
-    return None
+    return built(SOURCE, _agrees)
 
 
 @torch.inference_mode()
 def _agrees(library: ctypes.CDLL) -> bool:
     """Whether rows of several lengths come out as torch has them."""
+    size, at = ctypes.c_long, ctypes.c_void_p
+    library.attend_one.argtypes = (at,) * 4 + (size,) * 9 + (ctypes.c_float, at, ctypes.c_int)
+    library.attend_one.restype = None
     random = torch.Generator().manual_seed(0)
     query = torch.randn(5, 6, 1, 32, generator=random)
     keys, values = torch.randn(2, 5, 2, 100, 32, generator=random).narrow(3, 3, 77)

@@ -9,7 +9,6 @@ like that where every float comes back bit by bit, so the model stays what it is
 from __future__ import annotations
 
 import ctypes
-import logging
 from functools import cache
 from pathlib import Path
 
@@ -25,8 +24,6 @@ LANES, BLOCK = 16, 32  # outputs and inputs of a block, as the source has them
 BITS = (4, 8, 16)
 OUTPUTS = 3072  # laid out at a time, which bounds the memory that it takes; a multiple of any task's
 TOLERANCE = 1e-4  # of the largest weight, for sums in another order
-
-log = logging.getLogger(__name__)
 
 
 class Compact:
@@ -123,17 +120,14 @@ def _laid_out(codes: torch.Tensor, common: list[torch.Tensor], bits: int, panels
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    """The library. None where it cannot be built or fails its trial."""
-    library = built(SOURCE)
-    if library is None:
-        return None
+    return built(SOURCE, _serves)
+
+
+def _serves(library: ctypes.CDLL) -> bool:
     size, at = ctypes.c_long, ctypes.c_void_p
     library.multiply_compact.argtypes = (ctypes.c_int, at, size, size, at, at, size, at, ctypes.c_int)
     library.multiply_compact.restype = None
-    if all(_agrees(library, bits) for bits in BITS):
-        return library
-    log.warning("Decoding goes on without a faster loop: %s failed its trial.", SOURCE.name)
-    return None
+    return all(_agrees(library, bits) for bits in BITS)
 
 
 @torch.inference_mode()
