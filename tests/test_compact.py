@@ -110,6 +110,27 @@ def test_few_rows_take_compact_weights_and_many_the_others(monkeypatch: pytest.M
     assert asked == [1, 1, Compact.most, Compact.most]
 
 
+def test_inputs_that_do_not_fit_are_the_plain_layers_errors() -> None:
+    """The loop reads memory where it is told to: only rows of the right width on this processor may get there."""
+    layer = nn.Linear(64, 48)
+    with torch.no_grad():
+        layer.weight.copy_(rounded(layer.weight, 16))
+    model = nn.Sequential(layer)
+    packed.pack(model, is_required=True)
+    with torch.inference_mode():
+        elsewhere = torch.empty(2, 64, device="meta")
+        for wrong in (torch.randn(2, 32), torch.randn(2, 128), torch.randn(2, 64, dtype=torch.float64), elsewhere):
+            with pytest.raises(RuntimeError, match=r"shapes cannot be multiplied|same dtype|expected device"):
+                model(wrong)
+        assert model(torch.empty(0, 64)).shape == (0, 48)
+    strided = torch.arange(6.0)[::2]
+    product = compact(torch.zeros(3, 32), strided)
+    assert product is not None
+    assert torch.equal(product(torch.ones(1, 32), 1), strided[None])
+    assert compact(torch.zeros(3, 32), torch.zeros(3, dtype=torch.float64)) is None
+    assert compact(torch.zeros(0, 32), None) is None
+
+
 def test_the_engine_keeps_its_laws() -> None:
     model = tiny_model(dtype=torch.float32)
     for layer in packed.packable(model):

@@ -72,12 +72,14 @@ def _by_library(
 def _takes(
     library: ctypes.CDLL, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
 ) -> bool:
-    rows, _, _, dim = query.shape
-    if query.dtype != torch.float32 or dim % LANES or dim > library.longest_head():
+    rows, heads, _, dim = query.shape
+    groups, slots = keys.shape[1:3]
+    if query.dtype != torch.float32 or dim % LANES or dim > library.longest_head() or heads % groups:
         return False
-    if mask is not None and (mask.shape != (rows, 1, 1, keys.shape[2]) or mask.dtype != torch.bool):
+    if mask is not None and (mask.shape != (rows, 1, 1, slots) or mask.dtype != torch.bool):
         return False
-    return all(x.shape[3] == dim and x.dtype == torch.float32 and x.stride()[2:] == (dim, 1) for x in (keys, values))
+    shape = rows, groups, slots, dim
+    return all(x.shape == shape and x.dtype == torch.float32 and x.stride()[2:] == (dim, 1) for x in (keys, values))
 
 
 @cache

@@ -54,11 +54,13 @@ def compact(weight: torch.Tensor, bias: torch.Tensor | None) -> Compact | None:
     """A linear layer with its weights (out, in) in the fewest bits that keep each as it is. None where that takes all
     of them, and on a machine without a processor or a compiler for it."""
     library = _library()
-    return None if library is None else _compact(library, weight, bias)
+    if library is None or (bias is not None and bias.dtype != torch.float32):
+        return None
+    return _compact(library, weight, None if bias is None else bias.contiguous())
 
 
 def _compact(library: ctypes.CDLL, weight: torch.Tensor, bias: torch.Tensor | None) -> Compact | None:
-    for bits in BITS if weight.shape[1] % BLOCK == 0 else ():
+    for bits in BITS if weight.numel() and weight.shape[1] % BLOCK == 0 else ():
         words = _words(weight, bits, library.panels())
         if words is not None:
             return Compact(library, words, bits, weight.shape, bias)

@@ -114,9 +114,12 @@ class _Together:
         return torch.cat([_plain(layer, x) for layer in self.layers], -1) if joint is None else joint
 
     def _packed(self, x: torch.Tensor) -> torch.Tensor | None:
-        if x.dtype != torch.float32 or torch.is_grad_enabled() or self._versions != self._current_versions():
+        width = self.layers[0].in_features
+        if x.dtype != torch.float32 or x.device.type != "cpu" or x.shape[-1] != width:
+            return None  # the plain layer says what is wrong with it
+        if torch.is_grad_enabled() or self._versions != self._current_versions():
             return None
-        rows = x.numel() // x.shape[-1]
+        rows = x.numel() // width
         if self._compact is not None and rows <= self._compact.most:
             return self._compact(x, rows)
         return self._product(x, rows) if rows >= self._product.fewest else None
