@@ -36,12 +36,12 @@ from on_a_thread import on_a_thread
 from tqdm import tqdm
 
 from power_sampling.config import GenerationConfig, ModelConfig
-from power_sampling.engines.base import Ending
-from power_sampling.engines.packed import pack
-from power_sampling.engines.torch import TorchLM
-from power_sampling.engines.worker import Request, Worker
+from power_sampling.engines.protocol import Ending
+from power_sampling.engines.torch.cpu.packed import pack
+from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.models import load_pretrained
 from power_sampling.samplers import NumpyRng, sampler_for
+from power_sampling.serving.worker import Request, Worker
 from power_sampling.types import Chain, Draw, Law, Tokens
 
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "growth.svg"

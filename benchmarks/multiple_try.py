@@ -14,7 +14,7 @@ from itertools import product
 
 import numpy as np
 
-from power_sampling.engines.base import Ending
+from power_sampling.engines.protocol import Ending
 from power_sampling.testing import TableLM, completions, power_law, suffixes
 from power_sampling.types import Chain, Draw, Floats, Law
 

@@ -30,12 +30,12 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from power_sampling.config import ModelConfig
-from power_sampling.engines.attention import _by_library, _by_torch, _library
-from power_sampling.engines.base import Ending
-from power_sampling.engines.compact import compact
-from power_sampling.engines.compiled import compile_layers
-from power_sampling.engines.packed import _Mkl, _OneDnn, _those_together, pack, packable
-from power_sampling.engines.torch import TorchLM
+from power_sampling.engines.protocol import Ending
+from power_sampling.engines.torch.cpu.attention import _by_library, _by_torch, _library
+from power_sampling.engines.torch.cpu.compact import compact
+from power_sampling.engines.torch.cpu.compiled import compile_layers
+from power_sampling.engines.torch.cpu.packed import _Mkl, _OneDnn, _those_together, pack, packable
+from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.models import load_pretrained
 from power_sampling.types import Chain, Draw, Law
 

@@ -32,12 +32,12 @@ from tqdm import tqdm
 
 import power_sampling
 from power_sampling.config import GenerationConfig, ModelConfig
-from power_sampling.engines.base import Ending
-from power_sampling.engines.packed import pack
-from power_sampling.engines.torch import TorchLM
-from power_sampling.engines.worker import THREAD_NAME, Request, Worker
+from power_sampling.engines.protocol import Ending
+from power_sampling.engines.torch.cpu.packed import pack
+from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.models import load_pretrained
 from power_sampling.samplers import NumpyRng, sampler_for
+from power_sampling.serving.worker import THREAD_NAME, Request, Worker
 
 PACKAGE = str(Path(power_sampling.__file__).parent)
 ROWS, PROMPT, ALPHA = (1, 8, 16, 32), 45, 4.0

@@ -45,9 +45,9 @@ from transformers import DynamicCache
 
 from power_sampling import PowerSampler
 from power_sampling.config import GenerationConfig
-from power_sampling.engines.base import Ending
-from power_sampling.engines.worker import Outcome, Request
+from power_sampling.engines.protocol import Ending
 from power_sampling.samplers import NumpyRng, Sampler, sampler_for
+from power_sampling.serving.worker import Outcome, Request
 from power_sampling.types import Answer, Chain, Continuation, Draw, Floats, Law, Round, Tokens
 
 HORIZON = 32

@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from power_sampling import PowerSampler
 from power_sampling.config import GenerationConfig
-from power_sampling.engines.base import Ending
-from power_sampling.engines.worker import Request
+from power_sampling.engines.protocol import Ending
 from power_sampling.samplers import NumpyRng, sampler_for
+from power_sampling.serving.worker import Request
 
 PROMPTS = [
     "What is the capital of France?",

@@ -63,10 +63,10 @@ def vllm(folder: str, tokens: int) -> Generate:
 
 def plain(folder: str, tokens: int, *, is_compiled: bool = False) -> Generate:
     from power_sampling.config import GenerationConfig, ModelConfig
-    from power_sampling.engines.base import Ending
-    from power_sampling.engines.worker import Request
+    from power_sampling.engines.protocol import Ending
     from power_sampling.models import Model
     from power_sampling.samplers import NumpyRng, sampler_for
+    from power_sampling.serving.worker import Request
 
     fields: dict[str, Any] = {"model": folder, "device": "cpu", "dtype": "float32", "prompt_memory": 0}
     model = Model(ModelConfig(**fields, max_rows=max(ROWS), compile_layers=is_compiled))

@@ -121,7 +121,7 @@ class BasePowerSampling(Config, BaseLanguageModel[LanguageModelOutputVar], Gener
     def from_model(cls, model: Any, tokenizer: Any, **fields: Any) -> Self:
         """Around a transformers model and tokenizer that are already loaded. The tokenizer is copied.
 
-        `model` may also be an engine of your own: any `power_sampling.engines.base.LanguageModel`.
+        `model` may also be an engine of your own: any `power_sampling.engines.protocol.LanguageModel`.
         """
         settings = cls._resolved(None, fields)
         kept = {*fields, *ModelConfig.SERVING}  # what the environment says of loading is meant for other models

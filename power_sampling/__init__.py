@@ -8,6 +8,7 @@
 Importing this package does not import torch; the first request does.
 """
 
+from power_sampling.compat import batch_power_sample, load_model_and_tokenizer, power_sample
 from power_sampling.config import (
     Ancestral,
     BestOfN,
@@ -20,7 +21,6 @@ from power_sampling.config import (
     ParallelTempering,
     ParticleGibbs,
     SequentialMonteCarlo,
-    load_config,
     unaliased,
 )
 from power_sampling.errors import (
@@ -42,8 +42,8 @@ from power_sampling.errors import (
     RequestTimeoutError,
     UnsupportedModelError,
 )
-from power_sampling.legacy import batch_power_sample, load_model_and_tokenizer, power_sample
 from power_sampling.runtime import PowerSampler, Prompt
+from power_sampling.sources import load_config
 from power_sampling.text.tools import settled_choice
 from power_sampling.types import (
     Chunk,

@@ -15,9 +15,10 @@ from contextlib import closing, contextmanager
 from functools import wraps
 from typing import Annotated, Any
 
-from power_sampling.config import SAMPLERS, Config, MetropolisHastings, load_config
+from power_sampling.config import SAMPLERS, Config, MetropolisHastings
 from power_sampling.errors import ConfigurationError, PowerSamplingError
 from power_sampling.runtime import PowerSampler
+from power_sampling.sources import load_config
 from power_sampling.types import Completion, Message
 
 try:

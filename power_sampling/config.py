@@ -1,4 +1,4 @@
-"""Every setting of the project: what a model is, how it is sampled, and where the values come from.
+"""Every setting of the project: what a model is, how it is sampled, and how it is loaded.
 
 One flat mapping serves both adapters' constructors, files (YAML, TOML), the environment (`POWER_SAMPLING_ALPHA=2`) and
 the command line. No torch in here.
@@ -6,26 +6,19 @@ the command line. No torch in here.
 
 from __future__ import annotations
 
-import difflib
-import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
-    TypeAdapter,
-    ValidationError,
     model_validator,
 )
 
 from power_sampling.errors import ConfigurationError
+from power_sampling.settings import Settings, hint
 from power_sampling.types import Law
 
 __all__ = [
@@ -41,58 +34,8 @@ __all__ = [
     "ParticleGibbs",
     "SamplerConfig",
     "SequentialMonteCarlo",
-    "cache_folder",
-    "load_config",
     "unaliased",
 ]
-
-ENVIRONMENT_PREFIX = "POWER_SAMPLING_"
-CACHE_VARIABLE = "POWER_SAMPLING_CACHE"  # names a folder: no field
-
-
-def cache_folder() -> Path:
-    """Where unpacked weights and built code lie: `$POWER_SAMPLING_CACHE`, by default `~/.cache/power-sampling`."""
-    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "power-sampling")
-
-
-def _hint(unknown: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(unknown, known, n=1, cutoff=0.6)
-    return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(sorted(known))}."
-
-
-class Settings(BaseModel):
-    """Frozen, and deaf to nothing: an unknown field is an error that names its nearest neighbour."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown_fields(cls, values: Any) -> Any:
-        if isinstance(values, Mapping):
-            for name in values:
-                if name not in cls.model_fields:
-                    known = list(cls.model_fields)
-                    raise ConfigurationError(f"{cls.__name__} has no field {name!r}.{_hint(str(name), known)}")
-        return values
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> Self:
-        """Validate a mapping; every fault is one ConfigurationError that lists field, value and reason."""
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            raise ConfigurationError(describe(error)) from error
-
-
-def describe(error: ValidationError) -> str:
-    """A pydantic error in the project's words: field, what came, what was expected."""
-    faults = [
-        f"{'.'.join(str(part) for part in fault['loc']) or 'value'}: {fault['msg']}, got {fault['input']!r}"
-        for fault in error.errors()
-    ]
-    return "; ".join(faults) + "."
 
 
 class Ancestral(Settings):
@@ -263,7 +206,7 @@ def _by_name(value: Any) -> Any:
         name = values.get("name")
         if name not in SAMPLERS:
             got = "no name" if name is None else f"no sampler {name!r}"
-            raise ConfigurationError(f"sampler: there is {got}.{_hint(str(name), list(SAMPLERS))}")
+            raise ConfigurationError(f"sampler: there is {got}.{hint(str(name), list(SAMPLERS))}")
     return values
 
 
@@ -281,9 +224,6 @@ SamplerConfig: TypeAlias = Annotated[
     ],
     BeforeValidator(_by_name),
 ]
-
-_SAMPLER: TypeAdapter[Any] = TypeAdapter(SamplerConfig)
-
 
 CONSTRAINTS = ("json_schema", "regex", "choices", "grammar")
 
@@ -444,55 +384,3 @@ def unaliased(fields: Mapping[str, Any], aliases: Sequence[str]) -> dict[str, An
                     f"{renamed['max_new_tokens']!r}; give one."
                 )
     return renamed
-
-
-def load_config(source: str | Path | Mapping[str, Any] | None = None, **overrides: Any) -> Config:
-    """Settings from a YAML or TOML file or a mapping, under the environment, under keyword arguments.
-
-    Precedence, highest first: `overrides`, `POWER_SAMPLING_<FIELD>`, `source`, defaults. In the environment, `sampler`
-    and other structured fields may be YAML (`POWER_SAMPLING_SAMPLER='{name: metropolis_hastings, num_steps: 4}'`).
-    Raises ConfigurationError for an unreadable file, an unknown field or variable, or a bad value.
-    """
-    values = dict(source) if isinstance(source, Mapping) else {} if source is None else _read(Path(source))
-    return Config.parse({**values, **environment(), **overrides})
-
-
-def environment() -> dict[str, Any]:
-    """The fields set by `POWER_SAMPLING_*`."""
-    values = {}
-    for variable, text in os.environ.items():
-        if variable.startswith(ENVIRONMENT_PREFIX) and variable != CACHE_VARIABLE:
-            name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
-            if name not in Config.model_fields:
-                raise ConfigurationError(
-                    f"The environment variable {variable} names no field.{_hint(name, list(Config.model_fields))}"
-                )
-            values[name] = _yaml(text, variable)
-    return values
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if path.suffix not in (".yaml", ".yml", ".toml"):
-        raise ConfigurationError(f"A configuration file ends in .yaml, .yml or .toml, got {str(path)!r}.")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(f"Cannot read the configuration file {str(path)!r}: {error.strerror}.") from error
-    try:
-        values = tomllib.loads(text) if path.suffix == ".toml" else _yaml(text, str(path))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{str(path)!r} is not TOML: {error}.") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigurationError(f"{str(path)!r} must hold a mapping of fields, got {type(values).__name__}.")
-    return values
-
-
-def _yaml(text: str, where: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{where} is not YAML: {error}.") from error

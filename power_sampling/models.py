@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import PydanticSerializationError
 
-from power_sampling.config import ModelConfig, cache_folder
+from power_sampling.cache import cache_folder
+from power_sampling.config import ModelConfig
 from power_sampling.errors import (
     ConfigurationError,
     MissingDependencyError,
@@ -29,8 +30,8 @@ from power_sampling.errors import (
 )
 
 if TYPE_CHECKING:
-    from power_sampling.engines.base import LanguageModel
-    from power_sampling.engines.worker import Worker
+    from power_sampling.engines.protocol import LanguageModel
+    from power_sampling.serving.worker import Worker
     from power_sampling.text.codec import Codec
     from power_sampling.text.grammar import Grammars
 
@@ -147,7 +148,7 @@ def model_from_objects(model: Any, tokenizer: Any, config: ModelConfig) -> Model
 def serve(model: Any, tokenizer: Any, config: ModelConfig, *, is_own: bool) -> Loaded:
     """A loaded model and tokenizer, made ready to answer requests. A model that decodes draws by itself is used as it
     is; any other is one of transformers."""
-    from power_sampling.engines.worker import Worker
+    from power_sampling.serving.worker import Worker
     from power_sampling.text.codec import Codec
 
     codec = Codec(tokenizer, _eos_ids(model))
@@ -155,13 +156,13 @@ def serve(model: Any, tokenizer: Any, config: ModelConfig, *, is_own: bool) -> L
     if hasattr(model, "step"):
         engine = model
     else:
-        from power_sampling.engines.packed import pack
-        from power_sampling.engines.torch import TorchLM
+        from power_sampling.engines.torch.cpu.packed import pack
+        from power_sampling.engines.torch.engine import TorchLM
 
         if config.pack_weights or (config.pack_weights is None and is_own):
             pack(model, is_required=bool(config.pack_weights))
         if config.compile_layers:
-            from power_sampling.engines.compiled import compile_layers
+            from power_sampling.engines.torch.cpu.compiled import compile_layers
 
             compile_layers(model)
         engine = TorchLM(

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequen
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast, overload
 
-from power_sampling.config import Config, GenerationConfig, load_config
+from power_sampling.config import Config, GenerationConfig
 from power_sampling.errors import (
     ConfigurationError,
     ContextOverflowError,
@@ -22,11 +22,12 @@ from power_sampling.errors import (
 )
 from power_sampling.models import Loaded, Model, get_model, model_from_objects
 from power_sampling.samplers import NumpyRng, sampler_for
+from power_sampling.sources import load_config
 from power_sampling.types import Chunk, Completion, Conversation, Diagnostics, Message, Progress, Reply, Tokens
 
 if TYPE_CHECKING:
-    from power_sampling.engines.base import Ending
-    from power_sampling.engines.worker import Job, Outcome, Request, Update
+    from power_sampling.engines.protocol import Ending
+    from power_sampling.serving.worker import Job, Outcome, Request, Update
     from power_sampling.text.codec import Codec
     from power_sampling.text.reply import ReplyReader
     from power_sampling.text.stop import StopStrings, TextStream
@@ -51,7 +52,7 @@ class _Asked(NamedTuple):
     ending: Ending
 
     def request(self, seed: int, listener: Listener | None) -> Request:
-        from power_sampling.engines.worker import Request
+        from power_sampling.serving.worker import Request
 
         config, is_constrained = self.config, self.ending.constraint is not None
         return Request(
@@ -139,7 +140,7 @@ class PowerSampler:
         """Around a transformers model and tokenizer that are already loaded.
 
         The tokenizer is copied; the model is used as it is, in evaluation mode. `model` may also be an engine of your
-        own: anything that satisfies `power_sampling.engines.base.LanguageModel`.
+        own: anything that satisfies `power_sampling.engines.protocol.LanguageModel`.
         """
         name = getattr(getattr(model, "config", None), "name_or_path", "") or type(model).__name__
         config = Config.parse({"model": name, **fields})
@@ -370,7 +371,7 @@ def _conversations(
 
 def _asked(prompt: Prompt, tokens: Tokens, loaded: Loaded, config: GenerationConfig) -> _Asked:
     """Raises ContextOverflowError for what does not fit, ConfigurationError for a constraint that is none."""
-    from power_sampling.engines.base import Ending
+    from power_sampling.engines.protocol import Ending
     from power_sampling.text.grammar import answer_rule
 
     _check_window(tokens, config, loaded.engine.context_window)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from power_sampling.engines.base import Ending, Row
+from power_sampling.engines.protocol import Ending
+from power_sampling.engines.row import Row
 from power_sampling.testing import Branches, TableLM, completions, drive, outcomes, power_law, suffixes
 from power_sampling.text.stop import StopStrings
 from power_sampling.types import Chain, Continuation, Draw, Floats, Law, Round, Tokens

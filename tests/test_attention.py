@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from power_sampling.engines import attention
+from power_sampling.engines.torch.cpu import attention
 from tests.native import any_target
 
 pytestmark = pytest.mark.skipif(

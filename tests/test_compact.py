@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from power_sampling.engines import compact as compact_weights
-from power_sampling.engines import packed
-from power_sampling.engines.compact import BITS, Compact, compact
-from power_sampling.engines.torch import TorchLM
+from power_sampling.engines.torch.cpu import compact as compact_weights
+from power_sampling.engines.torch.cpu import packed
+from power_sampling.engines.torch.cpu.compact import BITS, Compact, compact
+from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.testing import check_language_model
 from tests.native import any_target
 from tests.tiny import tiny_model

@@ -12,9 +12,9 @@ import torch
 
 from power_sampling import PowerSampler, UnsupportedModelError
 from power_sampling.config import ModelConfig
-from power_sampling.engines import attention, compiled, packed
-from power_sampling.engines.compiled import compile_layers
-from power_sampling.engines.torch import TorchLM
+from power_sampling.engines.torch.cpu import attention, compiled, packed
+from power_sampling.engines.torch.cpu.compiled import compile_layers
+from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.models import serve
 from power_sampling.testing import check_language_model
 from tests.tiny import tiny_model, tiny_tokenizer

@@ -17,7 +17,7 @@ from power_sampling import (
     PowerSampler,
 )
 from power_sampling.config import GenerationConfig, MetropolisHastings, SequentialMonteCarlo
-from power_sampling.engines.base import Ending
+from power_sampling.engines.protocol import Ending
 from power_sampling.samplers import NumpyRng, sampler_for, sequential_monte_carlo
 from power_sampling.testing import Branches, TableLM, completions, drive, outcomes, power_law, run_draws, suffixes
 from power_sampling.text.grammar import GrammarConstraint, Grammars, answer_rule

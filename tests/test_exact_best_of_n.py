@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from power_sampling.config import BestOfN, GenerationConfig
-from power_sampling.engines.base import Ending
+from power_sampling.engines.protocol import Ending
 from power_sampling.samplers import NumpyRng, best_of_n, sampler_for
 from power_sampling.testing import Branches, TableLM, drive, outcomes, run_draws, suffixes
 from power_sampling.types import Answer, Chain, Draw, Law, Tokens

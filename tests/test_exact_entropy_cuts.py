@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from power_sampling.config import MetropolisHastings
-from power_sampling.engines.base import Ending
+from power_sampling.engines.protocol import Ending
 from power_sampling.samplers import metropolis_hastings
-from power_sampling.samplers.cuts import log_span
 from power_sampling.samplers.metropolis_hastings import move
-from power_sampling.samplers.rng import NumpyRng
+from power_sampling.samplers.parts.cuts import log_span
+from power_sampling.samplers.parts.rng import NumpyRng
 from power_sampling.testing import Branches, TableLM, drive, run_draws
 from power_sampling.types import EVERYWHERE, Chain, Continuation, Floats, Law, Progress, Round
 from tests.exact import EOS, PROMPT, STOP, World, label
@@ -96,7 +96,7 @@ def test_a_bound_without_what_the_proposal_adds_would_be_noticed(monkeypatch: py
     world = world_of(3, 2.0, 4.0)
     right = kernel(world, MetropolisHastings())
     assert np.abs(kernel(world, MetropolisHastings(), thresholds=True) - right).max() < 1e-12
-    monkeypatch.setattr("power_sampling.engines.base._cut_so_far", lambda draw: (0.0, float(draw.cut)))
+    monkeypatch.setattr("power_sampling.engines.row._cut_so_far", lambda draw: (0.0, float(draw.cut)))
     assert np.abs(kernel(world, MetropolisHastings(), thresholds=True) - right).max() > 1e-3
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from power_sampling.config import MetropolisHastings
-from power_sampling.engines.base import Ending
+from power_sampling.engines.protocol import Ending
 from power_sampling.samplers import metropolis_hastings as public
 from power_sampling.samplers.metropolis_hastings import move
-from power_sampling.samplers.rng import NumpyRng
+from power_sampling.samplers.parts.rng import NumpyRng
 from power_sampling.testing import (
     Branches,
     TableLM,

@@ -11,10 +11,10 @@ import pytest
 
 from power_sampling import ConfigurationError
 from power_sampling.config import GenerationConfig, ParallelTempering
-from power_sampling.engines.base import Ending
+from power_sampling.engines.protocol import Ending
 from power_sampling.samplers import parallel_tempering
 from power_sampling.samplers.parallel_tempering import _weighed, ladder_of, respaced, step, sweep
-from power_sampling.samplers.rng import NumpyRng
+from power_sampling.samplers.parts.rng import NumpyRng
 from power_sampling.testing import Branches, TableLM, drive, outcomes, power_law, run_draws, suffixes
 from power_sampling.types import Answer, Chain, Continuation, Draw, Floats, Law, Progress, Round
 from tests.exact import EOS, PROMPT, STOP, World, label

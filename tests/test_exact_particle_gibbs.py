@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from power_sampling.config import ParticleGibbs
-from power_sampling.engines.base import Ending
+from power_sampling.engines.protocol import Ending
 from power_sampling.samplers import suffix_particle_gibbs
-from power_sampling.samplers.rng import NumpyRng
+from power_sampling.samplers.parts.rng import NumpyRng
 from power_sampling.samplers.suffix_particle_gibbs import move
 from power_sampling.testing import Branches, TableLM, drive, run_draws
 from power_sampling.types import Chain, Continuation, Floats, Law, Progress, Round

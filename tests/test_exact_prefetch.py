@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from power_sampling.config import GenerationConfig
-from power_sampling.engines.base import Cost, Ending, LanguageModel
-from power_sampling.engines.draws import Draws
-from power_sampling.engines.torch import TorchLM
-from power_sampling.engines.worker import Outcome, Request, Worker
+from power_sampling.engines.protocol import Cost, Ending, LanguageModel
+from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.samplers import NumpyRng, sampler_for
+from power_sampling.serving.draws import Draws
+from power_sampling.serving.worker import Outcome, Request, Worker
 from power_sampling.testing import TableLM, run_draws
 from power_sampling.types import Chain, Continuation, Draw, Law, Round
 from tests.exact import EOS, PROMPT, STOP, label

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from power_sampling.config import SequentialMonteCarlo
-from power_sampling.engines.base import Ending
+from power_sampling.engines.protocol import Ending
 from power_sampling.samplers import sequential_monte_carlo
-from power_sampling.samplers.resampling import RATIO, chopthin, effective_sample_size, log_mean_exp, systematic
-from power_sampling.samplers.rng import NumpyRng
+from power_sampling.samplers.parts.resampling import RATIO, chopthin, effective_sample_size, log_mean_exp, systematic
+from power_sampling.samplers.parts.rng import NumpyRng
 from power_sampling.testing import Branches, TableLM, completions, drive, outcomes, power_law, run_draws
 from power_sampling.text.stop import StopStrings
 from power_sampling.types import Answer, Continuation, Law, Round

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from power_sampling.config import Lookahead
-from power_sampling.engines.base import Ending
+from power_sampling.engines.protocol import Ending
 from power_sampling.samplers import lookahead
 from power_sampling.samplers.lookahead import jackknifed
-from power_sampling.samplers.rng import NumpyRng
+from power_sampling.samplers.parts.rng import NumpyRng
 from power_sampling.testing import TableLM, drive, run_draws, suffixes
 from power_sampling.types import Continuation, Draw, Floats, Law, Round
 from tests.exact import EOS, PROMPT, STOP, World, label

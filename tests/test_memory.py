@@ -10,12 +10,12 @@ import torch
 
 from power_sampling import EngineError, OutOfMemoryError, PowerSampler
 from power_sampling.config import GenerationConfig
-from power_sampling.engines import kv
-from power_sampling.engines.base import Ending
-from power_sampling.engines.memory import LEAST_SLACK
-from power_sampling.engines.torch import TorchLM
-from power_sampling.engines.worker import Request, Worker
+from power_sampling.engines.protocol import Ending
+from power_sampling.engines.stepped.budget import LEAST_SLACK
+from power_sampling.engines.torch import kv
+from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.samplers import NumpyRng, sampler_for
+from power_sampling.serving.worker import Request, Worker
 from power_sampling.testing import check_language_model
 from power_sampling.types import Chain, Continuation, Draw, Law, Tokens
 from tests.tiny import tiny_model, tiny_tokenizer

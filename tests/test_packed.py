@@ -10,8 +10,8 @@ from torch import nn
 
 from power_sampling import PowerSampler, UnsupportedModelError
 from power_sampling.config import ModelConfig
-from power_sampling.engines import packed
-from power_sampling.engines.torch import TorchLM
+from power_sampling.engines.torch.cpu import packed
+from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.models import serve
 from power_sampling.testing import check_language_model
 from tests.tiny import tiny_model, tiny_tokenizer

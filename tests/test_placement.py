@@ -13,9 +13,9 @@ import torch
 from accelerate import dispatch_model
 
 from power_sampling import PowerSampler
-from power_sampling.engines.kv import BatchCache, KeyValues
-from power_sampling.engines.packed import packable
-from power_sampling.engines.torch import TorchLM
+from power_sampling.engines.torch.cpu.packed import packable
+from power_sampling.engines.torch.engine import TorchLM
+from power_sampling.engines.torch.kv import BatchCache, KeyValues
 from tests.test_steady import VOCAB, assert_same, run
 from tests.tiny import tiny_model, tiny_tokenizer
 

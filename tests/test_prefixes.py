@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from power_sampling import PowerSampler
-from power_sampling.engines.base import Ending
-from power_sampling.engines.prefixes import Prefixes
-from power_sampling.engines.torch import TorchLM
+from power_sampling.engines.protocol import Ending
+from power_sampling.engines.stepped.prefixes import Prefixes
+from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.testing import check_language_model, run_draws
 from power_sampling.types import Chain, Draw, Law
 from tests.tiny import ARCHITECTURES, tiny_model, tiny_tokenizer

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from power_sampling.engines import static, steady
-from power_sampling.engines.base import Ending
-from power_sampling.engines.memory import Memo
-from power_sampling.engines.torch import TorchLM
+from power_sampling.engines.protocol import Ending
+from power_sampling.engines.stepped.budget import Memo
+from power_sampling.engines.torch import cuda_graphs, pipeline
+from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.testing import check_language_model, run_draws
 from power_sampling.types import Chain, Continuation, Draw, Law, Tokens
 from tests.test_memory import Narrow
@@ -137,14 +137,14 @@ def test_results_are_those_of_a_host_that_looks_at_every_step(name: str, max_row
 
 def test_a_step_is_launched_before_the_one_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = TorchLM(tiny_model(vocab_size=VOCAB), lag=True)
-    numbers = steady.Pending.numbers
+    numbers = pipeline.Pending.numbers
     ahead: list[int] = []
 
-    def counted(pending: steady.Pending) -> list[list[float]]:
+    def counted(pending: pipeline.Pending) -> list[list[float]]:
         ahead.append(lm.cost.serial_steps - len(ahead) - 1)
         return numbers(pending)
 
-    monkeypatch.setattr(steady.Pending, "numbers", counted)
+    monkeypatch.setattr(pipeline.Pending, "numbers", counted)
     handle = lm.open(PROMPTS[0], ENDINGS["endless"])
     for seed, length in enumerate((4, 8)):
         lm.add(handle, Draw(Chain.empty(), 0, length, LAWS[0], seed))
@@ -229,7 +229,7 @@ def test_a_step_reads_nothing_from_the_device(
 ) -> None:
     """Tensors on `meta` have no content: whatever looked at one on the host would raise, as would a tensor left on the
     CPU beside them."""
-    monkeypatch.setattr(steady, "Pending", lambda rows, columns: columns)
+    monkeypatch.setattr(pipeline, "Pending", lambda rows, columns: columns)
     lm = TorchLM(tiny_model(name, dtype=torch.float32).to("meta"), kv_memory=2**30, static_shapes=static_shapes)
     for prompt in (PROMPTS[0], PROMPTS[2] if differing else PROMPTS[0]):
         lm.add(lm.open(prompt, ENDINGS["eos"]), Draw(STARTED, 2, 20, LAWS[2], 0))
@@ -244,7 +244,7 @@ def test_a_step_reads_nothing_from_the_device(
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2", "mistral", "gemma2", "gemma3", "bloom"])
 def test_steps_of_few_shapes_draw_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(static, "SLOTS", 8)  # so that windows grow within a draw
+    monkeypatch.setattr(cuda_graphs, "SLOTS", 8)  # so that windows grow within a draw
     tolerance = 1e-6 if name in ROUNDS_TO_FLOAT32 else 1e-9
     model = tiny_model(name, vocab_size=VOCAB)
     expected = run(TorchLM(model, max_rows=5), generations=3)
@@ -253,7 +253,7 @@ def test_steps_of_few_shapes_draw_the_same(name: str, monkeypatch: pytest.Monkey
     forward = model.forward
 
     def seen(input_ids: torch.Tensor, past_key_values: Any, **arguments: Any) -> Any:
-        if isinstance(past_key_values, static._Window):
+        if isinstance(past_key_values, cuda_graphs._Window):
             shapes.add((len(input_ids), past_key_values.layers[0].keys.shape[2]))
         return forward(input_ids=input_ids, past_key_values=past_key_values, **arguments)
 
@@ -281,9 +281,9 @@ class Recorded:
     "name", ["llama", *(pytest.param(x, marks=pytest.mark.slow) for x in ("gpt2", "mistral", "gemma3", "bloom"))]
 )
 def test_a_step_that_is_recorded_once_can_be_replayed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(static, "SLOTS", 16)
-    monkeypatch.setattr(static, "PATIENCE", 1)
-    monkeypatch.setattr(static, "SHAPES", 4)
+    monkeypatch.setattr(cuda_graphs, "SLOTS", 16)
+    monkeypatch.setattr(cuda_graphs, "PATIENCE", 1)
+    monkeypatch.setattr(cuda_graphs, "SHAPES", 4)
     monkeypatch.setattr(Recorded, "replays", 0)
     model = tiny_model(name, vocab_size=VOCAB)
     expected = run(TorchLM(model, max_rows=5), generations=3)
@@ -295,7 +295,7 @@ def test_a_step_that_is_recorded_once_can_be_replayed(name: str, monkeypatch: py
 
 
 def test_what_was_recorded_for_buffers_that_have_gone_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(static, "PATIENCE", 1)
+    monkeypatch.setattr(cuda_graphs, "PATIENCE", 1)
     model = tiny_model(vocab_size=VOCAB)
     plain, lm = TorchLM(model), TorchLM(model, static_shapes=True)
     assert lm._static is not None
@@ -320,4 +320,4 @@ def test_which_models_have_steps_of_few_shapes(name: str, change: dict[str, Any]
     model = tiny_model(name)
     for field, value in change.items():
         setattr(model.config, field, value)
-    assert static.can_be_static(model) == is_static
+    assert cuda_graphs.can_be_static(model) == is_static

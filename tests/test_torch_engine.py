@@ -12,9 +12,9 @@ import transformers
 
 from power_sampling import UnsupportedModelError
 from power_sampling.config import MetropolisHastings, SequentialMonteCarlo
-from power_sampling.engines.base import Ending
-from power_sampling.engines.kv import BatchCache
-from power_sampling.engines.torch import PREFILL_CHUNK, TorchLM
+from power_sampling.engines.protocol import Ending
+from power_sampling.engines.torch.engine import PREFILL_CHUNK, TorchLM
+from power_sampling.engines.torch.kv import BatchCache
 from power_sampling.samplers import NumpyRng, ancestral, metropolis_hastings, sequential_monte_carlo
 from power_sampling.testing import check_language_model, drive, power_law, run_draws
 from power_sampling.types import Chain, Draw, Floats, Law, Tokens
@@ -291,7 +291,7 @@ def test_a_mask_that_hides_nothing_changes_nothing(name: str, monkeypatch: pytes
     monkeypatch.setattr(BatchCache, "mask", noted)
     results = []
     for start in (8, 10**6):
-        monkeypatch.setattr("power_sampling.engines.torch.MASKED_FROM", start)
+        monkeypatch.setattr("power_sampling.engines.torch.engine.MASKED_FROM", start)
         masks.clear()
         lm = TorchLM(model)
         results.append(run_draws(lm, lm.open(PROMPT, OPEN), [Draw(Chain.empty(), 0, 20, LAW, s) for s in range(3)]))

@@ -11,10 +11,10 @@ import pytest
 
 from power_sampling import EngineClosedError, EngineError, RequestCancelledError, RequestTimeoutError
 from power_sampling.config import GenerationConfig
-from power_sampling.engines.base import Ending
-from power_sampling.engines.torch import TorchLM
-from power_sampling.engines.worker import Job, Request, Worker
+from power_sampling.engines.protocol import Ending
+from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.samplers import NumpyRng, sampler_for
+from power_sampling.serving.worker import Job, Request, Worker
 from power_sampling.testing import TableLM
 from power_sampling.text.stop import StopStrings
 from power_sampling.types import Tokens

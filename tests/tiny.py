@@ -11,7 +11,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from power_sampling.engines.torch import TorchLM
+from power_sampling.engines.torch.engine import TorchLM
 
 SMALL: dict[str, Any] = {
     "hidden_size": 32,

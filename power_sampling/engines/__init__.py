@@ -1,1 +1,1 @@
-"""Engines: the protocol, the torch engine, and the worker that drives one for all requests."""
+"""Engines: the protocol they meet, and the machines that decode."""

@@ -19,7 +19,7 @@ from power_sampling.samplers.best_of_n import best_of_n
 from power_sampling.samplers.lookahead import lookahead
 from power_sampling.samplers.metropolis_hastings import metropolis_hastings
 from power_sampling.samplers.parallel_tempering import parallel_tempering
-from power_sampling.samplers.rng import NumpyRng, Rng
+from power_sampling.samplers.parts.rng import NumpyRng, Rng
 from power_sampling.samplers.sequential_monte_carlo import sequential_monte_carlo
 from power_sampling.samplers.suffix_particle_gibbs import suffix_particle_gibbs
 from power_sampling.types import Answer, Continuation, Round

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from power_sampling.samplers.rng import Rng
+from power_sampling.samplers.parts.rng import Rng
 from power_sampling.types import Answer, Chain, Continuation, Draw, Exactness, Law, Progress, Round
 
 __all__ = ["ancestral", "constrained_ancestral"]

@@ -9,7 +9,7 @@ import math
 from collections.abc import Generator
 
 from power_sampling.config import BestOfN
-from power_sampling.samplers.rng import Rng
+from power_sampling.samplers.parts.rng import Rng
 from power_sampling.types import Answer, Chain, Continuation, Draw, Law, Progress, Round
 
 __all__ = ["best_of_n"]

@@ -27,7 +27,7 @@ from collections.abc import Callable, Generator
 import numpy as np
 
 from power_sampling.config import Lookahead
-from power_sampling.samplers.rng import Rng
+from power_sampling.samplers.parts.rng import Rng
 from power_sampling.types import Answer, Chain, Continuation, Draw, Floats, Law, Progress, Round
 
 __all__ = ["jackknifed", "lookahead"]

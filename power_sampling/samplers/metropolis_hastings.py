@@ -25,9 +25,9 @@ from typing import NamedTuple
 import numpy as np
 
 from power_sampling.config import MetropolisHastings, ParallelTempering
-from power_sampling.samplers.cuts import choose_cut, log_span
-from power_sampling.samplers.prefetch import foreseen
-from power_sampling.samplers.rng import Rng
+from power_sampling.samplers.parts.cuts import choose_cut, log_span
+from power_sampling.samplers.parts.prefetch import foreseen
+from power_sampling.samplers.parts.rng import Rng
 from power_sampling.types import (
     Ahead,
     Answer,

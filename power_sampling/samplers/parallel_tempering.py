@@ -28,8 +28,8 @@ import numpy as np
 
 from power_sampling.config import ParallelTempering
 from power_sampling.samplers.metropolis_hastings import move
-from power_sampling.samplers.rng import Rng
-from power_sampling.samplers.together import together
+from power_sampling.samplers.parts.lockstep import together
+from power_sampling.samplers.parts.rng import Rng
 from power_sampling.types import Answer, Chain, Continuation, Draw, Floats, Law, Progress, Round
 
 __all__ = ["ladder_of", "parallel_tempering", "respaced", "step", "sweep"]

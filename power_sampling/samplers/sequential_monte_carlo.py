@@ -24,9 +24,9 @@ from collections.abc import Callable, Generator
 import numpy as np
 
 from power_sampling.config import SequentialMonteCarlo
-from power_sampling.samplers.resampling import chopthin, effective_sample_size, log_mean_exp, systematic
-from power_sampling.samplers.rng import Rng
-from power_sampling.samplers.together import common_prefix, together
+from power_sampling.samplers.parts.lockstep import common_prefix, together
+from power_sampling.samplers.parts.resampling import chopthin, effective_sample_size, log_mean_exp, systematic
+from power_sampling.samplers.parts.rng import Rng
 from power_sampling.types import Answer, Chain, Continuation, Draw, Floats, Law, Progress, Round
 
 __all__ = ["sequential_monte_carlo"]

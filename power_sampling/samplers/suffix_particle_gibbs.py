@@ -35,9 +35,9 @@ from collections.abc import Callable, Generator
 import numpy as np
 
 from power_sampling.config import ParticleGibbs, SequentialMonteCarlo
-from power_sampling.samplers.cuts import choose_cut, log_span
-from power_sampling.samplers.resampling import effective_sample_size
-from power_sampling.samplers.rng import Rng
+from power_sampling.samplers.parts.cuts import choose_cut, log_span
+from power_sampling.samplers.parts.resampling import effective_sample_size
+from power_sampling.samplers.parts.rng import Rng
 from power_sampling.samplers.sequential_monte_carlo import sequential_monte_carlo
 from power_sampling.types import Answer, Chain, Continuation, Draw, Floats, Law, Progress, Round
 

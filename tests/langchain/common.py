@@ -9,7 +9,7 @@ import pytest
 
 from langchain_power_sampling import testing
 from langchain_power_sampling._base import BasePowerSampling
-from power_sampling.engines.torch import TorchLM
+from power_sampling.engines.torch.engine import TorchLM
 from tests.tiny import tiny_model, tiny_tokenizer
 
 MODEL, TOKENIZER = tiny_model(layers=1), tiny_tokenizer()

@@ -10,8 +10,8 @@ import pytest
 
 import power_sampling.models
 from langchain_power_sampling import ChatPowerSampling, PowerSamplingLLM
-from power_sampling.engines.torch import TorchLM
-from power_sampling.engines.worker import Worker
+from power_sampling.engines.torch.engine import TorchLM
+from power_sampling.serving.worker import Worker
 from tests.langchain.common import MODEL, POWER, TOKENIZER
 
 

@@ -51,7 +51,7 @@ from power_sampling import (
     ToolCall,
     __version__,
 )
-from power_sampling.engines.torch import TorchLM
+from power_sampling.engines.torch.engine import TorchLM
 from tests.langchain.chat import VERDICT_SCHEMA, Verdict, essence, look, merged
 from tests.langchain.common import LONG, MODEL, POWER, SAMPLERS, TOKENIZER, Recorder, comes_to_rest, engine
 from tests.tiny import gather, tiny_tokenizer

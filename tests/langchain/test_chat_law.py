@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from langchain_power_sampling import ChatPowerSampling
-from power_sampling.engines.base import Ending
+from power_sampling.engines.protocol import Ending
 from power_sampling.testing import TableLM, completions, power_law
 from power_sampling.types import Law
 from tests.langchain.chat import merged

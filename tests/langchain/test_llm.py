@@ -34,7 +34,7 @@ from power_sampling import (
     RequestTimeoutError,
     __version__,
 )
-from power_sampling.engines.torch import TorchLM
+from power_sampling.engines.torch.engine import TorchLM
 from tests.langchain.common import LONG, MODEL, POWER, SAMPLERS, SMC, TOKENIZER, Recorder, comes_to_rest, engine
 from tests.tiny import gather, tiny_model
 

@@ -12,7 +12,7 @@ from langchain_core.language_models.llms import BaseLLM
 from langchain_power_sampling import PowerSamplingLLM
 from langchain_power_sampling.testing import LLMIntegrationTests
 from power_sampling import PowerSampler
-from power_sampling.engines.torch import TorchLM
+from power_sampling.engines.torch.engine import TorchLM
 
 
 class PowerSamplingTests(LLMIntegrationTests):

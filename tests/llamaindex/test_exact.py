@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from llamaindex_power_sampling import PowerSamplingLLM
-from power_sampling.engines.base import Ending
+from power_sampling.engines.protocol import Ending
 from power_sampling.testing import TableLM, completions, power_law
 from power_sampling.types import Law
 

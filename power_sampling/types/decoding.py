@@ -1,4 +1,4 @@
-"""The words of the project as data: laws, chains, draws, continuations, rounds, completions.
+"""The words of decoding as data: laws, chains, draws, continuations, rounds, answers.
 
 Nothing here computes a probability, knows a model, a tokenizer or a device.
 """
@@ -6,9 +6,8 @@ Nothing here computes a probability, knows a model, a tokenizer or a device.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,19 +16,15 @@ __all__ = [
     "Ahead",
     "Answer",
     "Chain",
-    "Chunk",
-    "Completion",
     "Continuation",
-    "Conversation",
-    "Diagnostics",
     "Draw",
-    "InvalidToolCall",
+    "End",
+    "Exactness",
+    "Floats",
     "Law",
-    "Message",
     "Progress",
-    "Reply",
     "Round",
-    "ToolCall",
+    "Tokens",
 ]
 
 Tokens: TypeAlias = tuple[int, ...]
@@ -212,125 +207,3 @@ class Answer(NamedTuple):
     log_z: float | None = None
     is_budget_spent: bool = False
     curve: tuple[tuple[float, float], ...] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Diagnostics:
-    """How a completion was found and what it cost.
-
-    `exactness`: `exact` (one draw has the target law), `asymptotic` (the chain leaves p^alpha invariant and converges
-    to it with its steps), `approximate` (consistent only as particles grow, or cut short by `time_budget`).
-    """
-
-    sampler: str
-    alpha: float
-    exactness: Exactness
-    acceptance_rate: float | None  # of Metropolis-Hastings proposals
-    ess: float | None  # smallest effective sample size seen, in particles
-    log_z: float | None  # estimate of log sum_x p(x)^alpha
-    is_budget_spent: bool  # `time_budget` ended the refinement early
-    tokens_decoded: int  # tokens drawn, those of rejected proposals included
-    tokens_prefilled: int  # prompt tokens that went through the model
-    tokens_reused: int = 0  # prompt tokens whose states other requests had left
-    serial_steps: int  # steps of the model this request waited for
-    seconds: float
-    curve: tuple[tuple[float, float], ...] | None = None  # (alpha, mean log p under p^alpha), of a ladder of alphas
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
-
-
-Message: TypeAlias = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Conversation:
-    """Messages for the chat template, with the tools the model may call in its next turn.
-
-    `messages` are mappings with `role` (`system`, `user`, `assistant`, `tool`) and `content` (text). A message of the
-    assistant may carry `tool_calls`: `{"id", "type": "function", "function": {"name", "arguments"}}` with arguments
-    as a mapping or as JSON text; a message of role `tool` answers one of them: `tool_call_id`, `name`, `content`.
-
-    `tools` are `{"type": "function", "function": {"name", "description", "parameters"}}`, parameters a JSON schema.
-    """
-
-    messages: Sequence[Message]
-    tools: Sequence[Mapping[str, Any]] = ()
-    tool_choice: str = "auto"
-    """`auto`: the model decides; `none`: tools are not shown; `required`: one of them is called; or the name of the one
-    that is called. A call that is required is decoded under its schema, so it is always valid; it comes before any
-    other constraint of the request, which `auto` leaves as the alternative to a call."""
-    parallel_tool_calls: bool | None = None
-    """False: at most one call. True: any number. None: any number where the model decides, one where it is required."""
-    strict: bool = False
-    """Decode the arguments under the tools' schemas even where the model decides whether to call."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolCall:
-    """A call the model asks for. `id` is unique: nine letters and digits, which every chat template accepts."""
-
-    name: str
-    arguments: Mapping[str, Any]
-    id: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InvalidToolCall:
-    """What looks like a call and is none: broken JSON, an unknown tool. `arguments` is the text as it came."""
-
-    name: str | None
-    arguments: str
-    id: str
-    error: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """The assistant's turn, taken apart: what it thought, what it said, what it wants called."""
-
-    content: str
-    reasoning: str = ""
-    tool_calls: tuple[ToolCall, ...] = ()
-    invalid_tool_calls: tuple[InvalidToolCall, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completion:
-    """A finished completion. `text` ends before the stop string or EOS; `tokens` include what terminated it."""
-
-    text: str
-    reply: Reply | None = None  # of a conversation: `text` taken apart
-    tokens: Tokens
-    logp: float  # log p(completion) under the base law
-    token_logp: tuple[float, ...]
-    token_text: tuple[str, ...]  # each token alone, as the tokenizer prints it
-    finish_reason: Literal["stop", "length"]
-    stop: str | None  # the stop string that ended it, if one did
-    prompt_tokens: int
-    seed: int
-    diagnostics: Diagnostics
-
-    @property
-    def usage(self) -> dict[str, int]:
-        """Tokens of the prompt and of this completion; what the sampler spent beyond is in the diagnostics."""
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": len(self.tokens),
-            "total_tokens": self.prompt_tokens + len(self.tokens),
-        }
-
-
-class Chunk(NamedTuple):
-    """A piece of a stream: settled text, never retracted. The last one carries the completion.
-
-    In a conversation `content` and `reasoning` are the same text taken apart, without the markup of tool calls: the
-    pieces join to those of the completion's `reply`.
-    """
-
-    text: str
-    completion: Completion | None = None
-    progress: Progress | None = None
-    content: str = ""
-    reasoning: str = ""

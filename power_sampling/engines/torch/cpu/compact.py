@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from power_sampling.engines.native import built
+from power_sampling.engines.torch.cpu.native import built
 
 __all__ = ["Compact", "compact"]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from power_sampling.config import cache_folder
+from power_sampling.cache import cache_folder
 
 __all__ = ["built"]
 

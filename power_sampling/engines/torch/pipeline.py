@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from power_sampling.engines.base import Row
-from power_sampling.engines.choice import Laws, choose
-from power_sampling.engines.kv import BatchCache
+from power_sampling.engines.row import Row
+from power_sampling.engines.torch.choice import Laws, choose
+from power_sampling.engines.torch.kv import BatchCache
 
 __all__ = ["Pending", "Steady"]
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 
-from power_sampling.samplers.rng import Rng
+from power_sampling.samplers.parts.rng import Rng
 from power_sampling.types import Chain, Law
 
 __all__ = ["choose_cut", "log_span"]

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from power_sampling.engines.base import LanguageModel, PromptHandle
-from power_sampling.samplers.cuts import log_span
+from power_sampling.engines.protocol import LanguageModel, PromptHandle
+from power_sampling.samplers.parts.cuts import log_span
 from power_sampling.types import Ahead, Chain, Continuation, Draw, Round
 
 __all__ = ["Draws"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from power_sampling.engines.native import built
+from power_sampling.engines.torch.cpu.native import built
 
 __all__ = ["attend"]
 

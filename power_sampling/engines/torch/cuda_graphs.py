@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from power_sampling.engines.kv import BatchCache
+from power_sampling.engines.torch.kv import BatchCache
 
 __all__ = ["StaticSteps", "can_be_static"]
 

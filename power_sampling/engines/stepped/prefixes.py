@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from power_sampling.engines.kv import KeyValues, stored_bytes
+from power_sampling.engines.torch.kv import KeyValues, stored_bytes
 from power_sampling.types import Tokens
 
 __all__ = ["Prefixes", "shared_length"]

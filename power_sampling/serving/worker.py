@@ -17,8 +17,7 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from power_sampling.engines.base import Ending, LanguageModel
-from power_sampling.engines.draws import Draws
+from power_sampling.engines.protocol import Ending, LanguageModel
 from power_sampling.errors import (
     EngineClosedError,
     EngineError,
@@ -27,6 +26,7 @@ from power_sampling.errors import (
     RequestTimeoutError,
 )
 from power_sampling.samplers import Sampler
+from power_sampling.serving.draws import Draws
 from power_sampling.types import Answer, Continuation, Draw, Progress, Round, Tokens
 
 __all__ = ["Job", "Outcome", "Request", "Worker"]

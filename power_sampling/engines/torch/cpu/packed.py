@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from power_sampling.engines.compact import compact
+from power_sampling.engines.torch.cpu.compact import compact
 from power_sampling.errors import UnsupportedModelError
 
 __all__ = ["can_pack", "pack", "packable"]

@@ -22,13 +22,14 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.integrations import sdpa_attention
 
-from power_sampling.engines.base import Cost, Ending, Row, context_of
-from power_sampling.engines.choice import Laws, choose
-from power_sampling.engines.kv import BatchCache, KeyValues, stored_bytes, vacated
-from power_sampling.engines.memory import Memo, Memory, is_out_of_memory
-from power_sampling.engines.prefixes import Prefixes, shared_length
-from power_sampling.engines.static import StaticSteps, can_be_static
-from power_sampling.engines.steady import Pending, Steady
+from power_sampling.engines.protocol import Cost, Ending
+from power_sampling.engines.row import Row, context_of
+from power_sampling.engines.stepped.budget import Memo, Memory, is_out_of_memory
+from power_sampling.engines.stepped.prefixes import Prefixes, shared_length
+from power_sampling.engines.torch.choice import Laws, choose
+from power_sampling.engines.torch.cuda_graphs import StaticSteps, can_be_static
+from power_sampling.engines.torch.kv import BatchCache, KeyValues, stored_bytes, vacated
+from power_sampling.engines.torch.pipeline import Pending, Steady
 from power_sampling.errors import OutOfMemoryError, UnsupportedModelError
 from power_sampling.types import Continuation, Draw, Floats, Tokens
 

@@ -20,7 +20,7 @@ from power_sampling import (
     load_model_and_tokenizer,
     power_sample,
 )
-from power_sampling.engines.torch import TorchLM
+from power_sampling.engines.torch.engine import TorchLM
 from tests.tiny import gather, tiny_model, tiny_tokenizer
 
 PROMPT = "hello"  # five tokens

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from power_sampling.samplers.rng import Rng
+from power_sampling.samplers.parts.rng import Rng
 from power_sampling.types import Floats
 
 __all__ = ["chopthin", "effective_sample_size", "log_mean_exp", "systematic"]

@@ -25,10 +25,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.utils import logging
 
-from power_sampling.engines.attention import attend
-from power_sampling.engines.base import Ending
-from power_sampling.engines.kv import BatchCache
-from power_sampling.engines.torch import TorchLM
+from power_sampling.engines.protocol import Ending
+from power_sampling.engines.torch.cpu.attention import attend
+from power_sampling.engines.torch.engine import TorchLM
+from power_sampling.engines.torch.kv import BatchCache
 from power_sampling.errors import UnsupportedModelError
 from power_sampling.types import Chain, Draw, Floats, Law, Tokens
 

@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 import psutil
 import torch
 
-from power_sampling.engines.kv import KeyValues, newly_stored_bytes, stored_bytes
+from power_sampling.engines.torch.kv import KeyValues, newly_stored_bytes, stored_bytes
 
 __all__ = ["Memo", "Memory", "is_out_of_memory"]
 

@@ -1,0 +1,1 @@
+"""Scheduling for engines that give logits and can fork states."""

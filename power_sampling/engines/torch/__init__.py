@@ -1,0 +1,1 @@
+"""The engine for transformers models: the reference."""

@@ -1,0 +1,1 @@
+"""What makes transformers models fast on a processor."""

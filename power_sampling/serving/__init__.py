@@ -1,0 +1,1 @@
+"""Requests, their draws, and the thread that drives an engine for all of them."""

@@ -1,0 +1,20 @@
+"""Tools to prove a sampler or an engine right: a model small enough to enumerate, exact laws, executable contracts.
+
+Shipped, so that the author of another engine or sampler can run them; imports no test framework.
+"""
+
+from power_sampling.testing.enumeration import Branches, completions, drive, outcomes, power_law, suffixes
+from power_sampling.testing.laws import check_language_model, run_draws
+from power_sampling.testing.table import TableLM
+
+__all__ = [
+    "Branches",
+    "TableLM",
+    "check_language_model",
+    "completions",
+    "drive",
+    "outcomes",
+    "power_law",
+    "run_draws",
+    "suffixes",
+]

@@ -1,0 +1,192 @@
+"""The laws of an engine as executable checks, for the author of another one.
+
+A broken law raises AssertionError with the numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from power_sampling.engines.protocol import Ending, LanguageModel
+from power_sampling.engines.row import context_of
+from power_sampling.testing.table import log_law
+from power_sampling.types import Chain, Continuation, Draw, Floats, Law, Tokens
+
+__all__ = ["check_language_model", "run_draws"]
+
+
+def run_draws(lm: LanguageModel, handle: object, draws: Sequence[Draw]) -> list[Continuation]:
+    """Decode draws to their ends, together."""
+    return _decoded(lm, [lm.add(handle, draw) for draw in draws])
+
+
+def _decoded(lm: LanguageModel, tickets: Sequence[int]) -> list[Continuation]:
+    results: dict[int, Continuation] = {}
+    while len(results) < len(tickets):
+        _, finished = lm.step()
+        results.update(finished)
+    return [results[ticket] for ticket in tickets]
+
+
+SMALL = 32  # tokens of a vocabulary up to which log p of every one is asked for
+
+
+def check_language_model(
+    lm: LanguageModel,
+    prompt: Tokens,
+    *,
+    horizon: int = 8,
+    num_draws: int = 400,
+    tolerance: float = 1e-9,
+    law: Law = Law(2.0, 1.0, 0.5),  # noqa: B008 - immutable
+) -> None:
+    """Assert the laws of `LanguageModel` on a prompt.
+
+    Deterministic but for the law of the first token: each token's frequency f has to satisfy num_draws * KL(f, q) < 15,
+    about 5.5 standard errors, so that a right engine fails with probability below 2 exp(-15) = 6e-7 times the
+    vocabulary, whatever `num_draws` (Chernoff).
+
+    What takes log p of every token is asserted on vocabularies of up to 32 tokens alone: the entropy of p, which a law
+    with a `cut_exponent` asks for, and log q under a constraint, that at the temperatures of `score_at` included.
+    """
+    ending = Ending(frozenset())
+    handle = lm.open(prompt, ending)
+    draws = [Draw(Chain.empty(), 0, horizon, law, seed) for seed in range(num_draws)]
+    drawn = run_draws(lm, handle, draws)
+    _check_numbers(lm, prompt, drawn[:8], law, tolerance)
+    _check_first_token(lm, prompt, drawn, law)
+
+    alone = [run_draws(lm, lm.open(prompt, ending), [draw])[0] for draw in draws[:4]]
+    assert [c.tokens for c in alone] == [c.tokens for c in drawn[:4]], "a draw depends on its neighbours"
+
+    chain = Chain.empty().spliced(0, drawn[0])
+    for cut in range(len(chain.tokens)):
+        forks = [Draw(c, cut, horizon - cut, law, 7) for c in (chain, chain._replace(memo=None))]
+        remembered, fresh = (run_draws(lm, lm.open(prompt, ending), [fork])[0] for fork in forks)
+        assert remembered.tokens == fresh.tokens, f"a draw from cut {cut} depends on what is remembered"
+        assert np.abs(remembered.logp - fresh.logp).max() < tolerance, f"a fork at {cut} has other log p"
+
+    floor = float(drawn[0].log_weight[: horizon // 2].sum()) - math.log(horizon // 2 + 1)
+    (cut_short,) = run_draws(lm, handle, [draws[0]._replace(floor=floor)])
+    length = len(cut_short.tokens)
+    assert cut_short.tokens == drawn[0].tokens[:length], "a floor changes what is drawn"
+    if not cut_short.is_complete:
+        total = cut_short.log_weight.sum() - math.log(length)
+        assert total < floor, f"abandoned at {total}, above its floor {floor}"
+
+    _check_what_is_asked_for(lm, prompt, horizon, law, tolerance)
+
+
+def _check_numbers(lm: LanguageModel, prompt: Tokens, drawn: list[Continuation], law: Law, tolerance: float) -> None:
+    for c in drawn:
+        logp = lm.score(prompt, c.tokens, law.temperature)
+        off = float(np.abs(logp - c.logp).max())
+        assert off < tolerance, f"score and draw disagree about log p by {off}"
+        log_weight = law.alpha * logp - lm.score(prompt, c.tokens, law.proposal_temperature)
+        off = float(np.abs(log_weight - c.log_weight).max())
+        assert off < tolerance * (1 + law.alpha), f"log_weight is off by {off}"
+        for k, temperature in enumerate(law.score_at):
+            off = float(np.abs(lm.score(prompt, c.tokens, temperature) - c.logq[:, k]).max())
+            assert off < tolerance, f"score and draw disagree about log q at temperature {temperature} by {off}"
+        assert max(c.tokens) < lm.vocab_size, f"token {max(c.tokens)} is outside the vocabulary of {lm.vocab_size}"
+
+
+def _check_first_token(lm: LanguageModel, prompt: Tokens, drawn: list[Continuation], law: Law) -> None:
+    n = len(drawn)
+    seen = np.bincount([c.tokens[0] for c in drawn], minlength=lm.vocab_size)
+    for token in np.flatnonzero(seen > n / 50):
+        f, q = float(seen[token] / n), math.exp(lm.score(prompt, (int(token),), law.proposal_temperature)[0])
+        divergence = f * math.log(f / q) + ((1 - f) * math.log((1 - f) / max(1 - q, 1e-300)) if f < 1 else 0.0)
+        assert n * divergence < 15, f"token {token} was drawn {seen[token]} times in {n}, expected {n * q:.1f}"
+
+
+class _Parity:
+    """A constraint: the token at an even position is even, at an odd one odd. Satisfies `Constraint` and `Guide`."""
+
+    def __init__(self, vocab_size: int, position: int = 0) -> None:
+        self._vocab_size, self._position = vocab_size, position
+
+    def watch(self, tokens: Tokens) -> _Parity:
+        return _Parity(self._vocab_size, len(tokens))
+
+    def allowed(self) -> NDArray[np.bool_]:
+        return np.asarray(np.arange(self._vocab_size) % 2 == self._position % 2)
+
+    def push(self, token: int) -> bool:
+        self._position += 1
+        return True
+
+    def is_legal_at_stop(self) -> bool:
+        return True
+
+
+def _check_what_is_asked_for(lm: LanguageModel, prompt: Tokens, horizon: int, law: Law, tolerance: float) -> None:
+    """Rows of one batch whose laws ask for nothing but log p and log_weight, for entropies, for scores, and for both
+    under a constraint: from the prompt, and again from a cut."""
+    both = law._replace(temperature=1.3 * law.temperature, cut_exponent=1.0, score_at=(0.4, 2.5))
+    laws = [law, law._replace(cut_exponent=4.0), law._replace(score_at=(1.7,)), both]
+    constraints = [None, None, None, _Parity(lm.vocab_size) if lm.vocab_size <= SMALL else None]
+    handles = [lm.open(prompt, Ending(frozenset(), None, constraint)) for constraint in constraints]
+    every_logp = _EveryLogp(lm)
+    chains = [Chain.empty()] * len(laws)
+    for cut in (0, horizon // 2):
+        draws = [Draw(chain, cut, horizon - cut, each, 11) for chain, each in zip(chains, laws, strict=True)]
+        drawn = _decoded(lm, [lm.add(handle, draw) for handle, draw in zip(handles, draws, strict=True)])
+        assert len({c.tokens for c in drawn[:3]}) == 1, "what a law asks for besides changes what is drawn"
+        for draw, constraint, c in zip(draws, constraints, drawn, strict=True):
+            n, context = len(c.tokens), context_of(prompt, draw)
+            asked = n if draw.law.cut_exponent is not None else 0, n * len(draw.law.score_at)
+            assert (len(c.entropy), c.logq.size) == asked, f"{len(c.entropy)}, {c.logq.size} numbers instead of {asked}"
+            if constraint is None:
+                _check_numbers(lm, context, [c], draw.law, tolerance)
+            else:
+                _check_masked(every_logp, context, c, draw.law, constraint.watch(draw.chain.tokens[:cut]), tolerance)
+            if lm.vocab_size <= SMALL and asked[0]:
+                _check_entropy(every_logp, context, c, draw.law, tolerance)
+        chains = [draw.chain.spliced(cut, c) for draw, c in zip(draws, drawn, strict=True)]
+
+
+class _EveryLogp:
+    """log p of every token after a context, (V,), by scoring each."""
+
+    def __init__(self, lm: LanguageModel) -> None:
+        self._lm = lm
+        self._known: dict[Tokens, Floats] = {}
+
+    def __call__(self, context: Tokens) -> Floats:
+        if context not in self._known:
+            logp = [self._lm.score(context, (token,), 1.0)[0] for token in range(self._lm.vocab_size)]
+            self._known[context] = np.array(logp)
+        return self._known[context]
+
+
+def _check_masked(
+    every_logp: _EveryLogp, context: Tokens, c: Continuation, law: Law, guide: _Parity, tolerance: float
+) -> None:
+    """log p, log q at the proposal's temperature and at those of `score_at`, at the first position and the last."""
+    temperatures = (law.proposal_temperature, *law.score_at)
+    for t, token in enumerate(c.tokens):
+        allowed = guide.allowed()
+        guide.push(token)
+        assert allowed[token], f"token {token} was drawn where the constraint forbids it"
+        if t in (0, len(c.tokens) - 1):
+            every = every_logp((*context, *c.tokens[:t]))
+            masked = [log_law(every, temperature, allowed)[token] for temperature in temperatures]
+            right = [log_law(every, law.temperature)[token], *masked]
+            found = [c.logp[t], law.alpha * c.logp[t] - c.log_weight[t], *c.logq[t]]
+            off = float(np.abs(np.array(found) - right).max())
+            # an error of log p grows with 1 / temperature, here 2.5 or about alpha, and is in the normaliser too
+            assert off < 5 * (1 + law.alpha) * tolerance, f"log p or log q under a constraint is off by {off}"
+
+
+def _check_entropy(every_logp: _EveryLogp, context: Tokens, c: Continuation, law: Law, tolerance: float) -> None:
+    """-sum p log p as stored, at the first position and the last."""
+    for t in {0, len(c.tokens) - 1}:
+        log_p = log_law(every_logp((*context, *c.tokens[:t])), law.temperature)
+        entropy = -sum(p * math.log(p) for p in np.exp(log_p).tolist() if p)
+        off = abs(c.entropy[t] - entropy)
+        assert off < tolerance * (1 + entropy), f"the entropy {t} tokens after a cut is off by {off}"

@@ -1,0 +1,78 @@
+"""What a request is answered with: the completion, how it was found, and the pieces of a stream."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+from power_sampling.types.conversation import Reply
+from power_sampling.types.decoding import Exactness, Progress, Tokens
+
+__all__ = ["Chunk", "Completion", "Diagnostics"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnostics:
+    """How a completion was found and what it cost.
+
+    `exactness`: `exact` (one draw has the target law), `asymptotic` (the chain leaves p^alpha invariant and converges
+    to it with its steps), `approximate` (consistent only as particles grow, or cut short by `time_budget`).
+    """
+
+    sampler: str
+    alpha: float
+    exactness: Exactness
+    acceptance_rate: float | None  # of Metropolis-Hastings proposals
+    ess: float | None  # smallest effective sample size seen, in particles
+    log_z: float | None  # estimate of log sum_x p(x)^alpha
+    is_budget_spent: bool  # `time_budget` ended the refinement early
+    tokens_decoded: int  # tokens drawn, those of rejected proposals included
+    tokens_prefilled: int  # prompt tokens that went through the model
+    tokens_reused: int = 0  # prompt tokens whose states other requests had left
+    serial_steps: int  # steps of the model this request waited for
+    seconds: float
+    curve: tuple[tuple[float, float], ...] | None = None  # (alpha, mean log p under p^alpha), of a ladder of alphas
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """A finished completion. `text` ends before the stop string or EOS; `tokens` include what terminated it."""
+
+    text: str
+    reply: Reply | None = None  # of a conversation: `text` taken apart
+    tokens: Tokens
+    logp: float  # log p(completion) under the base law
+    token_logp: tuple[float, ...]
+    token_text: tuple[str, ...]  # each token alone, as the tokenizer prints it
+    finish_reason: Literal["stop", "length"]
+    stop: str | None  # the stop string that ended it, if one did
+    prompt_tokens: int
+    seed: int
+    diagnostics: Diagnostics
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """Tokens of the prompt and of this completion; what the sampler spent beyond is in the diagnostics."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": len(self.tokens),
+            "total_tokens": self.prompt_tokens + len(self.tokens),
+        }
+
+
+class Chunk(NamedTuple):
+    """A piece of a stream: settled text, never retracted. The last one carries the completion.
+
+    In a conversation `content` and `reasoning` are the same text taken apart, without the markup of tool calls: the
+    pieces join to those of the completion's `reply`.
+    """
+
+    text: str
+    completion: Completion | None = None
+    progress: Progress | None = None
+    content: str = ""
+    reasoning: str = ""
