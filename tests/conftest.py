@@ -12,6 +12,8 @@ import torch
 
 from power_sampling import PowerSampler
 
+pytest.register_assert_rewrite("tests.support")  # what asserts there says what it found, as in tests
+
 torch.set_num_threads(1)  # tiny models spend their time waking threads up: four times faster on one
 
 

@@ -78,6 +78,14 @@ def test_imports_point_one_way(package: str, path: Path) -> None:
         assert not {n for n in names if n.split(".")[0] in ("torch", "transformers")}
 
 
+def test_no_test_module_imports_another() -> None:
+    """What several share lies in tests/support."""
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for name in imported(path):
+            if name.split(".")[0] == "tests":
+                assert f"{name}.".startswith("tests.support."), f"{path.relative_to(ROOT)} imports {name}"
+
+
 CONSTRUCTED = {
     "power_sampling": "PowerSampler.from_pretrained('no/such', alpha=2.0)",
     "langchain_power_sampling": "PowerSamplingLLM(model='no/such'), ChatPowerSampling(model='no/such', alpha=2.0)",

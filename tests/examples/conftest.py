@@ -1,6 +1,6 @@
 """Runs the examples, as they are, in this process: imports and the embedded model are shared.
 
-This folder comes first, so that its long tests do not come last.
+This folder comes early, so that its long tests do not come last.
 """
 
 from __future__ import annotations
@@ -8,13 +8,11 @@ from __future__ import annotations
 import runpy
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from power_sampling import PowerSampler
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
+from tests.support.examples import EXAMPLES
 
 
 @pytest.fixture

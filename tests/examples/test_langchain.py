@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.examples.conftest import EXAMPLES
+from tests.support.examples import EXAMPLES
 
 
 def test_one_chain_under_four_samplers(run: Callable[..., str]) -> None:

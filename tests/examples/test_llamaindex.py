@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from llama_index.core import Settings
 
-from tests.llamaindex.scripted import WORKFLOWS
+from tests.support.llamaindex import WORKFLOWS
 
 pytestmark = WORKFLOWS
 

@@ -27,8 +27,8 @@ from langchain_huggingface import HuggingFacePipeline
 
 from langchain_power_sampling.testing import LLMIntegrationTests
 from power_sampling.models import _source
-from tests.compare import broken_forward, compare
-from tests.langchain.test_llm_suite import PowerSamplingTests
+from tests.support.compare import broken_forward, compare
+from tests.support.langchain import PowerSamplingTests
 
 TOKENS = 8
 

@@ -12,7 +12,7 @@ import power_sampling.models
 from langchain_power_sampling import ChatPowerSampling, PowerSamplingLLM
 from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.serving.worker import Worker
-from tests.langchain.common import MODEL, POWER, TOKENIZER
+from tests.support.langchain import MODEL, POWER, TOKENIZER
 
 
 @pytest.fixture

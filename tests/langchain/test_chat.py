@@ -52,9 +52,9 @@ from power_sampling import (
     __version__,
 )
 from power_sampling.engines.torch.engine import TorchLM
-from tests.langchain.chat import VERDICT_SCHEMA, Verdict, essence, look, merged
-from tests.langchain.common import LONG, MODEL, POWER, SAMPLERS, TOKENIZER, Recorder, comes_to_rest, engine
-from tests.tiny import gather, tiny_tokenizer
+from tests.support.chat import VERDICT_SCHEMA, Verdict, essence, look, merged
+from tests.support.langchain import LONG, MODEL, POWER, SAMPLERS, TOKENIZER, Recorder, comes_to_rest, engine
+from tests.support.tiny import gather, tiny_tokenizer
 
 
 def completion(**fields: Any) -> Completion:

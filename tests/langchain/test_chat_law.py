@@ -15,7 +15,7 @@ from langchain_power_sampling import ChatPowerSampling
 from power_sampling.engines.protocol import Ending
 from power_sampling.testing import TableLM, completions, power_law
 from power_sampling.types import Law
-from tests.langchain.chat import merged
+from tests.support.chat import merged
 
 
 def table_tokenizer() -> PreTrainedTokenizerFast:

@@ -22,9 +22,9 @@ from langchain_power_sampling import ChatPowerSampling, register_provider
 from power_sampling import (
     ConfigurationError,
 )
-from tests.langchain.chat import VERDICT_SCHEMA, VERDICT_TOOL, ForceOnce, Verdict, essence, look, switch
-from tests.langchain.common import MODEL, TOKENIZER
-from tests.tiny import tiny_model
+from tests.support.chat import VERDICT_SCHEMA, VERDICT_TOOL, ForceOnce, Verdict, essence, look, switch
+from tests.support.langchain import MODEL, TOKENIZER
+from tests.support.tiny import tiny_model
 
 SMC = {"name": "sequential_monte_carlo", "num_particles": 2, "block_size": 16}
 

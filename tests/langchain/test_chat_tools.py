@@ -20,8 +20,8 @@ from langchain_power_sampling import ChatPowerSampling
 from power_sampling import (
     ConfigurationError,
 )
-from tests.langchain.chat import VERDICT_SCHEMA, VERDICT_TOOL, ForceOnce, Verdict, essence, look, merged, switch
-from tests.langchain.common import TOKENIZER
+from tests.support.chat import VERDICT_SCHEMA, VERDICT_TOOL, ForceOnce, Verdict, essence, look, merged, switch
+from tests.support.langchain import TOKENIZER
 
 
 class OldVerdict(pydantic.v1.BaseModel):

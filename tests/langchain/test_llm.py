@@ -35,8 +35,8 @@ from power_sampling import (
     __version__,
 )
 from power_sampling.engines.torch.engine import TorchLM
-from tests.langchain.common import LONG, MODEL, POWER, SAMPLERS, SMC, TOKENIZER, Recorder, comes_to_rest, engine
-from tests.tiny import gather, tiny_model
+from tests.support.langchain import LONG, MODEL, POWER, SAMPLERS, SMC, TOKENIZER, Recorder, comes_to_rest, engine
+from tests.support.tiny import gather, tiny_model
 
 
 def info(llm: PowerSamplingLLM, prompt: str = "a", **overrides: Any) -> dict[str, Any]:

@@ -2,57 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
-from langchain_core.language_models.llms import BaseLLM
 
-from langchain_power_sampling import PowerSamplingLLM
-from langchain_power_sampling.testing import LLMIntegrationTests
-from power_sampling import PowerSampler
-from power_sampling.engines.torch.engine import TorchLM
-
-
-class PowerSamplingTests(LLMIntegrationTests):
-    model: ClassVar[str] = "embedded"
-    sampler: ClassVar[Any]
-    num_tokens: ClassVar[int] = 6
-
-    @property
-    def llm_class(self) -> type[BaseLLM]:
-        return PowerSamplingLLM
-
-    @property
-    def llm_params(self) -> dict[str, Any]:
-        return {"model": self.model, "sampler": self.sampler, "max_new_tokens": self.num_tokens, "seed": 1}
-
-    @property
-    def long_params(self) -> dict[str, Any]:
-        return {"max_tokens": 900}  # with the prompt, what the tiny model's window holds
-
-    @property
-    def configurable_field(self) -> tuple[str, Any]:
-        return "max_new_tokens", 2
-
-    @property
-    def token_ids(self) -> tuple[str, list[int]]:
-        text = "The sea, the sea: ∂²u/∂t² 🌊"
-        return text, PowerSampler.from_pretrained(self.model)._model.load().source(text)["input_ids"]
-
-    def broken(self, llm: BaseLLM) -> AbstractContextManager[None]:
-        return _broken_engine()
-
-
-@contextmanager
-def _broken_engine() -> Iterator[None]:
-    def step(self: TorchLM) -> Any:
-        raise RuntimeError("broken")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TorchLM, "step", step)
-        yield
+from tests.support.langchain import PowerSamplingTests
 
 
 class SettledAtTheEnd:

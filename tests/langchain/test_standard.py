@@ -21,8 +21,8 @@ import power_sampling.models
 import power_sampling.runtime
 from langchain_power_sampling import ChatPowerSampling
 from power_sampling.models import _source
-from tests.scripted import TOKENIZER, ScriptedLM
-from tests.tiny import tiny_tokenizer
+from tests.support.scripted import TOKENIZER, ScriptedLM
+from tests.support.tiny import tiny_tokenizer
 
 POWER = {"name": "metropolis_hastings", "block_size": 64, "num_steps": 1}
 SMC = {"name": "sequential_monte_carlo", "num_particles": 2}

@@ -25,8 +25,8 @@ from llama_index.llms.huggingface import HuggingFaceLLM
 from llamaindex_power_sampling import PowerSamplingLLM
 from llamaindex_power_sampling.testing import LLMConformance
 from power_sampling.models import _source
-from tests.compare import broken_forward, compare
-from tests.llamaindex.test_conformance import broken
+from tests.support.compare import broken_forward, compare
+from tests.support.llamaindex import broken
 
 TOKENS = 12
 PROMPT = "Once upon a time there was a fox who"  # a text that both go on with, as a completion and as a chat

@@ -22,9 +22,8 @@ from llama_index_instrumentation import get_dispatcher
 
 from llamaindex_power_sampling import PowerSamplingLLM
 from power_sampling import EngineError
-from tests.llamaindex.scripted import WORKFLOWS, speaking
-from tests.llamaindex.test_structured import Track, critic, rambler
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.support.llamaindex import WORKFLOWS, Track, critic, rambler, speaking
+from tests.support.tiny import tiny_model, tiny_tokenizer
 
 pytestmark = WORKFLOWS
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any, ClassVar
 
@@ -13,8 +12,8 @@ from llama_index.core.base.llms.types import ChatMessage
 from llamaindex_power_sampling import PowerSamplingLLM
 from llamaindex_power_sampling.testing import LLMConformance
 from power_sampling import PowerSampler
-from tests.llamaindex.scripted import WORKFLOWS
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.support.llamaindex import WORKFLOWS, broken
+from tests.support.tiny import tiny_model, tiny_tokenizer
 
 pytestmark = WORKFLOWS
 
@@ -47,18 +46,6 @@ class OurTests(LLMConformance):
 
     def broken(self, llm: Any) -> AbstractContextManager[None]:
         return broken(llm._runtime._model.load().engine)
-
-
-@contextmanager
-def broken(engine: Any) -> Iterator[None]:
-    def step() -> Any:
-        raise RuntimeError("broken")
-
-    engine.step = step
-    try:
-        yield
-    finally:
-        del engine.step
 
 
 class TestAncestral(OurTests):

@@ -37,7 +37,7 @@ from llama_index.core.selectors import (
 from llama_index.core.tools import QueryEngineTool
 
 from llamaindex_power_sampling import PowerSamplingLLM
-from tests.llamaindex.scripted import WORKFLOWS, call, json_text, speaking, tools_in
+from tests.support.llamaindex import WORKFLOWS, call, json_text, speaking, tools_in
 
 pytestmark = WORKFLOWS
 

@@ -35,7 +35,7 @@ from power_sampling import (
     PowerSamplingError,
     RequestTimeoutError,
 )
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.support.tiny import tiny_model, tiny_tokenizer
 
 MH = {"name": "metropolis_hastings", "block_size": 4, "num_steps": 1}
 SMC = {"name": "sequential_monte_carlo", "num_particles": 2, "block_size": 4}

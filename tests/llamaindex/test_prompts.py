@@ -25,7 +25,7 @@ from llama_index.core.schema import TextNode
 from llamaindex_power_sampling import PowerSamplingLLM
 from llamaindex_power_sampling._messages import engine_messages
 from power_sampling import ChatTemplateError, ContextOverflowError, InputError
-from tests.llamaindex.scripted import heard, speaking
+from tests.support.llamaindex import heard, speaking
 
 LOOP = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
 ASK = "{% if add_generation_prompt %}<|assistant|>{% endif %}"

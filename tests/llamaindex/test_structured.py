@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from llama_index.core import SummaryIndex
@@ -14,45 +14,16 @@ from llama_index.core.program import FunctionCallingProgram, LLMTextCompletionPr
 from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate
 from llama_index.core.schema import TextNode
 from llama_index.core.types import PydanticProgramMode
-from pydantic import BaseModel, Field
 
 from llamaindex_power_sampling import ConstrainedProgram, PowerSamplingLLM
 from power_sampling import ConfigurationError, NoLegalCompletionError
-from tests.llamaindex.scripted import WORKFLOWS, call, heard, json_text, speaking, tools_in, turns
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.support.llamaindex import ALBUM, WORKFLOWS, Album, Track, critic, heard, rambler, speaking, turns
+from tests.support.tiny import tiny_model, tiny_tokenizer
 
 pytestmark = WORKFLOWS
 
-
-class Track(BaseModel):
-    """A track."""
-
-    title: str
-    seconds: int = Field(ge=0)
-
-
-class Album(BaseModel):
-    """An album."""
-
-    name: str
-    genre: Literal["jazz", "rock"]
-    tracks: list[Track]
-
-
-ALBUM = Album(name="Blue", genre="jazz", tracks=[Track(title="So", seconds=9)])
 PROMPT = PromptTemplate("Describe an album about {topic}.")
 MODES = [pytest.param(mode, id=mode.value) for mode in PydanticProgramMode if mode != PydanticProgramMode.OPENAI]
-
-
-def critic(prompt: str) -> list[str]:
-    if tools_in(prompt):
-        return [call(tools_in(prompt)[0]["name"], **ALBUM.model_dump())]
-    return [json_text(ALBUM.model_dump()), "Well."]
-
-
-def rambler(prompt: str) -> list[str]:
-    """Knows nothing of schemas."""
-    return ["I would rather talk."]
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -16,7 +16,7 @@ from llamaindex_power_sampling import PowerSamplingLLM
 from llamaindex_power_sampling._messages import calls_of, engine_messages
 from llamaindex_power_sampling._tools import as_tools, chosen, selections
 from power_sampling import ConfigurationError, InputError
-from tests.llamaindex.scripted import WORKFLOWS, call, heard, speaking, tools_in, turns
+from tests.support.llamaindex import WORKFLOWS, call, heard, speaking, tools_in, turns
 
 pytestmark = WORKFLOWS
 
