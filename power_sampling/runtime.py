@@ -23,14 +23,22 @@ from power_sampling.errors import (
 from power_sampling.models import Loaded, Model, get_model, model_from_objects
 from power_sampling.samplers import NumpyRng, sampler_for
 from power_sampling.sources import load_config
-from power_sampling.types import Chunk, Completion, Conversation, Diagnostics, Message, Progress, Reply, Tokens
+from power_sampling.types import (
+    Chunk,
+    Completion,
+    Conversation,
+    Diagnostics,
+    Message,
+    Progress,
+    Reply,
+    Termination,
+    Tokens,
+)
 
 if TYPE_CHECKING:
-    from power_sampling.engines.protocol import Ending
     from power_sampling.serving.worker import Job, Outcome, Request, Update
-    from power_sampling.text.codec import Codec
     from power_sampling.text.reply import ReplyReader
-    from power_sampling.text.stop import StopStrings, TextStream
+    from power_sampling.text.stop import TextStream
 
     Listener = Callable[[Update], None]
     Listeners = Callable[[int], Listener]
@@ -49,15 +57,15 @@ class _Asked(NamedTuple):
     config: GenerationConfig
     tokens: Tokens
     conversation: Conversation | None
-    ending: Ending
+    termination: Termination
 
     def request(self, seed: int, listener: Listener | None) -> Request:
         from power_sampling.serving.worker import Request
 
-        config, is_constrained = self.config, self.ending.constraint is not None
+        config, is_constrained = self.config, self.termination.constraint is not None
         return Request(
             prompt=self.tokens,
-            ending=self.ending,
+            termination=self.termination,
             make_sampler=lambda is_over: sampler_for(
                 config, config.max_new_tokens, NumpyRng(seed), is_over, is_constrained=is_constrained
             ),
@@ -67,10 +75,10 @@ class _Asked(NamedTuple):
         )
 
     def text_stream(self) -> TextStream:
-        from power_sampling.text.stop import TextStream
+        from power_sampling.text.stop import StopStrings, TextStream
 
-        codec = self.loaded.codec
-        return TextStream(codec.decode, codec.eos_ids, _stop_strings(self.config, codec))
+        codec, stop = self.loaded.codec, self.config.stop
+        return TextStream(codec.decode, codec.eos_ids, StopStrings(stop, codec.decode) if stop else None)
 
     def reply_reader(self) -> ReplyReader | None:
         """What takes the text apart, in a conversation."""
@@ -371,7 +379,6 @@ def _conversations(
 
 def _asked(prompt: Prompt, tokens: Tokens, loaded: Loaded, config: GenerationConfig) -> _Asked:
     """Raises ContextOverflowError for what does not fit, ConfigurationError for a constraint that is none."""
-    from power_sampling.engines.protocol import Ending
     from power_sampling.text.grammar import answer_rule
 
     _check_window(tokens, config, loaded.engine.context_window)
@@ -380,15 +387,9 @@ def _asked(prompt: Prompt, tokens: Tokens, loaded: Loaded, config: GenerationCon
     if conversation is not None:
         starts_in_reasoning = codec.starts_in_reasoning(tokens)
         lark = codec.tool_format.grammar(conversation, answer, starts_in_reasoning=starts_in_reasoning)
-    stop = _stop_strings(config, codec)
-    constraint = None if lark is None else loaded.grammars.constraint(lark, config.max_new_tokens, stop)
-    return _Asked(loaded, config, tokens, conversation, Ending(codec.eos_ids, stop, constraint))
-
-
-def _stop_strings(config: GenerationConfig, codec: Codec) -> StopStrings | None:
-    from power_sampling.text.stop import StopStrings
-
-    return StopStrings(config.stop, codec.decode) if config.stop else None
+    termination = Termination(codec.eos_ids, config.stop, lark, config.max_new_tokens)
+    loaded.rules(termination)  # raises for a constraint that is none
+    return _Asked(loaded, config, tokens, conversation, termination)
 
 
 def _check_window(tokens: Tokens, config: GenerationConfig, window: int | None) -> None:

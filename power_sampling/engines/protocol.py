@@ -1,63 +1,82 @@
-"""The protocol between the worker and whatever decodes: draws in, continuations out.
+"""The protocol between the thread that serves requests and whatever decodes: draws in, continuations out.
 
-Knows no sampler and no text. A stop string reaches it as a watcher, a grammar as a guide: functions of the tokens drawn
-so far.
+Knows no sampler and no text. What ends a completion reaches an engine as data; an engine that steps on the host makes a
+`Watch` of it for every row, a served engine passes it on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from power_sampling.types import Continuation, Draw, Floats, Tokens
+from power_sampling.types import Continuation, Draw, Floats, Termination, Tokens
 
-__all__ = ["Constraint", "Cost", "Ending", "Guide", "LanguageModel", "PromptHandle", "StopRule"]
-
-Watcher = Callable[[int], bool]
-
-
-class StopRule(Protocol):
-    """Whether a completion has reached a stop string."""
-
-    def watch(self, tokens: Tokens) -> Watcher:
-        """A watcher of one row whose completion starts with `tokens`: told each next token, it says whether a stop
-        string is now complete. Its answers depend on the tokens alone, not on where the row was cut."""
-
-
-class Guide(Protocol):
-    """Follows one row under a constraint. All its answers depend on the tokens alone, not on where the row was cut."""
-
-    def allowed(self) -> NDArray[np.bool_]:
-        """Which tokens may come next, shape (vocab_size,): those of EOS where the completion may end here."""
-
-    def push(self, token: int) -> bool:
-        """Told the next token, unless it is EOS. False: no legal completion begins like this."""
-
-    def is_legal_at_stop(self) -> bool:
-        """Told that a stop string has just become complete: whether what comes before it is legal."""
+__all__ = [
+    "Capabilities",
+    "Cost",
+    "LanguageModel",
+    "Peeks",
+    "PromptHandle",
+    "Rule",
+    "RuleMaker",
+    "Stepped",
+    "StepsOnHost",
+    "Watch",
+    "no_rules",
+]
 
 
-class Constraint(Protocol):
-    """Which completions are legal. The target is p(x)^alpha on these: q is masked token by token, p is not, so that
-    log_weight = alpha * log p - log q carries the normaliser of the masked proposal."""
+class Capabilities(NamedTuple):
+    """What an engine can do beyond drawing whole continuations and scoring them."""
 
-    def watch(self, tokens: Tokens) -> Guide:
-        """A guide of one row whose completion starts with `tokens`."""
+    seeded: bool = False  # a draw's tokens are a function of what lies before its cut, its law and its seed
+    peek: bool = False  # unfinished draws can be looked at (`Peeks`): prefetching, token-by-token streams
+    floors: bool = False  # draws are abandoned at their floors; without it they are drawn in full
+    entropy: bool = False  # the entropy of p at every position: entropy cuts
+    score_at: bool = False  # log q at further proposal temperatures: ladders of powers
+    masks: bool = False  # `Termination.constraint`: q is masked token by token, p is not
 
 
-class Ending(NamedTuple):
-    """What terminates a completion besides its horizon, and which completions are legal."""
+class Watch(Protocol):
+    """Follows one row on the host: its stop strings and its constraint. All answers depend on the tokens alone, not on
+    where the row was cut."""
 
-    eos_ids: frozenset[int]
-    stop: StopRule | None = None
-    constraint: Constraint | None = None
+    @property
+    def has_masks(self) -> bool:
+        """Whether `allowed` ever forbids a token, so that each token must be known before the next one is drawn."""
+
+    def allowed(self) -> NDArray[np.bool_] | None:
+        """Which tokens q may draw next, shape (vocab_size,): those of EOS where the completion may end. None: all."""
+
+    def push(self, token: int) -> Literal["stop", "illegal"] | None:
+        """Told the next token, unless it is EOS. `stop`: a stop string is complete, and what comes before it is legal;
+        `illegal`: no legal completion begins like this; None: go on."""
+
+    def fork(self, length: int) -> Watch:
+        """A watch of the same row's first `length` tokens, those it began with included."""
+
+
+class Rule(Protocol):
+    """The stop strings and the constraint of one termination."""
+
+    def watch(self, tokens: Tokens) -> Watch:
+        """A watch of a row whose completion starts with `tokens`."""
+
+
+RuleMaker = Callable[[Termination], Rule | None]  # None: nothing but EOS and length ends its completions
+
+
+def no_rules(termination: Termination) -> None:
+    """The rules of an engine without a tokenizer: EOS and length only."""
+    if termination.stop or termination.constraint is not None:
+        raise AssertionError("this engine was made without rules: it knows no stop strings and no constraints")
 
 
 class PromptHandle(Protocol):
-    """What an engine remembers of one prompt."""
+    """What an engine keeps of one prompt."""
 
     @property
     def prefilled_tokens(self) -> int:
@@ -77,8 +96,16 @@ class Cost(NamedTuple):
     prefilled_tokens: int
 
 
+class Stepped(NamedTuple):
+    """What a step did."""
+
+    decoded: Sequence[int] = ()  # tickets of the draws that got on; a draw that is served whole is in here once
+    finished: Sequence[tuple[int, Continuation]] = ()
+
+
+@runtime_checkable
 class LanguageModel(Protocol):
-    """p(x_t | x_<t), decoded in rows that enter and leave between any two steps. Used by one thread only.
+    """p(x_t | x_<t) behind draws that begin and end independently. Used by one thread only.
 
     Laws (`power_sampling.testing.check_language_model`):
 
@@ -86,8 +113,11 @@ class LanguageModel(Protocol):
         log_weight == alpha * log p - log q, q as the law says    the proposal is the one that was asked for,
                                                                   masked and normalised where a constraint forbids
         a draw's law is q                                         chi-square over all completions
+        a draw after any history equals the draw on a fresh engine   what is cached is invisible
         a draw with a seed does not depend on its neighbours      rows do not see each other
-        a draw after any history equals the draw on a fresh engine   what is remembered is invisible
+
+    The last two are checked token by token where `capabilities.seeded`. An engine with a random generator of its own
+    keeps them in law.
     """
 
     @property
@@ -99,20 +129,35 @@ class LanguageModel(Protocol):
         """Most tokens of prompt and completion together; None: unbounded."""
 
     @property
-    def cost(self) -> Cost: ...
+    def capabilities(self) -> Capabilities: ...
 
-    def open(self, prompt: Tokens, ending: Ending) -> PromptHandle:
-        """A handle for the draws of one prompt. Nothing is computed before its first draw; what is then remembered
-        lives as long as the handle and the chains drawn under it."""
+    def open(self, prompt: Tokens, termination: Termination) -> PromptHandle:
+        """A handle for the draws of one prompt. Nothing is computed before its first draw; what is then cached lives
+        as long as the handle and the chains drawn under it."""
 
     def add(self, prompt: Any, draw: Draw) -> int:
-        """Queue a draw for the next free row; returns its ticket."""
+        """Queue a draw of an opened prompt; returns its ticket."""
 
     def drop(self, ticket: int) -> None:
         """Forget a draw, running or waiting. Unknown tickets are finished ones: nothing happens."""
 
-    def drawn(self, ticket: int) -> Tokens:
-        """The new tokens of an unfinished draw so far."""
+    def step(self) -> Stepped:
+        """Make progress with what is queued, for some 50 ms at most. It may return nothing."""
+
+    def reset(self) -> None:
+        """Drop every draw, after an error too."""
+
+    def score(self, prompt: Tokens, tokens: Tokens, temperature: float) -> Floats:
+        """log p(x_t | x_<t) of given tokens, shape (T,)."""
+
+
+@runtime_checkable
+class Peeks(Protocol):
+    """What an engine with `Capabilities.peek` has besides."""
+
+    @property
+    def spare_rows(self) -> int:
+        """Free rows after all queued and running draws. Negative: that many draws are waiting."""
 
     def so_far(self, ticket: int) -> Continuation:
         """An unfinished draw as it stands; its `end` is None. A chain made of it can be forked until the next step."""
@@ -120,15 +165,10 @@ class LanguageModel(Protocol):
     def set_floor(self, ticket: int, floor: float) -> None:
         """Let an unfinished draw have another floor."""
 
-    @property
-    def spare_rows(self) -> int:
-        """Rows that could be decoded beside those queued or running; negative: so many of these wait."""
 
-    def step(self) -> tuple[list[int], list[tuple[int, Continuation]]]:
-        """One token for every row. Returns the tickets that were decoded, and the draws that finished."""
+@runtime_checkable
+class StepsOnHost(Protocol):
+    """An engine that watches stop strings and constraints itself. Whoever knows its tokenizer sets `rules`, before the
+    first prompt is opened."""
 
-    def reset(self) -> None:
-        """Drop every draw, after an error too."""
-
-    def score(self, prompt: Tokens, tokens: Tokens, temperature: float) -> Floats:
-        """log p(x_t | x_<t) of given tokens, shape (T,)."""
+    rules: RuleMaker

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from power_sampling.engines.protocol import Ending
+from power_sampling.engines.protocol import Watch
 from power_sampling.types import Continuation, Draw, End, Floats, Tokens
 
 __all__ = ["Row", "context_of"]
@@ -17,7 +17,7 @@ __all__ = ["Row", "context_of"]
 class Row:
     """The state of one draw while it is decoded: its uniforms, its numbers, and whether it has ended."""
 
-    def __init__(self, ticket: int, draw: Draw, ending: Ending) -> None:
+    def __init__(self, ticket: int, draw: Draw, eos_ids: frozenset[int], watch: Watch | None = None) -> None:
         self.ticket, self.draw, self.floor = ticket, draw, draw.floor
         self.tokens: list[int] = []
         self.end: End | None = None
@@ -26,10 +26,8 @@ class Row:
         self._notes: list[Sequence[float]] = []
         self._total = 0.0
         self._entropy, self._span = _cut_so_far(draw)
-        self._eos_ids = ending.eos_ids
-        kept = draw.chain.tokens[: draw.cut]
-        self._watch = ending.stop.watch(kept) if ending.stop else None
-        self._guide = ending.constraint.watch(kept) if ending.constraint else None
+        self._eos_ids = eos_ids
+        self.watch = watch  # of the chain's kept tokens and the row's own
         self.uniforms: Floats = np.random.Generator(np.random.Philox(draw.seed)).random(draw.max_new_tokens)
 
     def uniform(self) -> float:
@@ -40,11 +38,11 @@ class Row:
     def may_go_on(self) -> bool:
         """Whether the token after the next one can be drawn before the next one is known: no constraint has to see it,
         and the draw goes so far."""
-        return self._guide is None and len(self.tokens) + 1 < self.draw.max_new_tokens
+        return not (self.watch and self.watch.has_masks) and len(self.tokens) + 1 < self.draw.max_new_tokens
 
     def allowed(self) -> NDArray[np.bool_] | None:
         """Which tokens q may draw next; None: all."""
-        return self._guide.allowed() if self._guide else None
+        return self.watch.allowed() if self.watch else None
 
     def push(self, token: int, logp: float, logq: float, notes: Sequence[float] = ()) -> End | None:
         """Record the next token, log q after masking; how the draw ended, if it did.
@@ -58,7 +56,7 @@ class Row:
         return self.end
 
     def _record(self, token: int, logp: float, logq: float) -> End | None:
-        draw, guide = self.draw, self._guide
+        draw = self.draw
         log_weight = draw.law.alpha * logp - logq
         self.tokens.append(token)
         self._logp.append(logp)
@@ -67,11 +65,8 @@ class Row:
         self._widen()
         if token in self._eos_ids:
             return "eos"
-        can_be_legal = guide is None or guide.push(token)
-        if self._watch is not None and self._watch(token):
-            return "stop" if guide is None or guide.is_legal_at_stop() else "illegal"
-        if not can_be_legal:
-            return "illegal"
+        if self.watch is not None and (end := self.watch.push(token)):
+            return end
         if len(self.tokens) == draw.max_new_tokens:
             return "length"
         if self.floor > -math.inf and self._total - math.log(self._span) < self.floor:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from power_sampling.engines.protocol import LanguageModel, PromptHandle
+from power_sampling.engines.protocol import LanguageModel, Peeks, PromptHandle
 from power_sampling.samplers.parts.cuts import log_span
-from power_sampling.types import Ahead, Chain, Continuation, Draw, Round
+from power_sampling.types import Ahead, Chain, Continuation, Draw, Round, Tokens
 
 __all__ = ["Draws"]
 
@@ -21,6 +21,7 @@ class Draws:
 
     def __init__(self, model: LanguageModel, handle: PromptHandle) -> None:
         self._model, self.handle = model, handle
+        self._peeks: Peeks | None = model if isinstance(model, Peeks) and model.capabilities.peek else None
         self.tickets: dict[int, Draw] = {}  # of what is being decoded, the youngest last
         self.tokens_decoded = 0
         self._running: dict[Any, int] = {}  # their keys
@@ -33,7 +34,8 @@ class Draws:
         self._forget(current)
         for draw in self.asked:
             if draw.key in self._running:
-                self._model.set_floor(self._running[draw.key], draw.floor)
+                if self._peeks:
+                    self._peeks.set_floor(self._running[draw.key], draw.floor)
             elif not self._is_answered(draw):
                 self._begin(draw)
 
@@ -52,6 +54,8 @@ class Draws:
 
     def begin_ahead(self, ahead: Ahead) -> Iterator[Draw]:
         """Begin a draw before it is asked for, at each `next`, while there is one to begin."""
+        if self._peeks is None:
+            return
         for draw in ahead.draws(self._looking()):
             if draw.key not in self._running and draw.key not in self._known:
                 self._begin(draw)
@@ -65,6 +69,10 @@ class Draws:
             self._drop(youngest)
         return youngest is not None
 
+    def drawn(self, ticket: int) -> Tokens:
+        """The new tokens of an unfinished draw so far, as far as the engine lets them be seen."""
+        return self._peeks.so_far(ticket).tokens if self._peeks else ()
+
     def drop_all(self) -> None:
         for ticket in list(self.tickets):
             self._drop(ticket)
@@ -77,8 +85,8 @@ class Draws:
         def look(draw: Draw) -> Chain | None:
             key = draw.key
             known = self._known.get(key)
-            if known is None and key in self._running and key not in seen:
-                known = self._model.so_far(self._running[key])
+            if known is None and key in self._running and key not in seen and self._peeks:
+                known = self._peeks.so_far(self._running[key])
             if known is not None:
                 seen.setdefault(key, draw.chain.spliced(draw.cut, known))
             return seen.get(key)
@@ -107,6 +115,6 @@ class Draws:
         self._known = {key: c for key, c in self._known.items() if key in useful}
 
     def _drop(self, ticket: int) -> None:
-        self.tokens_decoded += len(self._model.drawn(ticket))
+        self.tokens_decoded += len(self.drawn(ticket))
         self._model.drop(ticket)
         del self._running[self.tickets.pop(ticket).key]

@@ -17,7 +17,7 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from power_sampling.engines.protocol import Ending, LanguageModel
+from power_sampling.engines.protocol import LanguageModel, Peeks
 from power_sampling.errors import (
     EngineClosedError,
     EngineError,
@@ -27,7 +27,7 @@ from power_sampling.errors import (
 )
 from power_sampling.samplers import Sampler
 from power_sampling.serving.draws import Draws
-from power_sampling.types import Answer, Continuation, Draw, Progress, Round, Tokens
+from power_sampling.types import Answer, Continuation, Draw, Progress, Round, Termination, Tokens
 
 __all__ = ["Job", "Outcome", "Request", "Worker"]
 
@@ -57,7 +57,7 @@ class Request:
     """One prompt to answer. `make_sampler` gets the function that says when the time budget is spent."""
 
     prompt: Tokens
-    ending: Ending
+    termination: Termination
     make_sampler: Callable[[Callable[[], bool]], Sampler]
     time_budget: float | None = None
     timeout: float | None = None
@@ -105,6 +105,7 @@ class Worker:
 
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
+        self._peeks: Peeks | None = model if isinstance(model, Peeks) and model.capabilities.peek else None
         self._wakeup = threading.Condition()
         self._inbox: deque[Job] = deque()
         self._live: list[Job] = []
@@ -177,15 +178,15 @@ class Worker:
             draws.finish(ticket, continuation)
         for job in {owners[ticket]: None for ticket, _ in finished}:
             self._advance(job, job.draws.answers() if job.draws else None)
-        for job in list(self._live):
+        for job in list(self._live) if self._peeks else ():
             if job.round is not None and job.round.is_live and job.draws and job.request.listener:
-                self._tell(job, job.round, self._model.drawn(next(iter(job.draws.tickets))))
+                self._tell(job, job.round, job.draws.drawn(next(iter(job.draws.tickets))))
 
     def _advance(self, job: Job, answers: list[Continuation] | None) -> None:
         """Run the sampler until it asks for something that is not there yet. A fault here is this request's alone."""
         try:
             if job.sampler is None:
-                job.draws = Draws(self._model, self._model.open(job.request.prompt, job.request.ending))
+                job.draws = Draws(self._model, self._model.open(job.request.prompt, job.request.termination))
                 job.sampler = job.request.make_sampler(job.is_over)
                 job.round = next(job.sampler)
                 answers = self._ask(job, job.round)
@@ -208,10 +209,10 @@ class Worker:
         """Begin draws ahead of being asked for in rows that nobody waits for, a row to each request in turn; give rows
         back, the youngest first, where somebody does."""
         wanting = [(j, j.draws, j.round.ahead) for j in self._live if j.draws and j.round and j.round.ahead]
-        if not wanting:
+        if not wanting or not self._peeks:
             return
         busy = sum(len(job.draws.tickets) for job in self._live if job.draws)
-        spare = min(self._model.spare_rows, max(ahead.rows for _, _, ahead in wanting) - busy)
+        spare = min(self._peeks.spare_rows, max(ahead.rows for _, _, ahead in wanting) - busy)
         for _, draws, _ in reversed(wanting):
             while spare < 0 and draws.give_back():
                 spare += 1

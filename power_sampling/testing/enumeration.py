@@ -8,11 +8,11 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from power_sampling.engines.protocol import Ending
+from power_sampling.engines.choice import extras_of, log_law
 from power_sampling.engines.row import Row, context_of
 from power_sampling.samplers import Sampler
-from power_sampling.testing.table import TableLM, extras_of, log_law
-from power_sampling.types import Answer, Chain, Continuation, Draw, Floats, Law, Round, Tokens
+from power_sampling.testing.table import TableLM
+from power_sampling.types import Answer, Chain, Continuation, Draw, Floats, Law, Round, Termination, Tokens
 
 __all__ = ["Branches", "completions", "drive", "outcomes", "power_law", "suffixes"]
 
@@ -20,15 +20,15 @@ T = TypeVar("T")
 
 
 def suffixes(
-    lm: TableLM, prompt: Tokens, ending: Ending, draw: Draw, temperature: float
+    lm: TableLM, prompt: Tokens, termination: Termination, draw: Draw, temperature: float
 ) -> list[tuple[Continuation, float]]:
     """Every continuation a draw can return, floor apart, with its log probability under `temperature`, masked where
-    the ending's constraint forbids."""
+    the termination's constraint forbids."""
     found: list[tuple[Continuation, float]] = []
     given = context_of(prompt, draw)
 
     def grow(tokens: Tokens, numbers: list[tuple[float, float, list[float]]], log_r_all: float) -> None:
-        row = _replayed(draw, ending, tokens, numbers)
+        row = _replayed(lm, draw, termination, tokens, numbers)
         logits, allowed = lm.logits((*given, *tokens)), row.allowed()
         log_p, log_q = (
             log_law(logits, draw.law.temperature),
@@ -38,7 +38,7 @@ def suffixes(
         for token in np.flatnonzero(log_r > -math.inf).tolist():
             notes = extras_of(logits, draw.law, allowed, token)
             drawn = (*tokens, token), [*numbers, (float(log_p[token]), float(log_q[token]), notes)]
-            row = _replayed(draw, ending, tokens, numbers)
+            row = _replayed(lm, draw, termination, tokens, numbers)
             if row.push(token, *drawn[1][-1]):
                 found.append((row.continuation(), log_r_all + float(log_r[token])))
             else:
@@ -48,17 +48,24 @@ def suffixes(
     return found
 
 
-def _replayed(draw: Draw, ending: Ending, tokens: Tokens, numbers: list[tuple[float, float, list[float]]]) -> Row:
-    row = Row(0, draw._replace(floor=-math.inf), ending)
+def _replayed(
+    lm: TableLM,
+    draw: Draw,
+    termination: Termination,
+    tokens: Tokens,
+    numbers: list[tuple[float, float, list[float]]],
+) -> Row:
+    watch = lm.watch(termination, draw.chain.tokens[: draw.cut])
+    row = Row(0, draw._replace(floor=-math.inf), termination.eos_ids, watch)
     for token, given in zip(tokens, numbers, strict=True):
         row.push(token, *given)
     return row
 
 
-def completions(lm: TableLM, prompt: Tokens, ending: Ending, horizon: int, law: Law) -> list[Chain]:
+def completions(lm: TableLM, prompt: Tokens, termination: Termination, horizon: int, law: Law) -> list[Chain]:
     """Every legal completion up to the horizon, as the chain a draw under `law` would make of it."""
     draw = Draw(Chain.empty(), 0, horizon, law, seed=0)
-    every = [Chain.empty().spliced(0, c) for c, _ in suffixes(lm, prompt, ending, draw, law.temperature)]
+    every = [Chain.empty().spliced(0, c) for c, _ in suffixes(lm, prompt, termination, draw, law.temperature)]
     return [x for x in every if x.end != "illegal"]
 
 

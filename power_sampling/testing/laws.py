@@ -6,15 +6,16 @@ A broken law raises AssertionError with the numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 
-from power_sampling.engines.protocol import Ending, LanguageModel
+from power_sampling.engines.choice import log_law
+from power_sampling.engines.protocol import LanguageModel, StepsOnHost
 from power_sampling.engines.row import context_of
-from power_sampling.testing.table import log_law
-from power_sampling.types import Chain, Continuation, Draw, Floats, Law, Tokens
+from power_sampling.types import Chain, Continuation, Draw, Floats, Law, Termination, Tokens
 
 __all__ = ["check_language_model", "run_draws"]
 
@@ -27,12 +28,12 @@ def run_draws(lm: LanguageModel, handle: object, draws: Sequence[Draw]) -> list[
 def _decoded(lm: LanguageModel, tickets: Sequence[int]) -> list[Continuation]:
     results: dict[int, Continuation] = {}
     while len(results) < len(tickets):
-        _, finished = lm.step()
-        results.update(finished)
+        results.update(lm.step().finished)
     return [results[ticket] for ticket in tickets]
 
 
 SMALL = 32  # tokens of a vocabulary up to which log p of every one is asked for
+PARITY = "parity"  # the constraint of these checks
 
 
 def check_language_model(
@@ -44,41 +45,65 @@ def check_language_model(
     tolerance: float = 1e-9,
     law: Law = Law(2.0, 1.0, 0.5),  # noqa: B008 - immutable
 ) -> None:
-    """Assert the laws of `LanguageModel` on a prompt.
+    """Assert the laws of `LanguageModel` on a prompt, those of its capabilities included.
 
-    Deterministic but for the law of the first token: each token's frequency f has to satisfy num_draws * KL(f, q) < 15,
+    Deterministic but for the law of first tokens: each token's frequency f has to satisfy num_draws * KL(f, q) < 15,
     about 5.5 standard errors, so that a right engine fails with probability below 2 exp(-15) = 6e-7 times the
-    vocabulary, whatever `num_draws` (Chernoff).
+    vocabulary, whatever `num_draws` (Chernoff); an engine with a random generator of its own is checked so behind every
+    cut of a completion too.
 
     What takes log p of every token is asserted on vocabularies of up to 32 tokens alone: the entropy of p, which a law
-    with a `cut_exponent` asks for, and log q under a constraint, that at the temperatures of `score_at` included.
+    with a `cut_exponent` asks for, and log q under a constraint, that at the temperatures of `score_at` included. The
+    constraint is checked on engines that step on the host.
     """
-    ending = Ending(frozenset())
-    handle = lm.open(prompt, ending)
+    end = Termination(frozenset())
+    handle = lm.open(prompt, end)
     draws = [Draw(Chain.empty(), 0, horizon, law, seed) for seed in range(num_draws)]
     drawn = run_draws(lm, handle, draws)
     _check_numbers(lm, prompt, drawn[:8], law, tolerance)
     _check_first_token(lm, prompt, drawn, law)
-
-    alone = [run_draws(lm, lm.open(prompt, ending), [draw])[0] for draw in draws[:4]]
-    assert [c.tokens for c in alone] == [c.tokens for c in drawn[:4]], "a draw depends on its neighbours"
-
     chain = Chain.empty().spliced(0, drawn[0])
+    if lm.capabilities.seeded:
+        alone = [run_draws(lm, lm.open(prompt, end), [draw])[0] for draw in draws[:4]]
+        assert [c.tokens for c in alone] == [c.tokens for c in drawn[:4]], "a draw depends on its neighbours"
+        _check_forks(lm, prompt, chain, horizon, law, tolerance)
+    else:
+        _check_forks_in_law(lm, prompt, chain, horizon, law, num_draws, tolerance)
+    if lm.capabilities.floors and lm.capabilities.seeded:
+        _check_floor(lm, handle, draws[0], drawn[0])
+    _check_what_is_asked_for(lm, prompt, horizon, law, tolerance)
+
+
+def _check_forks(lm: LanguageModel, prompt: Tokens, chain: Chain, horizon: int, law: Law, tolerance: float) -> None:
+    """A draw from a cut is the same whether the chain's state is cached or not."""
     for cut in range(len(chain.tokens)):
         forks = [Draw(c, cut, horizon - cut, law, 7) for c in (chain, chain._replace(memo=None))]
-        remembered, fresh = (run_draws(lm, lm.open(prompt, ending), [fork])[0] for fork in forks)
-        assert remembered.tokens == fresh.tokens, f"a draw from cut {cut} depends on what is remembered"
-        assert np.abs(remembered.logp - fresh.logp).max() < tolerance, f"a fork at {cut} has other log p"
+        cached, fresh = (run_draws(lm, lm.open(prompt, Termination(frozenset())), [fork])[0] for fork in forks)
+        assert cached.tokens == fresh.tokens, f"a draw from cut {cut} depends on what is cached"
+        assert np.abs(cached.logp - fresh.logp).max() < tolerance, f"a fork at {cut} has other log p"
 
-    floor = float(drawn[0].log_weight[: horizon // 2].sum()) - math.log(horizon // 2 + 1)
-    (cut_short,) = run_draws(lm, handle, [draws[0]._replace(floor=floor)])
+
+def _check_forks_in_law(
+    lm: LanguageModel, prompt: Tokens, chain: Chain, horizon: int, law: Law, num_draws: int, tolerance: float
+) -> None:
+    """Draws from a cut have the law of the context there, and its numbers."""
+    handle = lm.open(prompt, Termination(frozenset()))
+    for cut in range(1, len(chain.tokens)):
+        forks = [Draw(chain, cut, horizon - cut, law, seed) for seed in range(num_draws)]
+        drawn, context = run_draws(lm, handle, forks), context_of(prompt, forks[0])
+        _check_numbers(lm, context, drawn[:4], law, tolerance)
+        _check_first_token(lm, context, drawn, law)
+
+
+def _check_floor(lm: LanguageModel, handle: object, draw: Draw, whole: Continuation) -> None:
+    half = draw.max_new_tokens // 2
+    floor = float(whole.log_weight[:half].sum()) - math.log(half + 1)
+    (cut_short,) = run_draws(lm, handle, [draw._replace(floor=floor)])
     length = len(cut_short.tokens)
-    assert cut_short.tokens == drawn[0].tokens[:length], "a floor changes what is drawn"
+    assert cut_short.tokens == whole.tokens[:length], "a floor changes what is drawn"
     if not cut_short.is_complete:
         total = cut_short.log_weight.sum() - math.log(length)
         assert total < floor, f"abandoned at {total}, above its floor {floor}"
-
-    _check_what_is_asked_for(lm, prompt, horizon, law, tolerance)
 
 
 def _check_numbers(lm: LanguageModel, prompt: Tokens, drawn: list[Continuation], law: Law, tolerance: float) -> None:
@@ -105,7 +130,9 @@ def _check_first_token(lm: LanguageModel, prompt: Tokens, drawn: list[Continuati
 
 
 class _Parity:
-    """A constraint: the token at an even position is even, at an odd one odd. Satisfies `Constraint` and `Guide`."""
+    """The constraint PARITY: the token at an even position is even, at an odd one odd. Satisfies `Rule` and `Watch`."""
+
+    has_masks = True
 
     def __init__(self, vocab_size: int, position: int = 0) -> None:
         self._vocab_size, self._position = vocab_size, position
@@ -113,41 +140,78 @@ class _Parity:
     def watch(self, tokens: Tokens) -> _Parity:
         return _Parity(self._vocab_size, len(tokens))
 
+    def fork(self, length: int) -> _Parity:
+        return _Parity(self._vocab_size, length)
+
     def allowed(self) -> NDArray[np.bool_]:
         return np.asarray(np.arange(self._vocab_size) % 2 == self._position % 2)
 
-    def push(self, token: int) -> bool:
+    def push(self, token: int) -> None:
         self._position += 1
-        return True
 
-    def is_legal_at_stop(self) -> bool:
-        return True
+
+@contextmanager
+def _parity_rules(lm: LanguageModel) -> Iterator[_Parity | None]:
+    """The engine understands PARITY meanwhile, where it makes its watches on the host."""
+    if not (lm.capabilities.masks and isinstance(lm, StepsOnHost) and lm.vocab_size <= SMALL):
+        yield None
+        return
+    own, parity = lm.rules, _Parity(lm.vocab_size)
+    lm.rules = lambda termination: parity if termination.constraint == PARITY else own(termination)
+    try:
+        yield parity
+    finally:
+        lm.rules = own
 
 
 def _check_what_is_asked_for(lm: LanguageModel, prompt: Tokens, horizon: int, law: Law, tolerance: float) -> None:
     """Rows of one batch whose laws ask for nothing but log p and log_weight, for entropies, for scores, and for both
     under a constraint: from the prompt, and again from a cut."""
-    both = law._replace(temperature=1.3 * law.temperature, cut_exponent=1.0, score_at=(0.4, 2.5))
-    laws = [law, law._replace(cut_exponent=4.0), law._replace(score_at=(1.7,)), both]
-    constraints = [None, None, None, _Parity(lm.vocab_size) if lm.vocab_size <= SMALL else None]
-    handles = [lm.open(prompt, Ending(frozenset(), None, constraint)) for constraint in constraints]
+    can = lm.capabilities
+    laws = [law]
+    if can.entropy:
+        laws.append(law._replace(cut_exponent=4.0))
+    if can.score_at:
+        laws.append(law._replace(score_at=(1.7,)))
+    warmer = law._replace(temperature=1.3 * law.temperature)
+    both = warmer._replace(cut_exponent=1.0 if can.entropy else None, score_at=(0.4, 2.5) if can.score_at else ())
     every_logp = _EveryLogp(lm)
-    chains = [Chain.empty()] * len(laws)
-    for cut in (0, horizon // 2):
-        draws = [Draw(chain, cut, horizon - cut, each, 11) for chain, each in zip(chains, laws, strict=True)]
-        drawn = _decoded(lm, [lm.add(handle, draw) for handle, draw in zip(handles, draws, strict=True)])
-        assert len({c.tokens for c in drawn[:3]}) == 1, "what a law asks for besides changes what is drawn"
-        for draw, constraint, c in zip(draws, constraints, drawn, strict=True):
-            n, context = len(c.tokens), context_of(prompt, draw)
-            asked = n if draw.law.cut_exponent is not None else 0, n * len(draw.law.score_at)
-            assert (len(c.entropy), c.logq.size) == asked, f"{len(c.entropy)}, {c.logq.size} numbers instead of {asked}"
-            if constraint is None:
-                _check_numbers(lm, context, [c], draw.law, tolerance)
-            else:
-                _check_masked(every_logp, context, c, draw.law, constraint.watch(draw.chain.tokens[:cut]), tolerance)
-            if lm.vocab_size <= SMALL and asked[0]:
-                _check_entropy(every_logp, context, c, draw.law, tolerance)
-        chains = [draw.chain.spliced(cut, c) for draw, c in zip(draws, drawn, strict=True)]
+    with _parity_rules(lm) as parity:
+        masks = [None] * len(laws) + [parity]
+        ends = [Termination(frozenset(), constraint=PARITY if mask else None) for mask in masks]
+        handles = [lm.open(prompt, end) for end in ends]
+        chains = [Chain.empty()] * len(handles)
+        for cut in (0, horizon // 2):
+            asked = zip(chains, [*laws, both], strict=True)
+            draws = [Draw(chain, cut, horizon - cut, each, 11) for chain, each in asked]
+            drawn = _decoded(lm, [lm.add(handle, draw) for handle, draw in zip(handles, draws, strict=True)])
+            if can.seeded:
+                assert len({c.tokens for c in drawn[:-1]}) == 1, "what a law asks for besides changes what is drawn"
+            for draw, mask, c in zip(draws, masks, drawn, strict=True):
+                guide = mask.watch(draw.chain.tokens[:cut]) if mask else None
+                _check_one(lm, every_logp, context_of(prompt, draw), draw.law, c, guide, tolerance)
+            chains = [draw.chain.spliced(cut, c) for draw, c in zip(draws, drawn, strict=True)]
+
+
+def _check_one(
+    lm: LanguageModel,
+    every_logp: _EveryLogp,
+    context: Tokens,
+    law: Law,
+    c: Continuation,
+    guide: _Parity | None,
+    tolerance: float,
+) -> None:
+    """One continuation has the numbers that its law asks for, and they are right."""
+    n = len(c.tokens)
+    asked = n if law.cut_exponent is not None else 0, n * len(law.score_at)
+    assert (len(c.entropy), c.logq.size) == asked, f"{len(c.entropy)}, {c.logq.size} numbers instead of {asked}"
+    if guide is None:
+        _check_numbers(lm, context, [c], law, tolerance)
+    else:
+        _check_masked(every_logp, context, c, law, guide, tolerance)
+    if lm.vocab_size <= SMALL and asked[0]:
+        _check_entropy(every_logp, context, c, law, tolerance)
 
 
 class _EveryLogp:

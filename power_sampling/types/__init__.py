@@ -15,6 +15,7 @@ from power_sampling.types.decoding import (
     Law,
     Progress,
     Round,
+    Termination,
     Tokens,
 )
 
@@ -38,6 +39,7 @@ __all__ = [
     "Progress",
     "Reply",
     "Round",
+    "Termination",
     "Tokens",
     "ToolCall",
 ]

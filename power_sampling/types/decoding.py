@@ -24,6 +24,7 @@ __all__ = [
     "Law",
     "Progress",
     "Round",
+    "Termination",
     "Tokens",
 ]
 
@@ -69,6 +70,19 @@ class Law(NamedTuple):
             return np.ones(len(entropy))
         jumps = np.maximum(0.0, np.diff(entropy, prepend=before))
         return np.asarray(jumps**self.cut_exponent + EVERYWHERE)
+
+
+class Termination(NamedTuple):
+    """What ends a completion, and which completions are legal: data alone, so that a served engine can take it too.
+
+    A stop string ends a completion like EOS does: nothing is drawn beyond the token that completes it. Under a
+    constraint the target is p(x)^alpha on the completions that obey it and are complete within `max_new_tokens`.
+    """
+
+    eos_ids: frozenset[int]
+    stop: tuple[str, ...] = ()
+    constraint: str | None = None  # a Lark grammar in llguidance's dialect; None: every completion is legal
+    max_new_tokens: int | None = None  # of the request, by which a constrained completion has to be complete
 
 
 class Continuation(NamedTuple):

@@ -1,7 +1,7 @@
-"""How many key/value bytes rows may take: known before they are taken, so that rows wait instead of failing.
+"""How many bytes of states rows may take: known before they are taken, so that rows wait instead of failing.
 
-What is remembered of rows that have ended, so that they can be forked, takes what rows in decoding leave. It can be
-computed again: the oldest goes first.
+What is kept of rows that have ended, so that they can be forked, takes what rows in decoding leave. It can be computed
+again: the oldest is evicted first.
 """
 
 from __future__ import annotations
@@ -10,44 +10,46 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from itertools import count
-from weakref import WeakValueDictionary
+from typing import Any
+from weakref import WeakSet, WeakValueDictionary
 
-import psutil
-import torch
+from power_sampling.engines.protocol import Rule, Watch
+from power_sampling.engines.stepped.backend import Part, State, stored_bytes
 
-from power_sampling.engines.torch.kv import KeyValues, newly_stored_bytes, stored_bytes
-
-__all__ = ["Memo", "Memory", "is_out_of_memory"]
+__all__ = ["Budget", "Cached"]
 
 SHARE = 0.6  # of what is free when the model has been loaded; activations and the rest of the process take some
 SLACK = 1.5  # by which buffers may be larger than their content, so that they need not grow at every step
 LEAST_SLACK = 64  # tokens by which they are larger at least
 
 
-class Memo:
-    """The states of a row, as long as there is room for them: `kept` may become empty."""
+class Cached:
+    """What is kept of a row so that it can be forked: its state, as long as there is room for it, and its watch.
 
-    __slots__ = ("__weakref__", "kept")
+    `state` may become the empty one; the watch is small and stays."""
 
-    def __init__(self, kept: KeyValues) -> None:
-        self.kept = kept
+    __slots__ = ("__weakref__", "rule", "state", "watch")
+
+    def __init__(self, state: Any, watch: Watch | None = None, rule: Rule | None = None) -> None:
+        self.state, self.watch, self.rule = state, watch, rule  # the rule that the watch is of
 
 
-class Memory:
-    """A budget in bytes for keys and values. What one token takes is measured on the first prompt."""
+class Budget:
+    """Bytes for states. What one token takes is measured on the first prompt."""
 
-    def __init__(self, device: torch.device, budget: int | None) -> None:
-        self.budget = int(SHARE * _free(device)) if budget is None else budget
+    def __init__(self, nbytes: int, empty: Any) -> None:
+        self.nbytes = nbytes
         self.per_token = 0  # bytes; not known yet
-        self._memos: WeakValueDictionary[int, Memo] = WeakValueDictionary()  # the oldest first
+        self._empty = empty
+        self._cached: WeakValueDictionary[int, Cached] = WeakValueDictionary()  # the oldest first
+        self._counted: WeakSet[Part] = WeakSet()
         self._at_most = 0  # bytes they take: exact when counted last, and what has come since
         self._numbers = count()
 
-    def measure(self, kept: KeyValues) -> None:
-        """Learn from the states of some tokens what a token takes."""
-        if not self.per_token and kept.length:
-            states = [x for piece in kept.pieces for layer in piece.layers for x in layer or ()]
-            self.per_token = sum(x.nbytes for x in states) // kept.length
+    def measure(self, state: State) -> None:
+        """Learn from the state of some tokens what a token takes."""
+        if not self.per_token and state.length:
+            self.per_token = state.nbytes // state.length
 
     def needed(self, rows: int, tokens: int) -> int:
         """Bytes of `rows` rows in decoding, the longest of `tokens`: every row's buffer is as long as the longest."""
@@ -55,46 +57,43 @@ class Memory:
 
     def fits(self, rows: int, tokens: int, beside: int = 0) -> bool:
         """Whether rows may be decoded beside so many bytes that are needed in any case."""
-        return self.needed(rows, tokens) + beside <= self.budget
+        return self.needed(rows, tokens) + beside <= self.nbytes
 
     def rows(self, tokens: int, beside: int) -> int:
         """How many rows of so many tokens fit."""
         each = self.needed(1, tokens)
-        return max(0, self.budget - beside) // each if each else sys.maxsize
+        return max(0, self.nbytes - beside) // each if each else sys.maxsize
 
-    def remember(self, kept: KeyValues) -> Memo:
-        """Until there is no room for it, or nobody holds the memo any more."""
-        memo = Memo(kept)
-        self._memos[next(self._numbers)] = memo
-        self._at_most += newly_stored_bytes(kept)
-        return memo
+    def retain(self, state: Any, watch: Watch | None = None, rule: Rule | None = None) -> Cached:
+        """Keep a state until there is no room for it, or nobody holds it any more."""
+        cached = Cached(state, watch, rule)
+        self._cached[next(self._numbers)] = cached
+        self._count(state)
+        return cached
 
-    def forget(self, room: int, pinned: Iterable[KeyValues] = ()) -> None:
-        """Empty memos, the oldest first, until they take at most `room` bytes together with what is `pinned`."""
+    def _count(self, state: State) -> None:
+        """Add what has not been counted before. Before a part that was counted, all were: that ends the search."""
+        for part in reversed(state.parts):
+            if part in self._counted:
+                return
+            self._counted.add(part)
+            self._at_most += part.nbytes
+
+    def evict(self, room: int, pinned: Iterable[State] = ()) -> None:
+        """Empty cached states, the oldest first, until they take at most `room` bytes together with `pinned`."""
         pinned = list(pinned)
         if self._at_most + stored_bytes(pinned) <= room:
             return
-        memos = [(memo, [piece.stored for piece in memo.kept.pieces]) for memo in self._memos.values()]
-        stored = [piece.stored for kept in pinned for piece in kept.pieces]
-        stored += [x for _, pieces in memos for x in pieces]
-        users, sizes = Counter(map(id, stored)), {id(x): x.nbytes for x in stored}
+        cached = [(each, list(each.state.parts)) for each in self._cached.values()]
+        stored = [part for state in pinned for part in state.parts]
+        stored += [part for _, parts in cached for part in parts]
+        users, sizes = Counter(map(id, stored)), {id(part): part.nbytes for part in stored}
         held = sum(sizes.values())
-        for memo, pieces in memos:
+        for each, parts in cached:
             if held <= room:
                 break
-            for x in map(id, pieces):
-                users[x] -= 1
-                held -= 0 if users[x] else sizes[x]
-            memo.kept = KeyValues()
+            for part in map(id, parts):
+                users[part] -= 1
+                held -= 0 if users[part] else sizes[part]
+            each.state = self._empty
         self._at_most = held
-
-
-def _free(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return int(psutil.virtual_memory().available)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device or the host refused an allocation; the host says so in words only."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

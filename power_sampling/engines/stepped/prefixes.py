@@ -1,73 +1,72 @@
-"""Prompts remembered across requests, so that a shared beginning is prefilled once.
+"""The prefix cache: prompts kept across requests, so that a shared beginning is prefilled once.
 
-A system prompt, a template, few-shot examples, the history of a chat: the longest common beginning with any remembered
+A system prompt, a template, few-shot examples, the history of a chat: the longest common beginning with any cached
 prompt is found by content and shared by reference. What was used longest ago goes first when memory runs out.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from power_sampling.engines.torch.kv import KeyValues, stored_bytes
+from power_sampling.engines.stepped.backend import stored_bytes
 from power_sampling.types import Tokens
 
-__all__ = ["Prefixes", "shared_length"]
+__all__ = ["PrefixCache", "shared_length"]
 
 
-class Remembered(NamedTuple):
-    """States of a prompt's first tokens, and the logits at its end where that is the end of the prompt asked for."""
+class Found(NamedTuple):
+    """The state of a prompt's first tokens, and the logits at its end where that is the end of the prompt asked for."""
 
-    kept: KeyValues
-    logits: torch.Tensor | None
+    state: Any
+    logits: Any | None
 
 
 class _Entry(NamedTuple):
     tokens: NDArray[np.int64]
-    kept: KeyValues
-    logits: torch.Tensor
+    state: Any
+    logits: Any
 
 
-class Prefixes:
+class PrefixCache:
     """At most `capacity` bytes of prompts. Used by the engine's thread alone."""
 
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
+    def __init__(self, capacity: int, empty: Any) -> None:
+        self.capacity, self._empty = capacity, empty
         self._entries: dict[Tokens, _Entry] = {}  # the one used last stands last
 
-    def find(self, tokens: Tokens) -> Remembered:
-        """The most that is remembered of this prompt; at least its last token is left to compute, or its logits are
-        known too."""
+    def find(self, tokens: Tokens) -> Found:
+        """The most that is kept of this prompt; at least its last token is left to compute, or its logits are known
+        too."""
         if known := self._entries.get(tokens):
             self._use(tokens)
-            return Remembered(known.kept, known.logits)
+            return Found(known.state, known.logits)
         wanted = np.array(tokens)
         lengths = {key: shared_length(wanted, entry.tokens) for key, entry in self._entries.items()}
         best = max(lengths, key=lambda key: lengths[key], default=None)
         if best is None or not (length := min(lengths[best], len(tokens) - 1)):
-            return Remembered(KeyValues(), None)
+            return Found(self._empty, None)
         self._use(best)
-        return Remembered(self._entries[best].kept.head(length), None)
+        return Found(self._entries[best].state.head(length), None)
 
-    def put(self, tokens: Tokens, kept: KeyValues, logits: torch.Tensor) -> None:
-        """Remember a prompt whose states and last logits are known."""
+    def put(self, tokens: Tokens, state: Any, logits: Any) -> None:
+        """Keep a prompt whose state and last logits are known."""
         if not self.capacity or tokens in self._entries:
             return
-        self._entries[tokens] = _Entry(np.array(tokens), kept, logits)
-        while self._entries and self.size > self.capacity:
+        self._entries[tokens] = _Entry(np.array(tokens), state, logits)
+        while self._entries and self.nbytes > self.capacity:
             del self._entries[next(iter(self._entries))]
 
     def clear(self) -> None:
         self._entries.clear()
 
     @property
-    def size(self) -> int:
+    def nbytes(self) -> int:
         """Bytes held; what several prompts share counts once."""
-        logits = {entry.logits.data_ptr(): entry.logits.nbytes for entry in self._entries.values()}
-        return sum(logits.values()) + stored_bytes(entry.kept for entry in self._entries.values())
+        logits = {id(entry.logits): entry.logits.nbytes for entry in self._entries.values()}
+        return int(sum(logits.values())) + stored_bytes(entry.state for entry in self._entries.values())
 
     def _use(self, tokens: Tokens) -> None:
         self._entries[tokens] = self._entries.pop(tokens)

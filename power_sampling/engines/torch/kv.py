@@ -16,13 +16,15 @@ Knows shapes, not tokens. Two forms of the same states:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-__all__ = ["BatchCache", "KeyValues", "newly_stored_bytes", "stored_bytes", "vacated"]
+from power_sampling.engines.stepped.backend import vacated
+
+__all__ = ["BatchCache", "KeyValues"]
 
 Layer = tuple[torch.Tensor, torch.Tensor] | None  # keys, values: (heads, length, dim); None: the layer keeps nothing
 
@@ -31,7 +33,7 @@ class _Stored:
     """What the views of the same tensors take together; told apart by identity."""
 
     def __init__(self, layers: tuple[Layer, ...], length: int) -> None:
-        self.length, self.is_counted = length, False
+        self.length = length
         self.nbytes = sum(states.nbytes for layer in layers for states in layer or ())
 
 
@@ -58,6 +60,16 @@ class KeyValues(NamedTuple):
     pieces: tuple[_Piece, ...] = ()
     length: int = 0
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of these tokens, shared or not."""
+        return sum(x.nbytes for piece in self.pieces for layer in piece.layers for x in layer or ())
+
+    @property
+    def parts(self) -> tuple[_Stored, ...]:
+        """What it is stored in, the first tokens first."""
+        return tuple(piece.stored for piece in self.pieces)
+
     def head(self, length: int) -> KeyValues:
         """Forked at `length`, which is at most its own."""
         kept: list[_Piece] = []
@@ -73,24 +85,6 @@ class KeyValues(NamedTuple):
         if not length:
             return self
         return KeyValues((*self.pieces, _Piece(layers, length, _Stored(layers, length))), self.length + length)
-
-
-def newly_stored_bytes(kept: KeyValues) -> int:
-    """Bytes of these states that have not been asked for in this way before. What lies before a piece in one rope lies
-    before it in all, so the first that was counted ends the search."""
-    found = 0
-    for piece in reversed(kept.pieces):
-        if piece.stored.is_counted:
-            break
-        piece.stored.is_counted = True
-        found += piece.stored.nbytes
-    return found
-
-
-def stored_bytes(kept: Iterable[KeyValues]) -> int:
-    """Bytes of these states; what several share counts once."""
-    stored = {id(piece.stored): piece.stored.nbytes for states in kept for piece in states.pieces}
-    return sum(stored.values())
 
 
 class _Layer(CacheLayerMixin):
@@ -208,7 +202,7 @@ class BatchCache(Cache):
                 self._write(len(self.lengths) - 1, slot, piece)
                 slot += piece.length
 
-    def leave(self, gone: list[int]) -> None:
+    def leave(self, gone: Sequence[int]) -> None:
         """Remove rows; the last ones move into the gaps, as `vacated` says."""
         for place, source in vacated(len(self.lengths), gone):
             window = slice(self.cursor - self.lengths[source], self.cursor)
@@ -289,11 +283,3 @@ class BatchCache(Cache):
             layer.keys[:rows, :, new] = keys
             layer.values[:rows, :, new] = values
         self.cursor = cursor
-
-
-def vacated(rows: int, gone: list[int]) -> list[tuple[int, int]]:
-    """(place, source): which of the last rows fills which gap when the rows `gone` leave a list of `rows`."""
-    kept = rows - len(gone)
-    gaps = sorted(place for place in gone if place < kept)
-    sources = sorted(set(range(kept, rows)) - set(gone))
-    return list(zip(gaps, sources, strict=True))

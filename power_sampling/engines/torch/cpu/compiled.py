@@ -25,12 +25,11 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.utils import logging
 
-from power_sampling.engines.protocol import Ending
 from power_sampling.engines.torch.cpu.attention import attend
 from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.engines.torch.kv import BatchCache
 from power_sampling.errors import UnsupportedModelError
-from power_sampling.types import Chain, Draw, Floats, Law, Tokens
+from power_sampling.types import Chain, Draw, Floats, Law, Termination, Tokens
 
 __all__ = ["compile_layers"]
 
@@ -311,10 +310,10 @@ def _drawn(model: PreTrainedModel, rows: int) -> Iterator[tuple[Tokens, Tokens, 
     prompts = {}
     for row in range(rows):
         prompt = tuple(random.integers(lm.vocab_size, size=TRIED[-1] + 1 + row).tolist())
-        handle = lm.open(prompt, Ending(frozenset()))
+        handle = lm.open(prompt, Termination(frozenset()))
         prompts[lm.add(handle, Draw(Chain.empty(), 0, TRIED_TOKENS, Law(1.0, 1.0, 1.0), row))] = prompt
     while prompts:
-        for ticket, draw in lm.step()[1]:
+        for ticket, draw in lm.step().finished:
             yield prompts.pop(ticket), draw.tokens, draw.logp
 
 

@@ -1,0 +1,90 @@
+"""The options of every engine, and where each is loaded: a union on `name`, as for samplers. No torch in here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from power_sampling.errors import ConfigurationError
+from power_sampling.settings import Settings, hint
+
+__all__ = ["ENGINES", "EngineOptions", "TorchFields", "TorchOptions"]
+
+
+class TorchFields(Settings):
+    """The options of the engine `torch`."""
+
+    SERVING: ClassVar[frozenset[str]] = frozenset(
+        ("compile_layers", "cuda_graphs", "kv_memory", "max_rows", "pack_weights", "prompt_memory")
+    )
+    """Fields that also concern a model that is loaded already; the others say how one is loaded."""
+
+    dtype: str = "auto"
+    """`auto` (as stored), `float32`, `bfloat16`, `float16`, `float64`."""
+    device: str | None = None
+    """`cpu`, `cuda`, `cuda:1`, `mps`; None: a GPU where there is one."""
+    device_map: str | dict[str, Any] | None = None
+    """`auto`, or a mapping of modules to devices; instead of `device`."""
+    attn_implementation: str | None = None
+    """`eager`, `sdpa`, `flash_attention_2`, ...; None: transformers chooses."""
+    quantization_config: dict[str, Any] | None = None
+    """Fields of a transformers quantisation config, `quant_method` included."""
+    model_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Anything else for `from_pretrained`."""
+    max_rows: int = Field(default=32, ge=1)
+    """Rows decoded together; further draws wait."""
+    prompt_memory: int = Field(default=512, ge=0)
+    """MiB of prompts kept across requests (a prefix cache): what a new prompt shares with them is not computed again.
+    0: none."""
+    kv_memory: int | None = Field(default=None, ge=1)
+    """MiB for keys and values: of the rows in decoding and their prompts, more of which wait, and of finished rows,
+    which are evicted when it gets tight. None: 60 percent of what is free after loading. Should memory run out all
+    the same, the batch is halved and goes on."""
+    pack_weights: bool | None = None
+    """Lay float32 weights out for the CPU once, at the price of a second copy: several rows then cost little more than
+    one. With g++ (or `$CXX`) on Linux, weights that are the same in fewer bits (those of checkpoints in bfloat16, and
+    of GGUF's Q8_0 and Q4_1) are also kept in those, which few rows read in less time. None: where it can be done, half
+    of the free memory holds the copies, and the model was loaded here (a model handed over loaded is left as it
+    is)."""
+    compile_layers: bool = False
+    """Compile the model's layers for the CPU with torch's compiler: steps take about 0.7 of the time. It takes a C++
+    compiler, and about a minute when the model is loaded for the first time, seconds later. Refused where
+    a layer cannot be compiled or a trial disagrees with the plain model; log-probabilities differ by rounding."""
+    cuda_graphs: bool = False
+    """Replay decoding steps on a CUDA GPU as graphs, where the model is one program at every step (no experts, torch's
+    own attention, all of it on one GPU); other models and devices decode as before. Not yet run on a GPU."""
+
+    @model_validator(mode="after")
+    def _check_placement(self) -> Self:
+        if self.device is not None and self.device_map is not None:
+            raise ConfigurationError(
+                f"device and device_map both place the model: got {self.device!r} and {self.device_map!r}; give one."
+            )
+        return self
+
+
+class TorchOptions(TorchFields):
+    """Any transformers model, on a processor or a GPU: the reference."""
+
+    LOADER: ClassVar[str] = "power_sampling.engines.torch.load"
+
+    name: Literal["torch"] = "torch"
+
+
+ENGINES: dict[str, type[TorchOptions]] = {"torch": TorchOptions}
+
+
+def _by_name(value: Any) -> Any:
+    """A bare name means that engine with its defaults."""
+    values = {"name": value} if isinstance(value, str) else value
+    if isinstance(values, Mapping):
+        name = values.get("name")
+        if not isinstance(name, str) or name not in ENGINES:
+            got = "no name" if name is None else f"no engine {name!r:.80}"
+            raise ConfigurationError(f"engine: there is {got}.{hint(str(name), list(ENGINES))}")
+    return values
+
+
+EngineOptions: TypeAlias = Annotated[TorchOptions, BeforeValidator(_by_name)]

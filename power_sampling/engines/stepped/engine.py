@@ -1,0 +1,266 @@
+"""A language model that decodes rows: one batch, refilled between any two steps, over a backend that feeds tokens.
+
+A prompt is prefilled once, and the logits at its end are kept: a draw from cut 0 takes its first token from them. A
+draw from a later cut takes the cached state of what lies before, less one position, and is fed that last token. What
+prompts of different requests begin with is shared. So no token is prefilled twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+from typing import Any
+
+from power_sampling.engines.protocol import Capabilities, Cost, RuleMaker, Stepped, Watch, no_rules
+from power_sampling.engines.row import Row, context_of
+from power_sampling.engines.stepped.backend import Backend
+from power_sampling.engines.stepped.budget import SHARE, Budget, Cached
+from power_sampling.engines.stepped.prefill import Prefill
+from power_sampling.engines.stepped.prefixes import PrefixCache
+from power_sampling.engines.stepped.scheduler import Scheduler
+from power_sampling.engines.stepped.sequence import Prompt, Seq
+from power_sampling.errors import OutOfMemoryError
+from power_sampling.types import Continuation, Draw, Floats, Termination, Tokens
+
+__all__ = ["SteppedEngine"]
+
+
+class SteppedEngine:
+    """The `LanguageModel` of a backend.
+
+    `prompt_memory` bytes of prompts are kept across requests. The prompts of unfinished draws and the rows in decoding
+    take `kv_memory` bytes at most, by default a share of what is free, and other draws wait; what they leave holds
+    states of chains, which may be forked: the oldest go first, and are computed again at need. When memory runs out all
+    the same, the batch is halved, its rows go on from their tokens, and nothing is drawn twice.
+    """
+
+    capabilities = Capabilities(seeded=True, peek=True, floors=True, entropy=True, score_at=True, masks=True)
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        rules: RuleMaker = no_rules,
+        max_rows: int = 32,
+        prompt_memory: int = 0,
+        kv_memory: int | None = None,
+    ) -> None:
+        self.backend, self.rules = backend, rules
+        nbytes = int(SHARE * backend.free_bytes()) if kv_memory is None else kv_memory
+        self._budget = Budget(nbytes, backend.empty)
+        self._prefill = Prefill(backend, PrefixCache(prompt_memory, backend.empty), self._budget)
+        self.scheduler = Scheduler(max_rows, self._budget)
+        self._tickets = count()
+        self._finished: list[tuple[int, Continuation]] = []
+
+    # ------------------------------------------------------------ the protocol
+
+    @property
+    def vocab_size(self) -> int:
+        return self.backend.vocab_size
+
+    @property
+    def context_window(self) -> int | None:
+        return self.backend.context_window
+
+    @property
+    def cost(self) -> Cost:
+        backend = self.backend
+        return Cost(backend.forward_calls, backend.serial_steps, backend.row_steps, self._prefill.tokens)
+
+    def open(self, prompt: Tokens, termination: Termination) -> Prompt:
+        return Prompt(prompt, termination.eos_ids, self.rules(termination), self.backend.empty)
+
+    def add(self, prompt: Prompt, draw: Draw) -> int:
+        ticket = next(self._tickets)
+        context = context_of(prompt.tokens, draw)
+        cached = self._cached(draw.chain.memo, len(context) - 1) if draw.cut else Cached(self.backend.empty)
+        seq = Seq(Row(ticket, draw, prompt.eos_ids, _watch(prompt, draw)), prompt, cached, context)
+        beside = self._budget.per_token * len(prompt.tokens)
+        if not self._budget.fits(1, seq.longest, beside):
+            needed = self._budget.needed(1, seq.longest) + beside
+            raise OutOfMemoryError(
+                f"{seq.longest} tokens take {needed >> 20} MiB of keys and values, the prompt's own included; "
+                f"{self._budget.nbytes >> 20} MiB may be used. Shorten the prompt, lower max_new_tokens, or raise "
+                "kv_memory."
+            )
+        self.scheduler.waiting[ticket] = seq
+        return ticket
+
+    def drop(self, ticket: int) -> None:
+        if self.scheduler.waiting.pop(ticket, None) is None and (place := self.scheduler.place(ticket)) is not None:
+            self._leave([place])
+
+    def so_far(self, ticket: int) -> Continuation:
+        seq = self.scheduler[ticket]
+        return seq.row.so_far(memo=seq)
+
+    def set_floor(self, ticket: int, floor: float) -> None:
+        self.scheduler[ticket].row.floor = floor
+
+    @property
+    def spare_rows(self) -> int:
+        return self.scheduler.spare_rows
+
+    def step(self) -> Stepped:
+        decoded: list[int] = []
+        try:
+            self._admit()
+            decoded = self._decode()
+            self._retire()
+        except (RuntimeError, MemoryError) as error:
+            if not self.backend.is_out_of_memory(error) or not self._halve():
+                raise
+        finished, self._finished = self._finished, []
+        return Stepped(decoded, finished)
+
+    def reset(self) -> None:
+        self.scheduler.waiting.clear()
+        self._finished.clear()
+        self._clear()
+
+    def score(self, prompt: Tokens, tokens: Tokens, temperature: float) -> Floats:
+        """log p(x_t | x_<t) by fresh passes over prompt and tokens, nothing cached. Shape (T,)."""
+        fresh = Prompt(prompt, frozenset(), None, self.backend.empty)
+        while fresh.missing:
+            self._prefill.feed([fresh])
+        return self.backend.score(fresh.state, fresh.logits, tokens, temperature)
+
+    # ------------------------------------------------------------ the parts of a step
+
+    def _admit(self) -> None:
+        """Let waiting sequences run while rows and memory last, after one pass for prompts that have no state yet."""
+        if not self.scheduler.waiting:
+            return
+        while (place := self.scheduler.to_preempt()) is not None:
+            self._preempt(place)
+        queue = self.scheduler.queue()
+        self._prefill.prepare(self.scheduler.prompts_to_prefill(queue))
+        admitted = self.scheduler.admissible(queue)
+        for seq in admitted:
+            seq.cached = self._budget.retain(self._state_to_start_from(seq))
+        self._choose_first_tokens([seq for seq in admitted if seq.starts_at_prompt])
+        for seq in admitted:
+            del self.scheduler.waiting[seq.row.ticket]
+        self._finished += [(seq.row.ticket, seq.row.continuation()) for seq in admitted if seq.row.end]
+        self._enter([seq for seq in admitted if not seq.row.end])
+
+    def _choose_first_tokens(self, seqs: Sequence[Seq]) -> None:
+        """From the logits at the ends of their prompts."""
+        if seqs:
+            choices = self.backend.choose([seq.prompt.logits for seq in seqs], [seq.row for seq in seqs])
+            for seq, choice in zip(seqs, choices, strict=True):
+                seq.row.push(*choice)
+
+    def _enter(self, seqs: Sequence[Seq]) -> None:
+        self.scheduler.running += seqs
+        if seqs:
+            states = [seq.cached.state for seq in seqs]
+            self._make_room()
+            self.backend.enter(states, self.scheduler.most_rows(self.scheduler.running))
+
+    def _decode(self) -> list[int]:
+        """One token for every row."""
+        running = self.scheduler.running
+        if not running:
+            return []
+        chosen = self.backend.decode([seq.row for seq in running], [seq.last_token for seq in running])
+        for row, choice in chosen:
+            row.push(*choice)
+        return [row.ticket for row, _ in chosen]
+
+    def _retire(self) -> None:
+        """Rows that have ended leave the batch."""
+        ended = [i for i, seq in enumerate(self.scheduler.running) if seq.row.end]
+        self._finished += [(self.scheduler.running[i].row.ticket, self._continuation(i)) for i in ended]
+        self._leave(ended)
+        if ended:
+            self._make_room()
+
+    def _halve(self) -> bool:
+        """After an allocation failed: give everything back, and go on with half as much at a time. False: there is
+        nothing left to halve."""
+        scheduler, prefill = self.scheduler, self._prefill
+        rows = min(scheduler.max_rows, len(scheduler.running) or scheduler.max_rows)
+        if rows == 1 and prefill.chunk == 1:
+            return False
+        scheduler.max_rows, prefill.chunk = max(1, rows // 2), max(1, prefill.chunk // 2)
+        known = {ticket for ticket, _ in self._finished}
+        ended = [seq.row for seq in scheduler.running if seq.row.end and seq.row.ticket not in known]
+        self._finished += [(row.ticket, row.continuation()) for row in ended]
+        again = {seq.row.ticket: seq for seq in scheduler.running if not seq.row.end}
+        scheduler.waiting = {**again, **scheduler.waiting}
+        self._clear()
+        prefill.prefixes.clear()
+        self._budget.evict(0)
+        return True
+
+    def _clear(self) -> None:
+        """Forget all rows in decoding."""
+        self.scheduler.running.clear()
+        self.backend.clear()
+
+    # ------------------------------------------------------------ states
+
+    def _cached(self, memo: object, length: int) -> Cached:
+        """What a chain's memo has of the first `length` tokens: the state of a row that has ended, or that of a row
+        still in decoding."""
+        if isinstance(memo, Seq):
+            place = self.scheduler.place(memo.row.ticket)
+            if place is not None and length > memo.cached.state.length:
+                return self._budget.retain(self._state(place, length))
+            memo = memo.cached
+        return memo if isinstance(memo, Cached) else Cached(self.backend.empty)
+
+    def _state_to_start_from(self, seq: Seq) -> Any:
+        """Its chain's, or its prompt's and, for a chain whose state is not cached, that of its tokens."""
+        fed = seq.fed
+        state = seq.cached.state.head(min(seq.cached.state.length, len(fed)))
+        if not state.length:
+            state = seq.prompt.state.head(min(len(seq.prompt.tokens), len(fed)))
+        return self._prefill.extend(seq.prompt, state, fed)
+
+    def _state(self, place: int, length: int | None = None) -> Any:
+        """Of a running row's first `length` tokens; of all it has been fed but its last token, where none is given."""
+        seq = self.scheduler.running[place]
+        length = len(seq.fed) if length is None else length
+        base = seq.cached.state if seq.cached.state.length else seq.prompt.state
+        return self.backend.state(place, base.head(min(base.length, length)), length)
+
+    def _continuation(self, place: int) -> Continuation:
+        """What a row drew. Its memo is the state of everything but the last token, which was never fed."""
+        seq = self.scheduler.running[place]
+        if seq.row.end == "floor":
+            return seq.row.continuation()
+        return seq.row.continuation(self._budget.retain(self._state(place), seq.row.watch, seq.prompt.rule))
+
+    def _preempt(self, place: int) -> None:
+        seq = self.scheduler.running[place]
+        seq.cached = self._budget.retain(self._state(place))
+        self.scheduler.waiting[seq.row.ticket] = seq
+        self._leave([place])
+        self.backend.cancel_step(seq.row)
+
+    def _leave(self, gone: Sequence[int]) -> None:
+        if gone:
+            self.scheduler.leave(gone)
+            self.backend.leave(gone)
+
+    def _make_room(self) -> None:
+        """Evict states that have no room beside the rows in decoding."""
+        scheduler, budget = self.scheduler, self._budget
+        longest = max((seq.longest for seq in scheduler.running), default=0)
+        buffers = max(self.backend.batch_bytes, budget.needed(len(scheduler.running), longest))
+        budget.evict(budget.nbytes - buffers, [prompt.state for prompt in scheduler.prompts()])
+
+
+def _watch(prompt: Prompt, draw: Draw) -> Watch | None:
+    """Of the draw's row: forked from the chain's own, so that what is kept is not watched again."""
+    if prompt.rule is None:
+        return None
+    memo = draw.chain.memo
+    if isinstance(memo, Seq) and memo.prompt.rule is prompt.rule and memo.row.watch is not None:
+        return memo.row.watch.fork(draw.cut)
+    if isinstance(memo, Cached) and memo.rule is prompt.rule and memo.watch is not None:
+        return memo.watch.fork(draw.cut)
+    return prompt.rule.watch(draw.chain.tokens[: draw.cut])

@@ -1,0 +1,79 @@
+"""Prompts get their states: a piece of them per step, so that rows in decoding and cancellations do not wait long."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from power_sampling.engines.stepped.backend import Backend
+from power_sampling.engines.stepped.budget import Budget
+from power_sampling.engines.stepped.prefixes import PrefixCache, shared_length
+from power_sampling.engines.stepped.sequence import Prompt
+from power_sampling.types import Tokens
+
+__all__ = ["Prefill"]
+
+PREFILL_CHUNK = 512  # tokens of a prompt per step
+PREFILL_ROWS = 8  # prompts in one pass, because their logits at each other's ends exist for a moment
+MIN_SHARED = 16  # tokens that a prompt must share with another one for its prefill to wait for the other's
+
+
+class Prefill:
+    """Prefilling over a backend. `chunk` is the most tokens of one pass."""
+
+    def __init__(self, backend: Backend, prefixes: PrefixCache, budget: Budget) -> None:
+        self._backend, self.prefixes, self._budget = backend, prefixes, budget
+        self.chunk = PREFILL_CHUNK
+        self.tokens = 0  # so far
+
+    def prepare(self, prompts: Sequence[Prompt]) -> None:
+        """Find or compute what is missing of these prompts: a piece, per step."""
+        for prompt in prompts:
+            self._recall(prompt)
+        self.feed([prompt for prompt in prompts if prompt.missing])
+        for prompt in prompts:
+            if not prompt.missing:
+                self._budget.measure(prompt.state)
+                self.prefixes.put(prompt.tokens, prompt.state, prompt.logits)
+
+    def feed(self, prompts: Sequence[Prompt]) -> None:
+        """The next piece of the prompt that has waited longest for one, together with as many whole prompts as fit
+        beside it. A prompt that begins like one of them waits, and finds their common beginning computed."""
+        if not prompts:
+            return
+        prompts = sorted(prompts, key=lambda prompt: prompt.served)
+        pieces = {prompts[0]: prompts[0].tokens[prompts[0].state.length :][: self.chunk]}
+        for prompt in prompts[1:]:
+            widest = max(prompt.missing, *map(len, pieces.values()))
+            if len(pieces) == PREFILL_ROWS or widest * (len(pieces) + 1) > self.chunk:
+                continue
+            if not any(self._waits_for(other, prompt) for other in pieces):
+                pieces[prompt] = prompt.tokens[prompt.state.length :]
+        fed = self._backend.prefill([prompt.state for prompt in pieces], list(pieces.values()))
+        for (prompt, piece), (state, logits) in zip(pieces.items(), fed, strict=True):
+            prompt.state, prompt.logits = state, logits
+            prompt.served = self._backend.forward_calls
+            self._count(prompt, piece)
+
+    def extend(self, prompt: Prompt, state: Any, tokens: Tokens) -> Any:
+        """The state of all these tokens of a row of this prompt, from that of the first few."""
+        while piece := tokens[state.length :][: self.chunk]:
+            ((state, _),) = self._backend.prefill([state], [piece])
+            self._count(prompt, piece)
+        return state
+
+    def _count(self, prompt: Prompt, piece: Tokens) -> None:
+        prompt.prefilled_tokens += len(piece)
+        self.tokens += len(piece)
+
+    def _recall(self, prompt: Prompt) -> None:
+        """Take what other requests have left of this prompt, if that is more than it has."""
+        state, logits = self.prefixes.find(prompt.tokens)
+        if state.length > prompt.state.length:
+            prompt.state, prompt.logits, prompt.reused_tokens = state, logits, state.length - prompt.prefilled_tokens
+
+    def _waits_for(self, other: Prompt, prompt: Prompt) -> bool:
+        shared = shared_length(np.array(other.tokens), np.array(prompt.tokens))
+        return self.prefixes.capacity > 0 and shared - int(prompt.state.length) >= MIN_SHARED

@@ -1,0 +1,213 @@
+"""Rows of a transformers model: tokens fed, states forked, tokens chosen on its device.
+
+Weights, positions and masks reach the model as `generate` would pass them. With `lag` a step is launched before the
+host has seen the one before it (`pipeline.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import psutil
+import torch
+from transformers import PreTrainedModel
+from transformers.integrations import sdpa_attention
+
+from power_sampling.engines.choice import Choice
+from power_sampling.engines.row import Row
+from power_sampling.engines.torch.choice import Laws, choose
+from power_sampling.engines.torch.cuda_graphs import StaticSteps, can_be_static
+from power_sampling.engines.torch.forward import Forward, PlainForward
+from power_sampling.engines.torch.kv import BatchCache, KeyValues
+from power_sampling.engines.torch.pipeline import Pending, Steady
+from power_sampling.types import Floats, Law, Tokens
+
+__all__ = ["TorchBackend"]
+
+MASKED_FROM = 256  # slots; measured by benchmarks/processor.py: a quarter faster at 2,000, equal near 200
+SCORE_CHUNK = 64  # positions whose logits over the vocabulary exist at one time while scoring
+
+
+class TorchBackend:
+    """`vocab_size` limits drawing to the tokenizer's ids where the model's vocabulary is padded beyond: p is
+    renormalised over them. Log-probabilities are float32 from upcast logits (float64 for a float64 model).
+
+    With `lag` (None: on CUDA) a step is launched before the host has seen the one before it, while no row enters or
+    leaves, none has a constraint and none is at its last token: all results are the same, and a row that ended before
+    its limit has been decoded once too often, which is discarded. With `static_shapes` decoding steps have few shapes
+    and are replayed on CUDA as graphs, if `can_be_static(model)`.
+    """
+
+    empty = KeyValues()
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        forward: Forward | None = None,
+        *,
+        vocab_size: int | None = None,
+        lag: bool | None = None,
+        static_shapes: bool = False,
+    ) -> None:
+        self.model = model.eval()
+        config = model.config.get_text_config(decoder=True)
+        self.vocab_size: int = min(vocab_size or config.vocab_size, config.vocab_size)
+        self.context_window: int | None = getattr(config, "max_position_embeddings", None)
+        self.forward_calls = self.serial_steps = self.row_steps = 0
+        self._forward: Forward = forward or PlainForward(model)
+        self._device = _input_device(model)
+        self._float = torch.float64 if model.dtype == torch.float64 else torch.float32
+        self._masked_from = MASKED_FROM if _masks_help(model, self._device) else math.inf
+        self.batch = BatchCache(masked_from=self._masked_from)
+        self._lag = self._device.type == "cuda" if lag is None else lag
+        self._steady: Steady | None = None
+        self.pending: Pending | None = None  # a step that was launched ahead
+        can_be_graphed = static_shapes and can_be_static(model)
+        self.static = StaticSteps(PlainForward(model).logits, self._device) if can_be_graphed else None
+
+    @property
+    def batch_bytes(self) -> int:
+        return self.batch.nbytes
+
+    def free_bytes(self) -> int:
+        if self._device.type == "cuda":
+            return torch.cuda.mem_get_info(self._device)[0]
+        return int(psutil.virtual_memory().available)
+
+    def is_out_of_memory(self, error: Exception) -> bool:
+        """Whether a device or the host refused an allocation; the host says so in words only."""
+        return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+    # ------------------------------------------------------------ prompts
+
+    @torch.inference_mode()
+    def prefill(self, states: Sequence[KeyValues], pieces: Sequence[Tokens]) -> list[tuple[KeyValues, torch.Tensor]]:
+        batch = BatchCache()
+        batch.enter(list(states))
+        widest = max(map(len, pieces))
+        ends = sorted({len(piece) - 1 for piece in pieces})
+        logits = self.feed(batch, pieces, keep=torch.tensor(ends))
+        longer = []
+        for row, (state, piece) in enumerate(zip(states, pieces, strict=True)):
+            at = ends.index(len(piece) - 1) if logits.shape[1] == len(ends) else len(piece) - 1
+            extended = state.extended(batch.last(row, widest, len(piece)), len(piece))
+            longer.append((extended, logits[row, at].clone()))
+        return longer
+
+    @torch.inference_mode()
+    def choose(self, logits: Sequence[torch.Tensor], rows: Sequence[Row]) -> list[Choice]:
+        base = torch.stack(list(logits))[:, : self.vocab_size].to(self._device, self._float)
+        laws = Laws.of([row.draw.law for row in rows], base)
+        uniforms = torch.tensor([row.uniform() for row in rows], dtype=torch.float64)[:, None]
+        columns = choose(base, laws, uniforms.to(base.device), [row.allowed() for row in rows]).tolist()
+        return [_choice(row.draw.law, numbers) for row, numbers in zip(rows, columns, strict=True)]
+
+    # ------------------------------------------------------------ the batch
+
+    @torch.inference_mode()
+    def enter(self, states: Sequence[KeyValues], max_rows: int) -> None:
+        self.batch.max_rows = max_rows
+        self.batch.enter(list(states))
+
+    @torch.inference_mode()
+    def leave(self, gone: Sequence[int]) -> None:
+        self.batch.leave(gone)
+
+    @torch.inference_mode()
+    def decode(self, rows: Sequence[Row], last: Sequence[int]) -> list[tuple[Row, Choice]]:
+        """One token for every row of the step that is under way, or else of a new one."""
+        rows = list(rows)
+        step, self.pending = self.pending, None
+        if step is None or set(rows).isdisjoint(step.rows):
+            step = self.launch(rows, last)
+        if self._lag and step.rows == rows and all(row.may_go_on for row in rows):
+            self.pending = self.launch(rows, last)
+        # rows that have left since it was launched are passed over
+        numbers = zip(step.rows, step.numbers(), strict=True)
+        return [(row, _choice(row.draw.law, found)) for row, found in numbers if row is not None and row in rows]
+
+    def launch(self, rows: list[Row], last: Sequence[int]) -> Pending:
+        """Feed every row its last token and draw its next one, without waiting for it."""
+        if self._steady is None or self._steady.rows != rows:
+            like = torch.empty(0, dtype=self._float, device=self._device)
+            self._steady = Steady(rows, last, self.batch, like, self._steady)
+        self.serial_steps += 1
+        self.row_steps += len(rows)
+        self.forward_calls += 1
+        steady = self._steady
+        if self.static and self.static.fits(self.batch):
+            logits = self.static(self.batch, steady.tokens, steady.positions, steady.pads)
+        else:
+            logits = self._forward(steady.tokens, steady.positions, steady.pads, self.batch)
+        return steady.choose(logits[:, -1, : self.vocab_size])
+
+    @torch.inference_mode()
+    def state(self, place: int, base: KeyValues, length: int) -> KeyValues:
+        # the batch holds one token more where a step that was launched ahead has been fed it
+        own = self.batch.last(place, self.batch.lengths[place] - base.length, length - base.length)
+        return base.extended(own, length - base.length)
+
+    def cancel_step(self, row: Row) -> None:
+        if self.pending:
+            self.pending.forget(row)
+            self._steady = None  # it is one step ahead of the row
+
+    def clear(self) -> None:
+        self.batch = BatchCache(masked_from=self._masked_from)
+        self._steady = self.pending = None
+        if self.static:
+            self.static.clear()
+
+    # ------------------------------------------------------------ the model
+
+    @torch.inference_mode()
+    def score(self, state: KeyValues, logits: torch.Tensor, tokens: Tokens, temperature: float) -> Floats:
+        batch = BatchCache()
+        batch.enter([state])
+        parts = [torch.zeros(0, dtype=torch.float64)]
+        before = logits[None]  # the logits of the positions whose next tokens are scored
+        for start in range(0, len(tokens), SCORE_CHUNK):
+            piece = tokens[start : start + SCORE_CHUNK]
+            fed = self.feed(batch, [piece], keep=len(piece))[0, -len(piece) :]
+            known = torch.cat([before, fed[:-1]])[:, : self.vocab_size].to(self._float)
+            logp = torch.log_softmax(known / temperature, -1)
+            index = torch.tensor(piece, device=logp.device)
+            parts.append(logp.gather(-1, index[:, None])[:, 0].double().cpu())
+            before = fed[-1:]
+        return torch.cat(parts).numpy()
+
+    def feed(self, batch: BatchCache, pieces: Sequence[Tokens], *, keep: int | torch.Tensor) -> torch.Tensor:
+        """Append a piece to every row of `batch`. Returns logits as `Forward` does.
+
+        Shorter pieces are padded on the right, where nothing of theirs looks."""
+        widest = max(map(len, pieces))
+        tokens = torch.tensor([piece + (0,) * (widest - len(piece)) for piece in pieces])
+        positions = torch.tensor(batch.lengths)[:, None] + torch.arange(widest)
+        pads = torch.tensor(batch.pads)[:, None]
+        tokens, positions, pads = (x.to(self._device) for x in (tokens, positions, pads))
+        self.forward_calls += 1
+        return self._forward(tokens, positions, pads, batch, keep if isinstance(keep, int) else keep.to(self._device))
+
+
+def _choice(law: Law, numbers: Sequence[float]) -> Choice:
+    """A row's columns as its law asks for them: the entropy stands first where any row of the batch asks for it."""
+    token, logp, logq, *extras = numbers
+    return Choice(int(token), logp, logq, extras[int(law.cut_exponent is None) : 1 + len(law.score_at)])
+
+
+def _input_device(model: PreTrainedModel) -> torch.device:
+    """Where a model takes its tokens: where its embeddings are. Those that accelerate has put away are nowhere between
+    two calls; its hook on the model knows where they come to, and brings the logits back there."""
+    device: torch.device = model.get_input_embeddings().weight.device
+    hook = getattr(model, "_hf_hook", None)
+    return torch.device(hook.execution_device) if device.type == "meta" and hook is not None else device
+
+
+def _masks_help(model: PreTrainedModel, device: torch.device) -> bool:
+    """Whether a long step is faster with a mask, even one that hides nothing: on a processor, transformers' attention
+    then reads the keys and values of a group of heads once, and without a mask torch repeats them for every head."""
+    config = model.config.get_text_config(decoder=True)
+    heads = getattr(config, "num_attention_heads", 0)
+    is_grouped = getattr(config, "num_key_value_heads", None) not in (None, heads)
+    return device.type == "cpu" and is_grouped and hasattr(sdpa_attention, "pack_gqa")

@@ -1,0 +1,103 @@
+"""Models of transformers, loaded: a hub id, a local folder, a GGUF file, or the embedded default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from power_sampling.config import ModelConfig
+from power_sampling.engines.options import TorchOptions
+from power_sampling.engines.torch.engine import TorchLM
+from power_sampling.engines.torch.gguf import embedded_file, unpacked
+from power_sampling.errors import ConfigurationError, MissingDependencyError, ModelError, ModelNotFoundError
+
+__all__ = ["engine", "load"]
+
+
+def load(config: ModelConfig, options: TorchOptions) -> tuple[Any, Any]:
+    """(model, tokenizer) by transformers, on the device the settings ask for."""
+    source = _source(config.model)
+    common: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+    if config.revision is not None:
+        common["revision"] = config.revision
+    arguments = {**common, "dtype": _dtype(options.dtype), **options.model_kwargs}
+    if options.device_map is not None:
+        arguments["device_map"] = options.device_map
+    if options.attn_implementation is not None:
+        arguments["attn_implementation"] = options.attn_implementation
+    if options.quantization_config is not None:
+        arguments["quantization_config"] = _quantization(options.quantization_config)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(config.tokenizer or source, **common)
+        model = AutoModelForCausalLM.from_pretrained(source, **arguments)
+    except ImportError as error:
+        raise MissingDependencyError(f"Loading {config.model!r} needs another package: {error}") from error
+    except OSError as error:
+        raise ModelNotFoundError(
+            f"No model at {config.model!r}: {error} Give a hub id, a folder with config.json and weights, a "
+            ".gguf file, or 'embedded'."
+        ) from error
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise ModelError(f"transformers cannot load {config.model!r}: {type(error).__name__}: {error}") from error
+    if options.device_map is None and options.quantization_config is None:
+        device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            model = model.to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigurationError(f"device {device!r} cannot be used: {error}") from error
+    return model, tokenizer
+
+
+def engine(model: Any, options: TorchOptions, *, vocab_size: int, is_own: bool) -> TorchLM:
+    """The engine of a loaded model. `is_own`: it was loaded here, so that it may be laid out anew."""
+    from power_sampling.engines.torch.cpu.packed import pack
+
+    if options.pack_weights or (options.pack_weights is None and is_own):
+        pack(model, is_required=bool(options.pack_weights))
+    if options.compile_layers:
+        from power_sampling.engines.torch.cpu.compiled import compile_layers
+
+        compile_layers(model)
+    return TorchLM(
+        model,
+        vocab_size=vocab_size,
+        max_rows=options.max_rows,
+        prompt_memory=options.prompt_memory * 2**20,
+        kv_memory=None if options.kv_memory is None else options.kv_memory * 2**20,
+        static_shapes=options.cuda_graphs and model.device.type == "cuda",
+    )
+
+
+def _dtype(name: str) -> Any:
+    if name == "auto":
+        return "auto"
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ConfigurationError(f"dtype: expected auto, float32, bfloat16, float16 or float64, got {name!r}.")
+    return dtype
+
+
+def _quantization(fields: dict[str, Any]) -> Any:
+    from transformers.quantizers.auto import AutoQuantizationConfig
+
+    try:
+        return AutoQuantizationConfig.from_dict(fields)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigurationError(f"quantization_config: {error}") from error
+
+
+def _source(model: str) -> str:
+    """What `from_pretrained` is to be given."""
+    if model == "embedded":
+        return str(unpacked(embedded_file()))
+    path = Path(model).expanduser()
+    if path.suffix.lower() == ".gguf":
+        if not path.is_file():
+            raise ModelNotFoundError(f"There is no GGUF file at {model!r}.")
+        return str(unpacked(path))
+    if path.is_dir() or not (path.is_absolute() or model.startswith((".", "~"))):
+        return str(path) if path.is_dir() else model
+    raise ModelNotFoundError(f"There is no folder {model!r}. Give a folder with config.json and weights, or a hub id.")
