@@ -114,7 +114,7 @@ def get_model(config: ModelConfig) -> Model:
 
 
 def _shared(config: ModelConfig) -> ModelConfig:
-    """With the engine's options in one place, and without how a prompt is presented: the weights do not depend on it."""
+    """With the engine's options in one place, and without how prompts are presented: weights do not depend on it."""
     named = {name: getattr(config, name) for name in ModelConfig.model_fields if name not in TorchFields.model_fields}
     options = config.engine_options()
     return ModelConfig(**{**named, "use_chat_template": None, "engine": type(options)(**dict(options))})
