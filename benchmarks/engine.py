@@ -29,15 +29,15 @@ from on_a_thread import on_a_thread
 from tqdm import tqdm
 
 from power_sampling.config import GenerationConfig, ModelConfig
-from power_sampling.engines.protocol import Cost, Ending
+from power_sampling.engines.protocol import Cost
 from power_sampling.engines.torch.cpu.packed import pack
 from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.models import load_pretrained
 from power_sampling.samplers import NumpyRng, sampler_for
 from power_sampling.serving.worker import Outcome, Request, Worker
-from power_sampling.types import Tokens
+from power_sampling.types import Termination, Tokens
 
-ENDLESS = Ending(frozenset())
+ENDLESS = Termination(frozenset())
 ALPHA, NUM_STEPS, NUM_BLOCKS = 4.0, 10, 4
 SHAPES = {
     "qwen2.5-7b": {

@@ -36,17 +36,16 @@ from on_a_thread import on_a_thread
 from tqdm import tqdm
 
 from power_sampling.config import GenerationConfig, ModelConfig
-from power_sampling.engines.protocol import Ending
 from power_sampling.engines.torch.cpu.packed import pack
 from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.models import load_pretrained
 from power_sampling.samplers import NumpyRng, sampler_for
 from power_sampling.serving.worker import Request, Worker
-from power_sampling.types import Chain, Draw, Law, Tokens
+from power_sampling.types import Chain, Draw, Law, Termination, Tokens
 
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "growth.svg"
 PLAIN = Law(1.0, 1.0, 1.0)
-ENDLESS = Ending(frozenset())
+ENDLESS = Termination(frozenset())
 ROWS, PROMPT = 8, 45
 STEPS, TAIL = 16, 32  # that a median is taken of
 MAX_ROWS, SHORT_PROMPT, SHORT_ANSWER = 32, 16, 8  # of requests that wait
@@ -91,7 +90,7 @@ class Lab:
 
         def watched() -> Any:
             result = step()
-            self._held.append(engine._batch.nbytes)
+            self._held.append(engine.backend.batch.nbytes)
             return result
 
         engine.step = watched  # type: ignore[method-assign] # of this engine alone
@@ -106,12 +105,12 @@ class Lab:
         for row, prompt in enumerate(prompts):
             engine.add(handles[prompt], Draw(Chain.empty(), 0, new_tokens, PLAIN, seed=row))
             engine.step()
-        while len(engine.step()[0]) < rows:
+        while len(engine.step().decoded) < rows:
             pass
         return engine
 
     def memory(self, engine: TorchLM, rows: int, longest: int) -> Memory:
-        return Memory(engine._memory.needed(rows, longest), max(self._held), status("VmHWM") - self._before)
+        return Memory(engine._budget.needed(rows, longest), max(self._held), status("VmHWM") - self._before)
 
 
 def restart_peak() -> int:

@@ -14,11 +14,10 @@ from itertools import product
 
 import numpy as np
 
-from power_sampling.engines.protocol import Ending
 from power_sampling.testing import TableLM, completions, power_law, suffixes
-from power_sampling.types import Chain, Draw, Floats, Law
+from power_sampling.types import Chain, Draw, Floats, Law, Termination
 
-PROMPT, EOS, HORIZON = (1,), Ending(frozenset({0})), 3
+PROMPT, EOS, HORIZON = (1,), Termination(frozenset({0})), 3
 Rule = Callable[[Floats, float], Floats]
 
 

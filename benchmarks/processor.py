@@ -30,14 +30,13 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from power_sampling.config import ModelConfig
-from power_sampling.engines.protocol import Ending
 from power_sampling.engines.torch.cpu.attention import _by_library, _by_torch, _library
 from power_sampling.engines.torch.cpu.compact import compact
 from power_sampling.engines.torch.cpu.compiled import compile_layers
 from power_sampling.engines.torch.cpu.packed import _Mkl, _OneDnn, _those_together, pack, packable
 from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.models import load_pretrained
-from power_sampling.types import Chain, Draw, Law
+from power_sampling.types import Chain, Draw, Law, Termination
 
 PLAIN = Law(1.0, 1.0, 1.0)
 STEPS, REPETITIONS = 20, 5
@@ -135,11 +134,11 @@ def prefills_of(model: Any, rows: int) -> Callable[[], Any]:
 
     def prefill() -> None:
         for seed in range(rows):
-            handle = lm.open(tuple(random.integers(100, 40000, 45).tolist()), Ending(frozenset()))
+            handle = lm.open(tuple(random.integers(100, 40000, 45).tolist()), Termination(frozenset()))
             lm.add(handle, Draw(Chain.empty(), 0, 1, PLAIN, seed))  # its one token is drawn from the prompt's logits
         left = rows
         while left:
-            left -= len(lm.step()[1])
+            left -= len(lm.step().finished)
 
     return prefill
 
@@ -148,11 +147,11 @@ def seated(model: Any, rows: int, prompt: int, masked_from: float | None = None)
     """An engine whose rows all decode, of one length."""
     lm = TorchLM(model, max_rows=rows)
     if masked_from is not None:
-        lm._batch.masked_from = masked_from
-    handle = lm.open(tuple(np.random.default_rng(0).integers(100, 40000, prompt).tolist()), Ending(frozenset()))
+        lm.backend.batch.masked_from = masked_from
+    handle = lm.open(tuple(np.random.default_rng(0).integers(100, 40000, prompt).tolist()), Termination(frozenset()))
     for seed in range(rows):
         lm.add(handle, Draw(Chain.empty(), 0, 4 * STEPS, PLAIN, seed))
-    while len(lm.step()[0]) < rows:
+    while len(lm.step().decoded) < rows:
         pass
     return lm
 

@@ -32,12 +32,12 @@ from tqdm import tqdm
 
 import power_sampling
 from power_sampling.config import GenerationConfig, ModelConfig
-from power_sampling.engines.protocol import Ending
 from power_sampling.engines.torch.cpu.packed import pack
 from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.models import load_pretrained
 from power_sampling.samplers import NumpyRng, sampler_for
 from power_sampling.serving.worker import THREAD_NAME, Request, Worker
+from power_sampling.types import Termination
 
 PACKAGE = str(Path(power_sampling.__file__).parent)
 ROWS, PROMPT, ALPHA = (1, 8, 16, 32), 45, 4.0
@@ -126,7 +126,7 @@ class Bench:
         def make_sampler(over: Any) -> Any:
             return sampler_for(config, config.max_new_tokens, NumpyRng(seed), over)
 
-        return Request(prompt=tuple(prompt), ending=Ending(frozenset()), make_sampler=make_sampler)
+        return Request(prompt=tuple(prompt), termination=Termination(frozenset()), make_sampler=make_sampler)
 
 
 def measure(bench: Bench, name: str, rows: int, repetitions: int) -> None:

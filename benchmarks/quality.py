@@ -45,10 +45,9 @@ from transformers import DynamicCache
 
 from power_sampling import PowerSampler
 from power_sampling.config import GenerationConfig
-from power_sampling.engines.protocol import Ending
 from power_sampling.samplers import NumpyRng, Sampler, sampler_for
 from power_sampling.serving.worker import Outcome, Request
-from power_sampling.types import Answer, Chain, Continuation, Draw, Floats, Law, Round, Tokens
+from power_sampling.types import Answer, Chain, Continuation, Draw, Floats, Law, Round, Termination, Tokens
 
 HORIZON = 32
 ALPHA, LOW_ALPHA = 4.0, 2.0
@@ -180,7 +179,9 @@ class Lab:
         }
 
     def request(self, prompt: str, make_sampler: Callable[[Callable[[], bool]], Sampler]) -> Request:
-        return Request(prompt=self.prompts[prompt], ending=Ending(self.codec.eos_ids), make_sampler=make_sampler)
+        return Request(
+            prompt=self.prompts[prompt], termination=Termination(self.codec.eos_ids), make_sampler=make_sampler
+        )
 
     def describe(self, chain: Chain | Continuation) -> Record:
         """Its numbers, for the file."""

@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from power_sampling import PowerSampler
 from power_sampling.config import GenerationConfig
-from power_sampling.engines.protocol import Ending
 from power_sampling.samplers import NumpyRng, sampler_for
 from power_sampling.serving.worker import Request
+from power_sampling.types import Termination
 
 PROMPTS = [
     "What is the capital of France?",
@@ -37,7 +37,7 @@ def main() -> None:
     args = parser.parse_args()
     sampler = PowerSampler.from_pretrained("embedded", dtype="float32", max_rows=64)
     loaded = sampler._model.load()
-    ending = Ending(loaded.codec.eos_ids)
+    ending = Termination(loaded.codec.eos_ids)
     prompts = [loaded.codec.encode_chat([{"role": "user", "content": text}]) for text in PROMPTS]
     print(f"8 particles, alpha 4, {args.tokens} tokens, {len(prompts)} prompts, {args.seeds} seeds each")
     print(f"{'block':>6}{'sd of log Z':>14}{'mean log Z':>12}{'smallest ESS':>14}{'row-steps':>11}{'serial steps':>14}")

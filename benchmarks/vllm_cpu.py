@@ -63,10 +63,10 @@ def vllm(folder: str, tokens: int) -> Generate:
 
 def plain(folder: str, tokens: int, *, is_compiled: bool = False) -> Generate:
     from power_sampling.config import GenerationConfig, ModelConfig
-    from power_sampling.engines.protocol import Ending
     from power_sampling.models import Model
     from power_sampling.samplers import NumpyRng, sampler_for
     from power_sampling.serving.worker import Request
+    from power_sampling.types import Termination
 
     fields: dict[str, Any] = {"model": folder, "device": "cpu", "dtype": "float32", "prompt_memory": 0}
     model = Model(ModelConfig(**fields, max_rows=max(ROWS), compile_layers=is_compiled))
@@ -77,7 +77,7 @@ def plain(folder: str, tokens: int, *, is_compiled: bool = False) -> Generate:
         def make_sampler(over: Callable[[], bool], _: Model = model) -> Any:  # the model lives as long as this
             return sampler_for(config, tokens, NumpyRng(seed), over)
 
-        return Request(prompt=tuple(prompt), ending=Ending(frozenset()), make_sampler=make_sampler)
+        return Request(prompt=tuple(prompt), termination=Termination(frozenset()), make_sampler=make_sampler)
 
     def generate(prompts: Prompts) -> list[int]:
         jobs = worker.submit_all([request(prompt, seed) for seed, prompt in enumerate(prompts)])

@@ -12,9 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from langchain_power_sampling import ChatPowerSampling
-from power_sampling.engines.protocol import Ending
 from power_sampling.testing import TableLM, completions, power_law
-from power_sampling.types import Law
+from power_sampling.types import Law, Termination
 from tests.support.chat import merged
 
 
@@ -34,7 +33,7 @@ DRAWS, ONE_BY_ONE = 200, 120
 
 def exact_law(alpha: float) -> dict[str, float]:
     law: Counter[str] = Counter()
-    chains = completions(TABLE, (0,), Ending(frozenset({3}), None), HORIZON, Law(alpha, 1.0, 1.0 / alpha))
+    chains = completions(TABLE, (0,), Termination(frozenset({3}), None), HORIZON, Law(alpha, 1.0, 1.0 / alpha))
     for chain, probability in zip(chains, power_law(chains, alpha), strict=True):
         law["".join("abc"[token] for token in chain.tokens if token < 3)] += float(probability)
     return dict(law)

@@ -20,9 +20,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from llamaindex_power_sampling import PowerSamplingLLM
-from power_sampling.engines.protocol import Ending
 from power_sampling.testing import TableLM, completions, power_law
-from power_sampling.types import Law
+from power_sampling.types import Law, Termination
 
 WORDS = ["a", "b", "c", "<eos>"]
 HORIZON, ALPHA = 2, 2.5
@@ -53,7 +52,7 @@ class Enumerable(TableLM):
 @pytest.fixture(scope="module")
 def law() -> dict[str, float]:
     """Probability of every text under p^alpha."""
-    lm, ending = Enumerable(), Ending(frozenset([3]))
+    lm, ending = Enumerable(), Termination(frozenset([3]))
     chains = completions(lm, (0,), ending, HORIZON, Law(1.0, 1.0, 1.0))
     assert len(chains) == 13
     found: dict[str, float] = {}
@@ -119,7 +118,7 @@ async def test_the_law_of_async_and_gathered_calls(llm: PowerSamplingLLM, law: d
 
 
 async def test_alpha_1_is_plain_sampling(llm: PowerSamplingLLM) -> None:
-    lm, ending = Enumerable(), Ending(frozenset([3]))
+    lm, ending = Enumerable(), Termination(frozenset([3]))
     chains = completions(lm, (0,), ending, HORIZON, Law(1.0, 1.0, 1.0))
     plain: dict[str, float] = {}
     for chain, probability in zip(chains, power_law(chains, 1.0), strict=True):

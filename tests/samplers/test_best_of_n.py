@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from power_sampling.config import BestOfN, GenerationConfig
-from power_sampling.engines.protocol import Ending
 from power_sampling.samplers import NumpyRng, best_of_n, sampler_for
 from power_sampling.testing import Branches, TableLM, drive, outcomes, run_draws, suffixes
-from power_sampling.types import Answer, Chain, Draw, Law, Tokens
+from power_sampling.types import Answer, Chain, Draw, Law, Termination, Tokens
 from tests.support.constraints import PLAIN, legal
 from tests.support.exact import EOS, PROMPT, STOP, World, label
 
@@ -63,7 +62,9 @@ def gap(world: World, n: int) -> float:
     ],
     ids=label,
 )
-def test_the_best_has_the_law_of_the_maximum(n: int, horizon: int, alpha: float, tau: float, ending: Ending) -> None:
+def test_the_best_has_the_law_of_the_maximum(
+    n: int, horizon: int, alpha: float, tau: float, ending: Termination
+) -> None:
     world = World(3, horizon, 6, Law(alpha, 1.0, tau), ending)
     assert gap(world, n) < 1e-12
 

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 
 from power_sampling.config import MetropolisHastings
-from power_sampling.engines.protocol import Ending
 from power_sampling.samplers import metropolis_hastings
 from power_sampling.samplers.metropolis_hastings import move
 from power_sampling.samplers.parts.cuts import log_span
 from power_sampling.samplers.parts.rng import NumpyRng
 from power_sampling.testing import Branches, TableLM, drive, run_draws
-from power_sampling.types import EVERYWHERE, Chain, Continuation, Floats, Law, Progress, Round
+from power_sampling.types import EVERYWHERE, Chain, Continuation, Floats, Law, Progress, Round, Termination
 from tests.support.constraints import PLAIN, legal
 from tests.support.exact import EOS, PROMPT, STOP, World, label
 
@@ -39,7 +38,7 @@ def kernel(world: World, config: MetropolisHastings, *, thresholds: bool = False
     return world.kernel(one_move, edges) if thresholds else world.kernel(one_move)
 
 
-def world_of(horizon: int, alpha: float, beta: float, ending: Ending = EOS, tau: float | None = None) -> World:
+def world_of(horizon: int, alpha: float, beta: float, ending: Termination = EOS, tau: float | None = None) -> World:
     law = Law(alpha, 1.0, tau or 1 / alpha, cut_exponent=beta)
     return World(3, horizon, int(alpha) + horizon, law, ending)
 
@@ -57,7 +56,7 @@ def world_of(horizon: int, alpha: float, beta: float, ending: Ending = EOS, tau:
     ids=label,
 )
 def test_moves_leave_the_power_law_invariant(
-    horizon: int, alpha: float, beta: float, ending: Ending, tau: float | None
+    horizon: int, alpha: float, beta: float, ending: Termination, tau: float | None
 ) -> None:
     world = world_of(horizon, alpha, beta, ending, tau)
     matrix = kernel(world, MetropolisHastings())

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 from power_sampling.config import Lookahead
-from power_sampling.engines.protocol import Ending
 from power_sampling.samplers import lookahead
 from power_sampling.samplers.lookahead import jackknifed
 from power_sampling.samplers.parts.rng import NumpyRng
 from power_sampling.testing import TableLM, drive, run_draws, suffixes
-from power_sampling.types import Continuation, Draw, Floats, Law, Round
+from power_sampling.types import Continuation, Draw, Floats, Law, Round, Termination
 from tests.support.constraints import PLAIN, legal
 from tests.support.exact import EOS, PROMPT, STOP, World, label
 
@@ -69,7 +68,7 @@ NOISE = 0.12  # the distance of N right answers over 15 completions has mean bel
     [(4.0, None, EOS), (2.0, 1.0, EOS), (3.0, 0.6, STOP), (2.0, None, legal(PLAIN, 3))],
     ids=label,
 )
-def test_the_law_tends_to_the_power_law(alpha: float, tau: float | None, ending: Ending) -> None:
+def test_the_law_tends_to_the_power_law(alpha: float, tau: float | None, ending: Termination) -> None:
     """A right sampler passes but for noise of 3 standard deviations: with probability above 0.998 each."""
     world = World(3, 3, 41, Law(alpha, 1.0, tau or 1 / alpha), ending)
     assert distance(world, Lookahead(block_size=1, num_candidates=24, num_rollouts=8), N) < NOISE
@@ -123,7 +122,7 @@ def test_weights_are_a_law_whatever_the_rollouts() -> None:
 
 def test_blocks_are_settled_and_a_spent_budget_finishes_the_completion() -> None:
     lm, rounds = TableLM(5, seed=3), []
-    handle = lm.open((1,), Ending(frozenset()))
+    handle = lm.open((1,), Termination(frozenset()))
 
     def answer(current: Round) -> list[Continuation]:
         rounds.append(current)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from power_sampling.config import MetropolisHastings
-from power_sampling.engines.protocol import Ending
 from power_sampling.samplers import metropolis_hastings as public
 from power_sampling.samplers.metropolis_hastings import move
 from power_sampling.samplers.parts.rng import NumpyRng
@@ -21,7 +20,7 @@ from power_sampling.testing import (
     outcomes,
     run_draws,
 )
-from power_sampling.types import Chain, Continuation, Draw, Law, Progress, Round
+from power_sampling.types import Chain, Continuation, Draw, Law, Progress, Round, Termination
 from tests.support.exact import EOS, PROMPT, STOP
 from tests.support.table import Table
 
@@ -163,7 +162,7 @@ def test_every_horizon_and_an_immediate_eos_work(horizon: int) -> None:
 
 def test_a_spent_budget_ends_the_refinement_and_finishes_the_completion() -> None:
     lm = TableLM(5, seed=3)
-    handle = lm.open((1,), Ending(frozenset()))
+    handle = lm.open((1,), Termination(frozenset()))
     rounds: list[Round] = []
 
     def answer(current: Round) -> list[Continuation]:

@@ -11,12 +11,11 @@ import pytest
 
 from power_sampling import ConfigurationError
 from power_sampling.config import GenerationConfig, ParallelTempering
-from power_sampling.engines.protocol import Ending
 from power_sampling.samplers import parallel_tempering
 from power_sampling.samplers.parallel_tempering import _weighed, ladder_of, respaced, step, sweep
 from power_sampling.samplers.parts.rng import NumpyRng
 from power_sampling.testing import Branches, TableLM, drive, outcomes, power_law, run_draws, suffixes
-from power_sampling.types import Answer, Chain, Continuation, Draw, Floats, Law, Progress, Round
+from power_sampling.types import Answer, Chain, Continuation, Draw, Floats, Law, Progress, Round, Termination
 from tests.support.constraints import legal
 from tests.support.exact import EOS, PROMPT, STOP, World, label
 
@@ -26,7 +25,7 @@ MODULE = importlib.import_module("power_sampling.samplers.parallel_tempering")
 class Ladder:
     """A world under every law of a ladder; a state is a tuple of completions, the coldest last."""
 
-    def __init__(self, horizon: int, alpha: float, config: ParallelTempering, ending: Ending = EOS, seed: int = 3):
+    def __init__(self, horizon: int, alpha: float, config: ParallelTempering, ending: Termination = EOS, seed: int = 3):
         tau = config.proposal_temperature or 1 / alpha
         self.config, self.laws = config, ladder_of(config, Law(alpha, 1.0, tau))
         self.world = World(3, horizon, seed, self.laws[0], ending)
@@ -82,7 +81,7 @@ class Ladder:
     ids=label,
 )
 def test_a_step_leaves_the_joint_law_invariant(
-    horizon: int, alpha: float, fields: dict[str, Any], ending: Ending
+    horizon: int, alpha: float, fields: dict[str, Any], ending: Termination
 ) -> None:
     config = ParallelTempering.model_validate({"num_rungs": 2, **fields})
     assert Ladder(horizon, alpha, config, ending).step_gap() < 1e-10
@@ -105,7 +104,7 @@ def test_a_sweep_over_three_rungs_leaves_the_joint_law_invariant() -> None:
 
 
 @pytest.mark.parametrize("ending", [EOS, legal(["1", "12", "21", "2222"], 3)], ids=label)
-def test_a_chain_weighs_on_a_rung_what_it_would_if_the_rung_had_drawn_it(ending: Ending) -> None:
+def test_a_chain_weighs_on_a_rung_what_it_would_if_the_rung_had_drawn_it(ending: Termination) -> None:
     ladder = Ladder(3, 4.0, ParallelTempering(num_rungs=3), ending)
     lm, law = ladder.world.lm, ladder.laws
     for k in range(3):
@@ -174,7 +173,7 @@ def test_the_chain_is_identical_with_early_rejection_on_and_off() -> None:
 
 def test_all_rungs_move_in_one_round_and_a_spent_budget_finishes_the_coldest() -> None:
     lm, rounds = TableLM(5, seed=3), []
-    handle = lm.open((1,), Ending(frozenset()))
+    handle = lm.open((1,), Termination(frozenset()))
 
     def answer(current: Round) -> list[Continuation]:
         rounds.append(current)

@@ -7,22 +7,28 @@ from typing import Any
 import pytest
 
 from power_sampling.config import GenerationConfig
-from power_sampling.engines.protocol import Cost, Ending, LanguageModel
+from power_sampling.engines.protocol import Cost, LanguageModel
 from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.samplers import NumpyRng, sampler_for
 from power_sampling.serving.draws import Draws
 from power_sampling.serving.worker import Outcome, Request, Worker
 from power_sampling.testing import TableLM, run_draws
-from power_sampling.types import Chain, Continuation, Draw, Law, Round
+from power_sampling.types import Chain, Continuation, Draw, Law, Round, Termination
 from tests.support.constraints import PLAIN, legal
 from tests.support.exact import EOS, PROMPT, STOP, label
 from tests.support.tiny import tiny_model
 
-ENDLESS = Ending(frozenset())
+ENDLESS = Termination(frozenset())
 
 
 def run(
-    lm: LanguageModel, seeds: list[int], ending: Ending = EOS, *, alpha: float = 3.0, horizon: int = 12, **fields: Any
+    lm: LanguageModel,
+    seeds: list[int],
+    ending: Termination = EOS,
+    *,
+    alpha: float = 3.0,
+    horizon: int = 12,
+    **fields: Any,
 ) -> tuple[list[Outcome], Cost]:
     """One request after another, and what it took."""
     sampler = {"name": "metropolis_hastings", "block_size": 6, "num_steps": 6, **fields}
@@ -58,7 +64,7 @@ def same(a: Outcome, b: Outcome) -> bool:
     ],
     ids=label,
 )
-def test_the_chain_is_identical(num_seeds: int, prefetch: int, ending: Ending, fields: dict[str, Any]) -> None:
+def test_the_chain_is_identical(num_seeds: int, prefetch: int, ending: Termination, fields: dict[str, Any]) -> None:
     vocab, seeds = 3 if ending.stop or ending.constraint else 5, list(range(num_seeds))
     sequential, cost = run(TableLM(vocab, seed=4), seeds, ending, prefetch=0, **fields)
     prefetched, cost_ahead = run(TableLM(vocab, seed=4), seeds, ending, prefetch=prefetch, **fields)
@@ -80,7 +86,7 @@ def test_on_a_model_with_states_forked_while_they_are_drawn(
     remembered = TorchLM._remembered
 
     def watched(self: TorchLM, memo: Any, length: int) -> Any:
-        forked.append(hasattr(memo, "row") and length > memo.memo.kept.length)
+        forked.append(hasattr(memo, "row") and length > memo.memo.state.length)
         return remembered(self, memo, length)
 
     monkeypatch.setattr(TorchLM, "_remembered", watched)
@@ -201,7 +207,7 @@ def test_a_draw_begun_under_a_higher_floor_is_finished_or_drawn_again(is_over: b
     def answered(asked: Draw) -> list[Continuation]:
         draws.ask(Round((asked,)))
         while (answers := draws.answers()) is None:
-            for ticket, continuation in lm.step()[1]:
+            for ticket, continuation in lm.step().finished:
                 draws.finish(ticket, continuation)
         return answers
 

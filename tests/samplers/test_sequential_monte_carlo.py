@@ -10,19 +10,17 @@ import numpy as np
 import pytest
 
 from power_sampling.config import SequentialMonteCarlo
-from power_sampling.engines.protocol import Ending
 from power_sampling.samplers import sequential_monte_carlo
 from power_sampling.samplers.parts.resampling import RATIO, chopthin, effective_sample_size, log_mean_exp, systematic
 from power_sampling.samplers.parts.rng import NumpyRng
 from power_sampling.testing import Branches, TableLM, completions, drive, outcomes, power_law, run_draws
-from power_sampling.text.stop import StopStrings
-from power_sampling.types import Answer, Continuation, Law, Round
+from power_sampling.types import Answer, Continuation, Law, Round, Termination
 from tests.support.exact import World
 
 MODULE = importlib.import_module("power_sampling.samplers.sequential_monte_carlo")
 PROMPT = (2, 0, 1)
-EOS = Ending(frozenset({0}))
-STOP = Ending(frozenset({0}), StopStrings(["ab"], lambda ids: "".join(".abc"[i] for i in ids)))
+EOS = Termination(frozenset({0}))
+STOP = Termination(frozenset({0}), ("ab",))
 
 
 @pytest.mark.parametrize("ending", [EOS, STOP], ids=["eos", "stop"])
@@ -43,7 +41,7 @@ STOP = Ending(frozenset({0}), StopStrings(["ab"], lambda ids: "".join(".abc"[i] 
     ],
 )
 def test_the_evidence_and_the_returned_completion_are_unbiased(
-    ending: Ending, alpha: float, horizon: int, fields: dict[str, Any]
+    ending: Termination, alpha: float, horizon: int, fields: dict[str, Any]
 ) -> None:
     """E[Z_hat 1(x is returned)] = p(x)^alpha for every completion x, so E[Z_hat] = Z too."""
     config = SequentialMonteCarlo.model_validate(fields)
@@ -154,7 +152,7 @@ def test_wrong_weights_after_resampling_or_between_runs_would_be_noticed(
 
 def test_runs_are_decoded_together_and_what_all_of_them_share_is_settled() -> None:
     lm = TableLM(4, seed=5, spread=6)
-    handle, rounds = lm.open((1,), Ending(frozenset())), []
+    handle, rounds = lm.open((1,), Termination(frozenset())), []
 
     def answer(current: Round) -> list[Continuation]:
         rounds.append(current)
@@ -179,7 +177,7 @@ def test_runs_are_decoded_together_and_what_all_of_them_share_is_settled() -> No
 
 def test_settled_tokens_are_the_prefix_of_the_answer() -> None:
     lm = TableLM(4, seed=5, spread=4)
-    handle = lm.open((1,), Ending(frozenset()))
+    handle = lm.open((1,), Termination(frozenset()))
     seen: list[Round] = []
 
     def answer(current: Round) -> list[Continuation]:
@@ -213,7 +211,7 @@ def test_terminated_particles_cost_nothing_and_a_spent_budget_returns_one_finish
     assert len(rounds[-1].draws) < 6
 
     rounds.clear()
-    endless = Ending(frozenset())
+    endless = Termination(frozenset())
     handle = lm.open((1,), endless)
     sampler = sequential_monte_carlo(config, Law(2.0, 1.0, 0.5), 12, NumpyRng(0), lambda: len(rounds) >= 3)
     result = drive(sampler, answer)

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 from power_sampling.config import ParticleGibbs
-from power_sampling.engines.protocol import Ending
 from power_sampling.samplers import suffix_particle_gibbs
 from power_sampling.samplers.parts.rng import NumpyRng
 from power_sampling.samplers.suffix_particle_gibbs import move
 from power_sampling.testing import Branches, TableLM, drive, run_draws
-from power_sampling.types import Chain, Continuation, Floats, Law, Progress, Round
+from power_sampling.types import Chain, Continuation, Floats, Law, Progress, Round, Termination
 from tests.support.constraints import PLAIN, legal
 from tests.support.exact import EOS, PROMPT, STOP, World, label
 
@@ -53,7 +52,7 @@ def kernel(world: World, config: ParticleGibbs) -> Floats:
     ids=label,
 )
 def test_a_move_leaves_the_power_law_invariant(
-    horizon: int, alpha: float, tau: float | None, ending: Ending, fields: dict[str, Any]
+    horizon: int, alpha: float, tau: float | None, ending: Termination, fields: dict[str, Any]
 ) -> None:
     config = ParticleGibbs.model_validate(fields)
     world = World(3, horizon, int(alpha) + horizon, config.cutting(Law(alpha, 1.0, tau or 1 / alpha)), ending)
@@ -124,7 +123,7 @@ def test_the_whole_sampler_tends_to_the_power_law() -> None:
 
 def test_nothing_is_settled_and_progress_ends_with_the_steps() -> None:
     lm, rounds = TableLM(5, seed=3), []
-    handle = lm.open((1,), Ending(frozenset()))
+    handle = lm.open((1,), Termination(frozenset()))
 
     def answer(current: Round) -> list[Continuation]:
         rounds.append(current)

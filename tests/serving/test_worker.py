@@ -11,16 +11,15 @@ import pytest
 
 from power_sampling import EngineClosedError, EngineError, RequestCancelledError, RequestTimeoutError
 from power_sampling.config import GenerationConfig
-from power_sampling.engines.protocol import Ending
 from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.samplers import NumpyRng, sampler_for
 from power_sampling.serving.worker import Job, Request, Worker
 from power_sampling.testing import TableLM
-from power_sampling.text.stop import StopStrings
-from power_sampling.types import Tokens
+from power_sampling.text.rules import Rules
+from power_sampling.types import Termination, Tokens
 from tests.support.tiny import tiny_model
 
-EOS = Ending(frozenset({0}))
+EOS = Termination(frozenset({0}))
 SAMPLERS: list[dict[str, Any]] = [
     {"sampler": "ancestral", "alpha": 1.0},
     {"sampler": "low_temperature", "alpha": 3.0},
@@ -31,24 +30,24 @@ SAMPLERS: list[dict[str, Any]] = [
 ]
 
 
-def request(i: int, *, prompt: Tokens = (5, 3, 1), ending: Ending = EOS, **limits: Any) -> Request:
+def request(i: int, *, prompt: Tokens = (5, 3, 1), ending: Termination = EOS, **limits: Any) -> Request:
     config = GenerationConfig(max_new_tokens=4 + 3 * i % 23, **SAMPLERS[i % len(SAMPLERS)])
     return of(config, seed=i, prompt=prompt, ending=ending, **limits)
 
 
 def of(
-    config: GenerationConfig, *, seed: int = 0, prompt: Tokens = (5, 3, 1), ending: Ending = EOS, **limits: Any
+    config: GenerationConfig, *, seed: int = 0, prompt: Tokens = (5, 3, 1), ending: Termination = EOS, **limits: Any
 ) -> Request:
     return Request(
         prompt=prompt,
-        ending=ending,
+        termination=ending,
         make_sampler=lambda is_over: sampler_for(config, config.max_new_tokens, NumpyRng(seed), is_over),
         **limits,
     )
 
 
 LONG = GenerationConfig(sampler="ancestral", max_new_tokens=100_000)
-ENDLESS = Ending(frozenset())
+ENDLESS = Termination(frozenset())
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -60,15 +59,16 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def test_sixteen_concurrent_requests_give_what_each_gives_alone() -> None:
     prompts = [tuple((7 * i + j) % 37 + 1 for j in range(1 + 5 * i % 11)) for i in range(16)]
-    stop = Ending(frozenset({0, 3}), StopStrings(["\x05\x06", "\x09"], lambda ids: "".join(map(chr, ids))))
+    stop = Termination(frozenset({0, 3}), ("\x05\x06", "\x09"))
+    rules = Rules(lambda ids: "".join(map(chr, ids)))
     endings = [(EOS, stop)[i % 2] for i in range(16)]
     model = tiny_model("qwen2", vocab_size=40)
     requests = [request(i, prompt=p, ending=e) for i, (p, e) in enumerate(zip(prompts, endings, strict=True))]
-    together = Worker(TorchLM(model, max_rows=7))
+    together = Worker(TorchLM(model, rules=rules, max_rows=7))
     jobs = together.submit_all(requests)
     crowded = [job.future.result(60) for job in jobs]
     together.close()
-    alone = Worker(TorchLM(model))
+    alone = Worker(TorchLM(model, rules=rules))
     for i, r in enumerate(requests):
         outcome = alone.submit(r).future.result(60)
         assert outcome.answer.chain.tokens == crowded[i].answer.chain.tokens, i
@@ -164,7 +164,7 @@ def test_an_error_of_one_request_is_its_own() -> None:
     def deaf(update: Any) -> None:
         raise OSError("the line is cut")
 
-    bad_request = Request(prompt=(1,), ending=EOS, make_sampler=broken)
+    bad_request = Request(prompt=(1,), termination=EOS, make_sampler=broken)
     requests = [request(4), bad_request, of(LONG, ending=ENDLESS, listener=deaf)]
     good, bad, unheard = worker.submit_all(requests)
     with pytest.raises(KeyError):

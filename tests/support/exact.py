@@ -8,22 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from power_sampling.engines.protocol import Ending
 from power_sampling.engines.row import Row
 from power_sampling.testing import Branches, TableLM, completions, drive, outcomes, power_law, suffixes
-from power_sampling.text.stop import StopStrings
-from power_sampling.types import Chain, Continuation, Draw, Floats, Law, Round, Tokens
+from power_sampling.types import Chain, Continuation, Draw, Floats, Law, Round, Termination, Tokens
+from tests.support.constraints import table_rules
 
 PROMPT: Tokens = (2, 0, 1)  # contains the EOS: only the completion's own may end it
-EOS = Ending(frozenset({0}))
-STOP = Ending(frozenset({0}), StopStrings(["ab", "bb"], lambda ids: "".join(".abc"[i] for i in ids)))
+EOS = Termination(frozenset({0}))
+STOP = Termination(frozenset({0}), ("ab", "bb"))
 
 
 class World:
     """A table model with everything enumerated. `law` may ask for more than the usual numbers."""
 
-    def __init__(self, vocab: int, horizon: int, seed: int, law: Law, ending: Ending = EOS) -> None:
-        self.lm, self.horizon, self.ending, self.law = TableLM(vocab, seed), horizon, ending, law
+    def __init__(self, vocab: int, horizon: int, seed: int, law: Law, ending: Termination = EOS) -> None:
+        self.lm, self.horizon, self.ending, self.law = TableLM(vocab, seed, rules=table_rules), horizon, ending, law
         self.chains = completions(self.lm, PROMPT, ending, horizon, law)
         self.index = {x.tokens: i for i, x in enumerate(self.chains)}
         self.target = power_law(self.chains, law.alpha)
@@ -45,7 +44,8 @@ class World:
         """What an engine that honours the floor returns."""
         if not draw.floor > -math.inf:
             return c
-        row, entropy = Row(0, draw, self.ending), draw.law.cut_exponent is not None
+        watch = self.lm.watch(self.ending, draw.chain.tokens[: draw.cut])
+        row, entropy = Row(0, draw, self.ending.eos_ids, watch), draw.law.cut_exponent is not None
         for t, token in enumerate(c.tokens):
             notes = [*([c.entropy[t]] if entropy else []), *(c.logq[t] if len(c.logq) else ())]
             if end := row.push(token, c.logp[t], draw.law.alpha * c.logp[t] - c.log_weight[t], notes):
@@ -75,6 +75,6 @@ class World:
 
 def label(value: object) -> str:
     """The name of a test's parameter."""
-    if isinstance(value, Ending):
+    if isinstance(value, Termination):
         return "constraint" if value.constraint else "stop" if value.stop else "eos"
     return str(value)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from power_sampling.engines.protocol import Ending
-from power_sampling.engines.stepped.budget import Memo
+from power_sampling.engines.protocol import Rule
+from power_sampling.engines.stepped.budget import Cached
 from power_sampling.engines.torch.engine import TorchLM
-from power_sampling.types import Chain, Continuation, Draw, Law, Tokens
+from power_sampling.types import Chain, Continuation, Draw, Law, Termination, Tokens
 
 VOCAB = 40
 PROMPTS: tuple[Tokens, ...] = ((5, 3, 7, 7, 2, 9, 1), (5,), tuple(range(3, 23)))
@@ -20,32 +20,54 @@ STARTED = Chain((3, 4), np.zeros(2), np.zeros(2), None, entropy=np.zeros(2), log
 
 
 class StopAtFourths:
-    def watch(self, tokens: Tokens) -> Any:
-        return lambda token: token % 4 == 1
+    """Every fourth token is a stop string."""
+
+    has_masks = False
+
+    def watch(self, tokens: Tokens) -> StopAtFourths:
+        return self
+
+    def fork(self, length: int) -> StopAtFourths:
+        return self
+
+    def allowed(self) -> None:
+        return None
+
+    def push(self, token: int) -> Literal["stop"] | None:
+        return "stop" if token % 4 == 1 else None
 
 
 class OddAfterEven:
-    """A guide: only tokens of the other parity than the last one's."""
+    """Only tokens of the other parity than the last one's."""
+
+    has_masks = True
+
+    def __init__(self, tokens: Tokens = ()) -> None:
+        self.tokens = [*tokens]
 
     def watch(self, tokens: Tokens) -> OddAfterEven:
-        self.last = tokens[-1] if tokens else 0
-        return self
+        return OddAfterEven(tokens)
+
+    def fork(self, length: int) -> OddAfterEven:
+        return OddAfterEven(tuple(self.tokens[:length]))
 
     def allowed(self) -> NDArray[np.bool_]:
-        return np.arange(VOCAB) % 2 != self.last % 2
+        return np.arange(VOCAB) % 2 != (self.tokens[-1] if self.tokens else 0) % 2
 
-    def push(self, token: int) -> bool:
-        self.last = token
-        return True
+    def push(self, token: int) -> None:
+        self.tokens.append(token)
 
-    def is_legal_at_stop(self) -> bool:
-        return True
+
+def line_rules(termination: Termination) -> Rule | None:
+    if termination.constraint:
+        return OddAfterEven()
+    return StopAtFourths() if termination.stop else None
 
 
 ENDINGS = {
-    "eos": Ending(frozenset({0, 1, 2})),
-    "stop": Ending(frozenset({0}), StopAtFourths()),
-    "endless": Ending(frozenset()),
+    "eos": Termination(frozenset({0, 1, 2})),
+    "stop": Termination(frozenset({0}), ("fourth",)),
+    "endless": Termination(frozenset()),
 }
 
 
@@ -57,11 +79,12 @@ class Result(NamedTuple):
 def run(lm: TorchLM, *, generations: int = 4, guided: bool = False) -> dict[tuple[int, int], Result]:
     """Lines of draws, each forked from the one before it in its line, by line and generation: nothing in them depends
     on when a result is seen. Beside them some draws are dropped on the way."""
+    lm.rules = line_rules
     handles: list[Any] = []
     for prompt in PROMPTS:
         handles += [lm.open(prompt, ending) for ending in ENDINGS.values()]
     if guided:
-        handles.append(lm.open(PROMPTS[0], Ending(frozenset({0}), constraint=OddAfterEven())))
+        handles.append(lm.open(PROMPTS[0], Termination(frozenset({0}), constraint="odd after even")))
     results: dict[tuple[int, int], Result] = {}
     running: dict[int, tuple[int, int, Draw]] = {}
 
@@ -76,22 +99,26 @@ def run(lm: TorchLM, *, generations: int = 4, guided: bool = False) -> dict[tupl
         ask(line, 0, Chain.empty())
     doomed = [lm.add(handles[2], Draw(Chain.empty(), 0, 50, LAWS[0], seed)) for seed in range(2)]
     while running:
-        for ticket, continuation in lm.step()[1]:
+        for ticket, continuation in lm.step().finished:
             line, generation, draw = running.pop(ticket)
             results[line, generation] = Result(draw, continuation)
             if generation + 1 < generations:
                 chain = draw.chain.spliced(draw.cut, continuation) if continuation.is_complete else draw.chain
                 ask(line, generation + 1, chain)
         for ticket in doomed:
-            if len(lm.drawn(ticket)) > 3:
+            if _is_unfinished(lm, ticket) and len(lm.so_far(ticket).tokens) > 3:
                 lm.drop(ticket)
     return results
 
 
+def _is_unfinished(lm: TorchLM, ticket: int) -> bool:
+    return ticket in lm.scheduler.waiting or lm.scheduler.place(ticket) is not None
+
+
 def states(memo: object) -> list[torch.Tensor]:
     """Keys and values of a memo, layer by layer, (heads, length, dim)."""
-    assert isinstance(memo, Memo)
-    layers = zip(*(piece.layers for piece in memo.kept.pieces), strict=True)
+    assert isinstance(memo, Cached)
+    layers = zip(*(piece.layers for piece in memo.state.pieces), strict=True)
     return [torch.cat([pair[k] for pair in layer if pair], 1) for layer in layers for k in (0, 1)]
 
 

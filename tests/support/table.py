@@ -9,10 +9,11 @@ from itertools import combinations_with_replacement
 import numpy as np
 
 from power_sampling.config import MetropolisHastings
-from power_sampling.engines.protocol import Ending
+from power_sampling.engines.protocol import RuleMaker
 from power_sampling.samplers.metropolis_hastings import move
 from power_sampling.testing import Branches, TableLM, completions, drive, outcomes, power_law, suffixes
-from power_sampling.types import Chain, Continuation, Draw, Floats, Law, Progress, Round, Tokens
+from power_sampling.types import Chain, Continuation, Draw, Floats, Law, Progress, Round, Termination, Tokens
+from tests.support.constraints import table_rules
 from tests.support.exact import EOS, PROMPT
 
 
@@ -20,9 +21,16 @@ class Table:
     """A table model with everything enumerated: all completions, all suffixes of all cuts."""
 
     def __init__(
-        self, vocab: int, horizon: int, seed: int, alpha: float, ending: Ending = EOS, tau: float | None = None
+        self,
+        vocab: int,
+        horizon: int,
+        seed: int,
+        alpha: float,
+        ending: Termination = EOS,
+        tau: float | None = None,
+        rules: RuleMaker = table_rules,
     ):
-        self.lm, self.horizon, self.ending = TableLM(vocab, seed), horizon, ending
+        self.lm, self.horizon, self.ending = TableLM(vocab, seed, rules=rules), horizon, ending
         self.law = Law(alpha, 1.0, tau or 1 / alpha)
         self.chains = completions(self.lm, PROMPT, ending, horizon, self.law)
         self.index = {x.tokens: i for i, x in enumerate(self.chains)}

@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from power_sampling.engines.protocol import Ending, LanguageModel
+from power_sampling.engines import choice
+from power_sampling.engines.protocol import LanguageModel
 from power_sampling.engines.row import Row
 from power_sampling.engines.torch.engine import TorchLM
-from power_sampling.testing import TableLM, check_language_model, table
-from power_sampling.types import Draw, Floats, Law, Tokens
+from power_sampling.testing import TableLM, check_language_model
+from power_sampling.types import Draw, Floats, Law, Termination, Tokens
 from tests.support.tiny import tiny_model
 
 PROMPT: Tokens = (1, 0, 2)
-NOTES = table.extras_of
+NOTES = choice.extras_of
 
 
 @pytest.mark.parametrize("vocab_size", [2, 6, 40])
@@ -51,7 +52,7 @@ WRONG_NOTES: dict[str, tuple[Callable[..., list[float]], str]] = {
 @pytest.mark.parametrize("name", WRONG_NOTES)
 def test_wrong_numbers_besides_would_be_noticed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     wrong, message = WRONG_NOTES[name]
-    monkeypatch.setattr(table, "extras_of", wrong)
+    monkeypatch.setattr(choice, "extras_of", wrong)
     with pytest.raises(AssertionError, match=message):
         check_language_model(TableLM(6, seed=3), PROMPT, num_draws=50)
 
@@ -77,8 +78,8 @@ class Hasty(TableLM):
 
 
 class Lawless(TableLM):
-    def open(self, prompt: Tokens, ending: Ending) -> Any:
-        return super().open(prompt, ending._replace(constraint=None))
+    def open(self, prompt: Tokens, termination: Termination) -> Any:
+        return super().open(prompt, termination._replace(constraint=None))
 
 
 class Misplaced(TableLM):

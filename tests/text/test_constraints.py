@@ -16,12 +16,12 @@ from power_sampling import (
     PowerSampler,
 )
 from power_sampling.config import GenerationConfig, MetropolisHastings, SequentialMonteCarlo
-from power_sampling.engines.protocol import Ending
 from power_sampling.samplers import NumpyRng, sampler_for, sequential_monte_carlo
 from power_sampling.testing import Branches, TableLM, completions, drive, outcomes, power_law, run_draws, suffixes
 from power_sampling.text.grammar import GrammarConstraint, Grammars, answer_rule
+from power_sampling.text.rules import Rules
 from power_sampling.text.stop import StopStrings
-from power_sampling.types import Answer, Continuation, Draw, Law, Tokens
+from power_sampling.types import Answer, Continuation, Draw, Law, Termination, Tokens
 from tests.support.constraints import EOS_IDS, PLAIN, legal
 from tests.support.table import Table
 from tests.support.tiny import tiny_model, tiny_tokenizer
@@ -47,7 +47,7 @@ def words_of(case: tuple[Any, ...]) -> set[Tokens]:
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_the_target_is_the_power_law_of_the_plain_model_on_the_legal_completions(case: tuple[Any, ...]) -> None:
     vocab, horizon, seed, alpha, _, _ = case
-    plain = completions(TableLM(vocab, seed), (2, 0, 1), Ending(EOS_IDS), horizon, Law(alpha, 1.0, 1 / alpha))
+    plain = completions(TableLM(vocab, seed), (2, 0, 1), Termination(EOS_IDS), horizon, Law(alpha, 1.0, 1 / alpha))
     plain = [x for x in plain if x.tokens in words_of(case)]
     t = Table(*case)
     assert {x.tokens for x in t.chains} == {x.tokens for x in plain} == words_of(case)
@@ -144,8 +144,10 @@ def grammar(horizon: int, stop: Sequence[str] = (), **fields: Any) -> GrammarCon
 
 def test_a_choice_is_drawn_from_the_restricted_power_law_by_the_real_parser() -> None:
     choices = ("ab", "b", "ba", "abba")
-    ending = Ending(frozenset({EOS}), None, grammar(4, choices=choices))
-    t = Table(len(TOKENIZER), 4, 1, 2.0, ending)
+    lark = f"start: {answer_rule(GenerationConfig(choices=choices))}"
+    ending = Termination(frozenset({EOS}), constraint=lark, max_new_tokens=4)
+    rules = Rules(decode, Grammars(TOKENIZER, frozenset({EOS}), len(TOKENIZER), decode))
+    t = Table(len(TOKENIZER), 4, 1, 2.0, ending, rules=rules)
     assert {decode(x.tokens) for x in t.chains} == set(choices)
     assert t.gap(t.kernel(MetropolisHastings())) < 1e-10
 

@@ -9,14 +9,13 @@ import pytest
 
 from power_sampling import EngineError, OutOfMemoryError, PowerSampler
 from power_sampling.config import GenerationConfig
-from power_sampling.engines.protocol import Ending
 from power_sampling.engines.stepped.budget import LEAST_SLACK
 from power_sampling.engines.torch import kv
 from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.samplers import NumpyRng, sampler_for
 from power_sampling.serving.worker import Request, Worker
 from power_sampling.testing import check_language_model
-from power_sampling.types import Chain, Continuation, Draw, Law, Tokens
+from power_sampling.types import Chain, Continuation, Draw, Law, Termination, Tokens
 from tests.support.narrow import Narrow
 from tests.support.tiny import tiny_model, tiny_tokenizer
 
@@ -30,7 +29,7 @@ OWN = PROMPT * PER_TOKEN  # of a prompt, kept beside its row
 def decoded(lm: TorchLM, *, rows: int = 8, shared: bool = False) -> tuple[list[Tokens], int]:
     """What `rows` draws become, each of a prompt of its own, and how many were in decoding together at most."""
     prompts = [tuple(range(10, 10 + PROMPT)) if shared else tuple(range(i, i + PROMPT)) for i in range(rows)]
-    handles = [lm.open(prompt, Ending(frozenset())) for prompt in prompts]
+    handles = [lm.open(prompt, Termination(frozenset())) for prompt in prompts]
     tickets = [lm.add(handle, Draw(Chain.empty(), 0, NEW, LAW, i)) for i, handle in enumerate(handles)]
     finished: dict[int, Continuation] = {}
     most = 0
@@ -47,7 +46,7 @@ def test_rows_wait_for_memory_and_draw_the_same() -> None:
     # four prompts are there when the fourth row waits: no more are taken before there is room for their rows
     lm = TorchLM(tiny_model(), kv_memory=int(3.5 * PER_ROW + 4 * OWN))
     first, _ = decoded(lm, rows=1)
-    assert lm._memory.per_token == PER_TOKEN
+    assert lm._budget.per_token == PER_TOKEN
     assert decoded(lm) == (expected, 3)
     assert first == expected[:1]
 
@@ -56,7 +55,7 @@ def test_what_can_never_fit_is_a_typed_error_and_nothing_else_is_hurt() -> None:
     lm = TorchLM(tiny_model(), kv_memory=int(1.5 * PER_ROW + OWN))
     expected, _ = decoded(lm, rows=1)
     with pytest.raises(OutOfMemoryError, match=r"106 tokens take .* raise kv_memory"):
-        lm.add(lm.open(tuple(range(PROMPT)), Ending(frozenset())), Draw(Chain.empty(), 0, 100, LAW, 0))
+        lm.add(lm.open(tuple(range(PROMPT)), Termination(frozenset())), Draw(Chain.empty(), 0, 100, LAW, 0))
     assert decoded(lm, rows=1)[0] == expected
 
 
@@ -88,7 +87,7 @@ def test_states_of_chains_take_what_rows_leave(
 
     def watched(self: TorchLM) -> Any:
         result = step(self)
-        most.append(self._batch.nbytes + sum(x.nbytes for x in alive))
+        most.append(self.backend.batch.nbytes + sum(x.nbytes for x in alive))
         return result
 
     def noted(self: Any, *args: Any) -> None:
@@ -103,7 +102,7 @@ def test_states_of_chains_take_what_rows_leave(
             [
                 Request(
                     prompt=tuple(range(1 + seed, 11 + seed)),
-                    ending=Ending(frozenset({0})),
+                    termination=Termination(frozenset({0})),
                     make_sampler=lambda over, seed=seed: sampler_for(config, 60, NumpyRng(seed), over),
                 )
                 for seed in range(3)
@@ -134,7 +133,7 @@ def test_an_allocation_that_fails_halves_the_batch_and_changes_nothing(rows: int
     narrow = Narrow(model, rows)
     found, together = decoded(lm, shared=shared)
     assert found == expected
-    assert narrow.failures > 0 and together <= max(rows, lm.max_rows) and lm.max_rows <= rows
+    assert narrow.failures > 0 and together <= max(rows, lm.scheduler.max_rows) and lm.scheduler.max_rows <= rows
     check_language_model(lm, (5, 6, 7), horizon=4, num_draws=40)
 
 

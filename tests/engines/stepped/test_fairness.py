@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 
-from power_sampling.engines.protocol import Ending
 from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.testing import run_draws
-from power_sampling.types import Chain, Continuation, Draw, Law
+from power_sampling.types import Chain, Continuation, Draw, Law, Termination
 from tests.support.tiny import tiny_model
 
-ENDLESS = Ending(frozenset())
+ENDLESS = Termination(frozenset())
 LAW = Law(2.0, 1.0, 0.5)
 
 
@@ -63,7 +62,7 @@ def test_rows_are_shared_between_requests() -> None:
 
 
 def test_a_long_prompt_lets_short_ones_pass(monkeypatch: Any) -> None:
-    monkeypatch.setattr("power_sampling.engines.torch.engine.PREFILL_CHUNK", 8)
+    monkeypatch.setattr("power_sampling.engines.stepped.prefill.PREFILL_CHUNK", 8)
     lm = TorchLM(tiny_model("llama", vocab_size=40))
     long = lm.add(lm.open(tuple(range(1, 39)) * 2, ENDLESS), draw(2, 0))
     short = lm.add(lm.open((3, 4), ENDLESS), draw(2, 0))

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from power_sampling import PowerSampler
-from power_sampling.engines.protocol import Ending
-from power_sampling.engines.stepped.prefixes import Prefixes
+from power_sampling.engines.stepped.prefixes import PrefixCache
 from power_sampling.engines.torch.engine import TorchLM
+from power_sampling.engines.torch.kv import KeyValues
 from power_sampling.testing import check_language_model, run_draws
-from power_sampling.types import Chain, Draw, Law
+from power_sampling.types import Chain, Draw, Law, Termination
 from tests.support.tiny import ARCHITECTURES, tiny_model, tiny_tokenizer
 
 LAW = Law(2.0, 1.0, 0.5)
-ENDING = Ending(frozenset())
+ENDING = Termination(frozenset())
 MANY = 64 * 2**20
 
 
@@ -53,7 +53,7 @@ def test_prompts_that_wait_together_share_too() -> None:
         tickets = [engine.add(handle, Draw(Chain.empty(), 0, 4, LAW, i)) for i, handle in enumerate(handles)]
         finished: dict[int, object] = {}
         while len(finished) < 8:
-            finished.update(engine.step()[1])
+            finished.update(engine.step().finished)
         results[engine] = [finished[ticket].tokens for ticket in tickets]  # type: ignore[attr-defined]
     assert results[lm] == results[fresh]
     assert lm.cost.prefilled_tokens == 101 + 7
@@ -75,13 +75,13 @@ def test_memory_is_bounded_and_the_oldest_goes_first() -> None:
     prompts = [tuple(range(i, i + 50)) for i in (0, 60, 120)]
     for prompt in prompts:
         draw_from(lm, prompt)
-    each = lm._prefixes.size // 3
+    each = lm._prefill.prefixes.nbytes // 3
     lm = TorchLM(tiny_model(), prompt_memory=int(2.5 * each))
     draw_from(lm, prompts[0])
     draw_from(lm, prompts[1])
     draw_from(lm, prompts[0])  # used again
     draw_from(lm, prompts[2])
-    assert lm._prefixes.size <= 2.5 * each
+    assert lm._prefill.prefixes.nbytes <= 2.5 * each
     assert [draw_from(lm, prompt)[2] for prompt in (prompts[0], prompts[2])] == [50, 50]
     assert draw_from(lm, prompts[1])[2] == 0
 
@@ -90,17 +90,17 @@ def test_nothing_is_remembered_without_memory() -> None:
     lm = TorchLM(tiny_model(), prompt_memory=0)
     draw_from(lm, (1, 2, 3))
     assert draw_from(lm, (1, 2, 3))[2] == 0
-    assert Prefixes(0).size == 0
+    assert PrefixCache(0, KeyValues()).nbytes == 0
 
 
 def test_what_two_prompts_share_counts_once() -> None:
     lm = TorchLM(tiny_model(), prompt_memory=MANY)
     shared = tuple(range(10, 210))
     draw_from(lm, (*shared, 1))
-    before = lm._prefixes.size
+    before = lm._prefill.prefixes.nbytes
     draw_from(lm, (*shared, 2))
     logits = torch.zeros(300, dtype=torch.float64).nbytes
-    assert lm._prefixes.size - before < before / 10 + logits
+    assert lm._prefill.prefixes.nbytes - before < before / 10 + logits
 
 
 def test_a_request_says_what_it_reused() -> None:

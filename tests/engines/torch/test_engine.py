@@ -12,15 +12,15 @@ import transformers
 
 from power_sampling import UnsupportedModelError
 from power_sampling.config import MetropolisHastings, SequentialMonteCarlo
-from power_sampling.engines.protocol import Ending
-from power_sampling.engines.torch.engine import PREFILL_CHUNK, TorchLM
+from power_sampling.engines.stepped.prefill import PREFILL_CHUNK
+from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.engines.torch.kv import BatchCache
 from power_sampling.samplers import NumpyRng, ancestral, metropolis_hastings, sequential_monte_carlo
 from power_sampling.testing import check_language_model, drive, power_law, run_draws
-from power_sampling.types import Chain, Draw, Floats, Law, Tokens
+from power_sampling.types import Chain, Draw, Floats, Law, Termination, Tokens
 from tests.support.tiny import ARCHITECTURES, SMALL, tiny_model
 
-OPEN = Ending(frozenset())
+OPEN = Termination(frozenset())
 PROMPT: Tokens = (5, 3, 7, 7, 2, 9, 1)
 LAW = Law(2.0, 1.0, 0.5)
 ROUNDS_TO_FLOAT32 = ("gemma2", "bloom", "mixtral")  # their attention or routing takes its softmax in float32
@@ -50,7 +50,7 @@ def test_cached_forked_and_batched_draws_equal_a_full_forward_pass(name: str) ->
         tickets = {lm.add(handles[prompt], draw): (prompt, draw) for prompt, draw in wanted}
         chains = []
         while tickets:
-            for ticket, continuation in lm.step()[1]:
+            for ticket, continuation in lm.step().finished:
                 prompt, draw = tickets.pop(ticket)
                 chain = draw.chain.spliced(draw.cut, continuation)
                 assert np.abs(chain.logp - reference(model, prompt, chain.tokens)).max() < tolerance, generation
@@ -85,10 +85,10 @@ def test_a_long_prompt_is_prefilled_in_chunks_beside_running_rows() -> None:
     long = tuple(int(t) for t in np.random.default_rng(0).integers(40, size=2 * PREFILL_CHUNK + 50))
     short_ticket = lm.add(lm.open(PROMPT, OPEN), Draw(Chain.empty(), 0, 12, LAW, 1))
     long_ticket = lm.add(lm.open(long, OPEN), Draw(Chain.empty(), 0, 6, LAW, 2))
-    assert [lm.step()[0] for _ in range(4)] == [[short_ticket]] * 3 + [[short_ticket, long_ticket]]
+    assert [lm.step().decoded for _ in range(4)] == [[short_ticket]] * 3 + [[short_ticket, long_ticket]]
     results = {}
     while len(results) < 2:
-        results.update(lm.step()[1])
+        results.update(lm.step().finished)
     for ticket, prompt in ((short_ticket, PROMPT), (long_ticket, long)):
         assert np.abs(results[ticket].logp - reference(model, prompt, results[ticket].tokens)).max() < 1e-9
     tokens = results[long_ticket].tokens
@@ -131,10 +131,10 @@ def test_finished_and_dropped_rows_are_not_decoded() -> None:
     lm = TorchLM(tiny_model(vocab_size=40), max_rows=3)
     handle = lm.open(PROMPT, OPEN)
     tickets = [lm.add(handle, Draw(Chain.empty(), 0, n, LAW, n)) for n in (2, 5, 9, 4)]
-    assert [len(lm.step()[0]) for _ in range(2)] == [3, 3]  # the fourth took the place of the first
-    assert len(lm.drawn(tickets[2])) == 3
+    assert [len(lm.step().decoded) for _ in range(2)] == [3, 3]  # the fourth took the place of the first
+    assert len(lm.so_far(tickets[2]).tokens) == 3
     lm.drop(tickets[2])
-    assert [len(lm.step()[0]) for _ in range(2)] == [2, 2]
+    assert [len(lm.step().decoded) for _ in range(2)] == [2, 2]
     assert lm.step() == ([], [])
     # the first token of each comes from the prompt's logits
     assert lm.cost.row_steps == 1 + 4 + 2 + 3
@@ -148,7 +148,7 @@ def test_the_law_of_a_real_model_is_the_power_law(kind: str) -> None:
     is forgotten; SMC has 32 particles and an allowance of 0.02 for their finite number.
     """
     model = tiny_model("llama", vocab_size=4, seed=3, layers=1)
-    lm, horizon, ending, prompt = TorchLM(model, max_rows=400), 4, Ending(frozenset({0})), (1, 0, 2)
+    lm, horizon, ending, prompt = TorchLM(model, max_rows=400), 4, Termination(frozenset({0})), (1, 0, 2)
     chains = _all_completions(model, prompt, horizon)
     index, target = {x.tokens: i for i, x in enumerate(chains)}, power_law(chains, 2.0)
     n = 400
@@ -204,7 +204,7 @@ def _drive_together(lm: TorchLM, handle: Any, samplers: list[Any]) -> list[Any]:
     for sampler in samplers:
         ask(sampler, None)
     while len(answers) < len(samplers):
-        for ticket, continuation in lm.step()[1]:
+        for ticket, continuation in lm.step().finished:
             sampler, slots = owners.pop(ticket)
             slots[ticket] = continuation
             if all(c is not None for c in slots.values()):
@@ -221,7 +221,7 @@ def test_ancestral_draws_have_the_law_of_the_model() -> None:
     law = Law(1.0, 1.0, 1.0)
     samplers = [ancestral(law, horizon, NumpyRng(seed), exactness="exact") for seed in range(n)]
     counts = np.zeros(len(chains))
-    for answer in _drive_together(lm, lm.open(prompt, Ending(frozenset({0}))), samplers):
+    for answer in _drive_together(lm, lm.open(prompt, Termination(frozenset({0}))), samplers):
         counts[index[answer.chain.tokens]] += 1
     assert (np.abs(counts / n - target) < 5 * np.sqrt(target * (1 - target) / n) + 1 / n).all()
     assert math.isclose(target.sum(), 1)
@@ -291,7 +291,7 @@ def test_a_mask_that_hides_nothing_changes_nothing(name: str, monkeypatch: pytes
     monkeypatch.setattr(BatchCache, "mask", noted)
     results = []
     for start in (8, 10**6):
-        monkeypatch.setattr("power_sampling.engines.torch.engine.MASKED_FROM", start)
+        monkeypatch.setattr("power_sampling.engines.torch.backend.MASKED_FROM", start)
         masks.clear()
         lm = TorchLM(model)
         results.append(run_draws(lm, lm.open(PROMPT, OPEN), [Draw(Chain.empty(), 0, 20, LAW, s) for s in range(3)]))

@@ -12,12 +12,11 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from power_sampling.engines.protocol import Ending
-from power_sampling.engines.stepped.budget import Memo
+from power_sampling.engines.stepped.budget import Cached
 from power_sampling.engines.torch import cuda_graphs, pipeline
 from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.testing import check_language_model, run_draws
-from power_sampling.types import Chain, Continuation, Draw, Tokens
+from power_sampling.types import Chain, Continuation, Draw, Termination, Tokens
 from tests.support.lines import ENDINGS, LAWS, PROMPTS, STARTED, VOCAB, assert_same, run
 from tests.support.narrow import Narrow
 from tests.support.tiny import ARCHITECTURES, tiny_model
@@ -49,7 +48,7 @@ def test_a_step_is_launched_before_the_one_before_it_is_read(monkeypatch: pytest
         lm.add(handle, Draw(Chain.empty(), 0, length, LAWS[0], seed))
     finished = []
     while len(finished) < 2:
-        finished += lm.step()[1]
+        finished += lm.step().finished
     # the first token of each comes from the prompt; what is known to be a row's last token is waited for
     assert ahead == [1, 1, 0, 1, 1, 1, 0]
     assert lm.cost.row_steps == 3 + 7, "nothing is decoded in vain when all rows end at their limits"
@@ -57,11 +56,11 @@ def test_a_step_is_launched_before_the_one_before_it_is_read(monkeypatch: pytest
 
 def test_a_row_that_ends_before_its_limit_is_decoded_once_too_often_and_keeps_nothing_of_it() -> None:
     lm = TorchLM(tiny_model(vocab_size=VOCAB), lag=True)
-    ticket = lm.add(lm.open(PROMPTS[0], Ending(frozenset(range(VOCAB)))), Draw(STARTED, 2, 30, LAWS[0], 0))
+    ticket = lm.add(lm.open(PROMPTS[0], Termination(frozenset(range(VOCAB)))), Draw(STARTED, 2, 30, LAWS[0], 0))
     decoded, ((_, continuation),) = lm.step()
     assert decoded == [ticket] and (len(continuation.tokens), continuation.end) == (1, "eos")
     assert lm.cost.row_steps == 2
-    assert isinstance(continuation.memo, Memo) and continuation.memo.kept.length == len(PROMPTS[0]) + 2
+    assert isinstance(continuation.memo, Cached) and continuation.memo.state.length == len(PROMPTS[0]) + 2
     assert lm.step() == ([], [])
 
 
@@ -72,7 +71,7 @@ def test_memory_that_runs_out_under_a_step_launched_ahead_changes_nothing(rows: 
     lm = TorchLM(model, lag=True)
     narrow = Narrow(model, rows)
     assert_same(run(lm, generations=2), expected, memos=False)  # rows that began again remember other pieces
-    assert narrow.failures > 0 and lm.max_rows <= rows
+    assert narrow.failures > 0 and lm.scheduler.max_rows <= rows
 
 
 @pytest.mark.parametrize("is_prefill", [False, True])
@@ -87,7 +86,7 @@ def test_memory_that_runs_out_beside_a_step_under_way_changes_nothing(
     launched: list[int] = []  # steps, as of the calls that fail
 
     def failing(input_ids: torch.Tensor, **arguments: Any) -> Any:
-        is_under_way = lm._pending is not None if is_prefill else lm.cost.serial_steps % 5 == 2
+        is_under_way = lm.backend.pending is not None if is_prefill else lm.cost.serial_steps % 5 == 2
         if len(launched) < 3 and is_under_way and is_prefill == (input_ids.shape[1] > 1):
             launched.append(lm.cost.serial_steps)
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -112,7 +111,7 @@ def test_a_row_that_made_way_for_another_request_goes_on_from_what_the_host_has_
         lm.add(others, Draw(Chain.empty(), 0, 1, LAWS[0], 2))  # over as soon as it has a row, which then goes on
         results: dict[int, Continuation] = {}
         while len(results) < 3:
-            results.update(lm.step()[1])
+            results.update(lm.step().finished)
         tokens.append({ticket: c.tokens for ticket, c in results.items()})
     assert tokens[0] == tokens[1]
 
@@ -135,9 +134,10 @@ def test_a_step_reads_nothing_from_the_device(
     with torch.inference_mode():
         for _ in range(2):
             lm._admit()
-        assert len(lm._seats) == 2
+        assert len(lm.scheduler.running) == 2
         for _ in range(3):
-            columns: Any = lm._launch()
+            running = lm.scheduler.running
+            columns: Any = lm.backend.launch([s.row for s in running], [s.last_token for s in running])
     assert columns.shape == (2, 5) and columns.device.type == "meta"
 
 
@@ -187,18 +187,18 @@ def test_a_step_that_is_recorded_once_can_be_replayed(name: str, monkeypatch: py
     model = tiny_model(name, vocab_size=VOCAB)
     expected = run(TorchLM(model, max_rows=5), generations=3)
     lm = TorchLM(model, max_rows=5, lag=True, static_shapes=True)
-    assert lm._static is not None
-    lm._static._capture = Recorded()  # type: ignore[assignment] # it is called alike
+    assert lm.backend.static is not None
+    lm.backend.static._capture = Recorded()  # type: ignore[assignment] # it is called alike
     assert_same(run(lm, generations=3), expected, 1e-6 if name in ROUNDS_TO_FLOAT32 else 1e-9)
-    assert len(lm._static._steps) <= 4 and Recorded.replays > lm.cost.serial_steps / 4
+    assert len(lm.backend.static._steps) <= 4 and Recorded.replays > lm.cost.serial_steps / 4
 
 
 def test_what_was_recorded_for_buffers_that_have_gone_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_graphs, "PATIENCE", 1)
     model = tiny_model(vocab_size=VOCAB)
     plain, lm = TorchLM(model), TorchLM(model, static_shapes=True)
-    assert lm._static is not None
-    lm._static._capture = Recorded()  # type: ignore[assignment] # it is called alike
+    assert lm.backend.static is not None
+    lm.backend.static._capture = Recorded()  # type: ignore[assignment] # it is called alike
     for rows, prompt in ((1, PROMPTS[0]), (4, PROMPTS[0]), (1, PROMPTS[0][::-1])):  # four rows need larger buffers
         draws = [Draw(Chain.empty(), 0, 6, LAWS[0], seed) for seed in range(rows)]
         found, expected = (run_draws(x, x.open(prompt, ENDINGS["endless"]), draws) for x in (lm, plain))

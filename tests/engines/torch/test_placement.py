@@ -43,12 +43,12 @@ def test_states_lie_where_their_layers_are(tmp_path: Path) -> None:
     lm, batch = TorchLM(model), BatchCache()
     with torch.inference_mode():
         batch.enter([KeyValues(), KeyValues()])
-        lm._feed(batch, [(5, 6, 7), (8,)], keep=1)
+        lm.backend.feed(batch, [(5, 6, 7), (8,)], keep=1)
         kept = KeyValues().extended(batch.last(1, 3, 1), 1)
         batch.leave([0])
         batch.enter([kept] * 3)
         for _ in range(70):  # buffers grow on the way
-            logits = lm._feed(batch, [(5,)] * 4, keep=1)
+            logits = lm.backend.feed(batch, [(5,)] * 4, keep=1)
     assert logits.device.type == "meta"
     assert [layer.keys.device.type for layer in batch.layers] == ["cpu", "meta", "meta"]
 
@@ -67,4 +67,6 @@ def test_device_map_auto_spreads_a_model_over_the_room_there_is(tmp_path: Path) 
     spread = PowerSampler.from_pretrained(str(tmp_path), device_map="auto", model_kwargs=room, **settings)
     assert spread.complete("Once").text == whole.complete("Once").text
     engine: Any = spread._model.load().engine
-    assert "disk" in engine.model.hf_device_map.values() and "cpu" in engine.model.hf_device_map.values()
+    assert (
+        "disk" in engine.backend.model.hf_device_map.values() and "cpu" in engine.backend.model.hf_device_map.values()
+    )
