@@ -117,9 +117,11 @@ def _multiplicity(group: tuple[int, ...]) -> int:
 
 
 def _floored(c: Continuation, draw: Draw) -> Continuation:
-    """What an engine that honours the floor returns."""
-    total = np.cumsum(c.log_weight) - np.log(draw.cut + np.arange(1, len(c.tokens) + 1))
-    below = np.flatnonzero(total[:-1] < draw.floor)  # at its last token a draw has ended by itself
+    """What an engine that honours the floors returns."""
+    if draw.floors is None:
+        return c
+    is_below = np.cumsum(c.log_weight) < draw.floors[: len(c.tokens)]
+    below = np.flatnonzero(is_below[:-1])  # at its last token a draw has ended by itself
     if not len(below):
         return c
     n = int(below[0]) + 1
@@ -181,7 +183,7 @@ def test_any_proposal_temperature_leaves_the_power_law_invariant(tau: float) -> 
 
 def test_a_missing_length_term_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     t = table(3, 4, 1, 2.0, EOS)
-    monkeypatch.setattr(MODULE, "_log_w", lambda x, cut, law: float(x.log_weight[cut:].sum()))
+    monkeypatch.setattr(MODULE, "_log_w", lambda x, cut, config: float(x.log_weight[cut:].sum()))
     assert t.gap(t.kernel(MetropolisHastings())) > 1e-3
 
 

@@ -117,8 +117,8 @@ class LanguageModel(Protocol):
     def so_far(self, ticket: int) -> Continuation:
         """An unfinished draw as it stands; its `end` is None. A chain made of it can be forked until the next step."""
 
-    def set_floor(self, ticket: int, floor: float) -> None:
-        """Let an unfinished draw have another floor."""
+    def set_floors(self, ticket: int, floors: Floats | None) -> None:
+        """Give an unfinished draw other floors (see `Draw`)."""
 
     @property
     def spare_rows(self) -> int:

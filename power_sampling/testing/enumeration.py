@@ -22,7 +22,7 @@ T = TypeVar("T")
 def suffixes(
     lm: TableLM, prompt: Tokens, ending: Ending, draw: Draw, temperature: float
 ) -> list[tuple[Continuation, float]]:
-    """Every continuation a draw can return, floor apart, with its log probability under `temperature`, masked where
+    """Every continuation a draw can return, floors apart, with its log probability under `temperature`, masked where
     the ending's constraint forbids."""
     found: list[tuple[Continuation, float]] = []
     given = context_of(prompt, draw)
@@ -49,7 +49,7 @@ def suffixes(
 
 
 def _replayed(draw: Draw, ending: Ending, tokens: Tokens, numbers: list[tuple[float, float, list[float]]]) -> Row:
-    row = Row(0, draw._replace(floor=-math.inf), ending)
+    row = Row(0, draw._replace(floors=None), ending)
     for token, given in zip(tokens, numbers, strict=True):
         row.push(token, *given)
     return row

@@ -50,8 +50,8 @@ def check_language_model(
     about 5.5 standard errors, so that a right engine fails with probability below 2 exp(-15) = 6e-7 times the
     vocabulary, whatever `num_draws` (Chernoff).
 
-    What takes log p of every token is asserted on vocabularies of up to 32 tokens alone: the entropy of p, which a law
-    with a `cut_exponent` asks for, and log q under a constraint, that at the temperatures of `score_at` included.
+    What takes log p of every token is asserted on vocabularies of up to 32 tokens alone: the entropy of p, for a law
+    that wants it, and log q under a constraint, that at the temperatures of `score_at` included.
     """
     ending = Ending(frozenset())
     handle = lm.open(prompt, ending)
@@ -70,15 +70,20 @@ def check_language_model(
         assert remembered.tokens == fresh.tokens, f"a draw from cut {cut} depends on what is remembered"
         assert np.abs(remembered.logp - fresh.logp).max() < tolerance, f"a fork at {cut} has other log p"
 
-    floor = float(drawn[0].log_weight[: horizon // 2].sum()) - math.log(horizon // 2 + 1)
-    (cut_short,) = run_draws(lm, handle, [draws[0]._replace(floor=floor)])
-    length = len(cut_short.tokens)
-    assert cut_short.tokens == drawn[0].tokens[:length], "a floor changes what is drawn"
-    if not cut_short.is_complete:
-        total = cut_short.log_weight.sum() - math.log(length)
-        assert total < floor, f"abandoned at {total}, above its floor {floor}"
-
+    _check_floors(lm, handle, draws[0], drawn[0], law)
     _check_what_is_asked_for(lm, prompt, horizon, law, tolerance)
+
+
+def _check_floors(lm: LanguageModel, handle: object, draw: Draw, whole: Continuation, law: Law) -> None:
+    """A draw that is below its floors at one token alone. The engine may go on; it may not abandon it earlier."""
+    running = np.cumsum(whole.log_weight)
+    below, floors = len(running) // 2, running - 1
+    floors[below] = running.max() + 1
+    (cut_short,) = run_draws(lm, handle, [draw._replace(floors=floors)])
+    length = len(cut_short.tokens)
+    assert cut_short.tokens == whole.tokens[:length], "floors change what is drawn"
+    if not cut_short.is_complete:
+        assert length > below, f"abandoned after {length} tokens, above its floors until {below + 1}"
 
 
 def _check_numbers(lm: LanguageModel, prompt: Tokens, drawn: list[Continuation], law: Law, tolerance: float) -> None:
@@ -127,8 +132,8 @@ class _Parity:
 def _check_what_is_asked_for(lm: LanguageModel, prompt: Tokens, horizon: int, law: Law, tolerance: float) -> None:
     """Rows of one batch whose laws ask for nothing but log p and log_weight, for entropies, for scores, and for both
     under a constraint: from the prompt, and again from a cut."""
-    both = law._replace(temperature=1.3 * law.temperature, cut_exponent=1.0, score_at=(0.4, 2.5))
-    laws = [law, law._replace(cut_exponent=4.0), law._replace(score_at=(1.7,)), both]
+    both = law._replace(temperature=1.3 * law.temperature, wants_entropy=True, score_at=(0.4, 2.5))
+    laws = [law, law._replace(wants_entropy=True), law._replace(score_at=(1.7,)), both]
     constraints = [None, None, None, _Parity(lm.vocab_size) if lm.vocab_size <= SMALL else None]
     handles = [lm.open(prompt, Ending(frozenset(), None, constraint)) for constraint in constraints]
     every_logp = _EveryLogp(lm)
@@ -139,7 +144,7 @@ def _check_what_is_asked_for(lm: LanguageModel, prompt: Tokens, horizon: int, la
         assert len({c.tokens for c in drawn[:3]}) == 1, "what a law asks for besides changes what is drawn"
         for draw, constraint, c in zip(draws, constraints, drawn, strict=True):
             n, context = len(c.tokens), context_of(prompt, draw)
-            asked = n if draw.law.cut_exponent is not None else 0, n * len(draw.law.score_at)
+            asked = n if draw.law.wants_entropy else 0, n * len(draw.law.score_at)
             assert (len(c.entropy), c.logq.size) == asked, f"{len(c.entropy)}, {c.logq.size} numbers instead of {asked}"
             if constraint is None:
                 _check_numbers(lm, context, [c], draw.law, tolerance)

@@ -61,8 +61,8 @@ class TableLM:
     def so_far(self, ticket: int) -> Continuation:
         return self._rows[ticket][1].so_far()
 
-    def set_floor(self, ticket: int, floor: float) -> None:
-        self._rows[ticket][1].floor = floor
+    def set_floors(self, ticket: int, floors: Floats | None) -> None:
+        self._rows[ticket][1].floors = floors
 
     @property
     def spare_rows(self) -> int:
@@ -100,7 +100,7 @@ class TableLM:
 def extras_of(logits: Floats, law: Law, allowed: NDArray[np.bool_] | None, token: int) -> list[float]:
     """What a law asks for besides log p and log q (see `Row.push`)."""
     scores = [float(log_law(logits, temperature, allowed)[token]) for temperature in law.score_at]
-    if law.cut_exponent is None:
+    if not law.wants_entropy:
         return scores
     log_p = log_law(logits, law.temperature)
     return [-float(np.exp(log_p) @ log_p), *scores]

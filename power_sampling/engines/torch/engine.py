@@ -170,8 +170,8 @@ class TorchLM:
         seat = self._seat(ticket)
         return seat.row.so_far(memo=seat)
 
-    def set_floor(self, ticket: int, floor: float) -> None:
-        self._seat(ticket).row.floor = floor
+    def set_floors(self, ticket: int, floors: Floats | None) -> None:
+        self._seat(ticket).row.floors = floors
 
     @property
     def spare_rows(self) -> int:
@@ -528,7 +528,7 @@ def _logits(
 def _push(row: Row, token: int, logp: float, logq: float, *notes: float) -> None:
     """Tell a row its next token and those of the notes that its law asks for."""
     law = row.draw.law
-    row.push(token, logp, logq, notes[int(law.cut_exponent is None) : 1 + len(law.score_at)])
+    row.push(token, logp, logq, notes[int(not law.wants_entropy) : 1 + len(law.score_at)])
 
 
 def _end_of(prompt: _Prompt) -> torch.Tensor:
