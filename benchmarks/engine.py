@@ -127,7 +127,7 @@ class Bench:
         return [
             Request(
                 prompt=self.prompt,
-                ending=ENDLESS,
+                termination=ENDLESS,
                 make_sampler=lambda over, s=seed + i: sampler_for(config, config.max_new_tokens, NumpyRng(s), over),
             )
             for i in range(count)
@@ -368,7 +368,7 @@ def peak(tokens: int) -> None:
     settings = GenerationConfig(sampler="sequential_monte_carlo", max_new_tokens=tokens)
     request = Request(
         prompt=(1, 2, 3),
-        ending=ENDLESS,
+        termination=ENDLESS,
         make_sampler=lambda over: sampler_for(settings, tokens, NumpyRng(0), over),
     )
     worker.submit(request).future.result()

@@ -166,7 +166,7 @@ def requests(lab: Lab, sizes: Sequence[int]) -> Iterator[Point]:
         waiting = [
             Request(
                 prompt=lab.tokens(SHORT_PROMPT),
-                ending=ENDLESS,
+                termination=ENDLESS,
                 make_sampler=lambda over, seed=seed: sampler_for(config, SHORT_ANSWER, NumpyRng(seed), over),
             )
             for seed in range(size)

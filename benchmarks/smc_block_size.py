@@ -48,7 +48,7 @@ def main() -> None:
         requests = [
             Request(
                 prompt=prompt,
-                ending=ending,
+                termination=ending,
                 make_sampler=lambda over, s=seed, c=config: sampler_for(c, c.max_new_tokens, NumpyRng(s), over),
             )
             for prompt in prompts

@@ -61,8 +61,8 @@ class SuffixCuts(Settings):
     """The power of a jump in the law of an entropy cut."""
 
     def cutting(self, law: Law) -> Law:
-        """The law with these cuts."""
-        return law._replace(cut_exponent=self.cut_exponent if self.cut == "entropy" else None)
+        """The law, with what these cuts ask of its draws."""
+        return law._replace(wants_entropy=self.cut == "entropy")
 
 
 class MetropolisHastings(SuffixCuts):

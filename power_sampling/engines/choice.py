@@ -36,7 +36,7 @@ def choose(logits: Floats, row: Row) -> Choice:
 def extras_of(logits: Floats, law: Law, allowed: NDArray[np.bool_] | None, token: int) -> list[float]:
     """What a law asks for besides log p and log q: the entropy of p, then log q at each temperature of `score_at`."""
     scores = [float(log_law(logits, temperature, allowed)[token]) for temperature in law.score_at]
-    if law.cut_exponent is None:
+    if not law.wants_entropy:
         return scores
     log_p = log_law(logits, law.temperature)
     return [-float(np.exp(log_p) @ log_p), *scores]

@@ -162,8 +162,8 @@ class Peeks(Protocol):
     def so_far(self, ticket: int) -> Continuation:
         """An unfinished draw as it stands; its `end` is None. A chain made of it can be forked until the next step."""
 
-    def set_floor(self, ticket: int, floor: float) -> None:
-        """Let an unfinished draw have another floor."""
+    def set_floors(self, ticket: int, floors: Floats | None) -> None:
+        """Give an unfinished draw other floors (see `Draw`)."""
 
 
 @runtime_checkable

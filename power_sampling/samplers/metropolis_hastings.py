@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from power_sampling.config import MetropolisHastings, ParallelTempering
-from power_sampling.samplers.parts.cuts import choose_cut, log_span
+from power_sampling.samplers.parts.cuts import choose_cut, floors, log_span
 from power_sampling.samplers.parts.prefetch import foreseen
 from power_sampling.samplers.parts.rng import Rng
 from power_sampling.types import (
@@ -94,12 +94,12 @@ def move(
     ahead: Ahead | None = None,
 ) -> Generator[Round, list[Continuation], Chain]:
     """One multiple-try move; the chain itself, the same object, where it is rejected."""
-    chance = _chance(chain, stage_end, config, law, rng)
+    chance = _chance(chain, stage_end, config, rng)
     draws = _draws(chain, chance, stage_end, config, law)
     continuations = yield Round(draws, progress=progress, ahead=ahead)
     if not all(c.is_complete for c in continuations):
         return chain
-    return _decided(chain, chance, [chain.spliced(chance.cut, c) for c in continuations], law, rng)
+    return _decided(chain, chance, [chain.spliced(chance.cut, c) for c in continuations], config, rng)
 
 
 class _Chance(NamedTuple):
@@ -110,11 +110,9 @@ class _Chance(NamedTuple):
     seeds: tuple[int, ...]
 
 
-def _chance(
-    chain: Chain, stage_end: int, config: MetropolisHastings | ParallelTempering, law: Law, rng: Rng
-) -> _Chance:
+def _chance(chain: Chain, stage_end: int, config: MetropolisHastings | ParallelTempering, rng: Rng) -> _Chance:
     """A chain that is still being drawn is taken to reach the end of the stage."""
-    cut = choose_cut(chain, law, rng) if chain.end else rng.integers(stage_end)
+    cut = choose_cut(chain, config, rng) if chain.end else rng.integers(stage_end)
     return _Chance(cut, rng.log_uniform(), tuple(rng.seed() for _ in range(config.num_proposals)))
 
 
@@ -124,13 +122,21 @@ def _draws(
     # With one proposal the decision is known as soon as its running weight falls below u * w(x). With several it
     # needs every weight, so all of them are drawn in full.
     is_early = config.early_rejection and config.num_proposals == 1 and law.is_bounded and chain.end is not None
-    floor = chance.log_u + _log_w(chain, chance.cut, law) if is_early else -math.inf
-    return tuple(Draw(chain, chance.cut, stage_end - chance.cut, law, seed, floor) for seed in chance.seeds)
+    length, bounds = stage_end - chance.cut, None
+    if is_early:
+        bounds = floors(chain, chance.cut, length, chance.log_u + _log_w(chain, chance.cut, config), config)
+    return tuple(Draw(chain, chance.cut, length, law, seed, bounds) for seed in chance.seeds)
 
 
-def _decided(chain: Chain, chance: _Chance, proposals: list[Chain], law: Law, rng: Rng) -> Chain:
-    log_w_chain = _log_w(chain, chance.cut, law)
-    log_w: Floats = np.array([_log_w(y, chance.cut, law) for y in proposals])
+def _decided(
+    chain: Chain,
+    chance: _Chance,
+    proposals: list[Chain],
+    config: MetropolisHastings | ParallelTempering,
+    rng: Rng,
+) -> Chain:
+    log_w_chain = _log_w(chain, chance.cut, config)
+    log_w: Floats = np.array([_log_w(y, chance.cut, config) for y in proposals])
     top = float(log_w.max())
     if top == -math.inf:  # every proposal has underflowed: none can be accepted
         return chain
@@ -159,7 +165,7 @@ class _Moves:
         return self._streams[number].copy()
 
     def asked(self, number: int, chain: Chain) -> tuple[Draw, ...]:
-        has_entropy_cuts = self._law.cut_exponent is not None
+        has_entropy_cuts = self._config.cut == "entropy"
         if has_entropy_cuts and chain.end is None:
             return ()  # where the entropy will rise is not known
         length = len(chain.tokens) if chain.end else self._stage_end
@@ -172,18 +178,18 @@ class _Moves:
         if any(proposal.end == "floor" for proposal in proposals):
             return chain
         rng = self.stream(number)
-        return _decided(chain, self._chance(chain, rng), proposals, self._law, rng)
+        return _decided(chain, self._chance(chain, rng), proposals, self._config, rng)
 
     def ahead(self, number: int, root: Chain | Draw, tried: int, accepted: int) -> Ahead | None:
         rows = self._config.prefetch
         return Ahead(rows, foreseen(self, number, root, (accepted + 1) / (tried + 2))) if rows else None
 
     def _chance(self, chain: Chain, rng: Rng) -> _Chance:
-        return _chance(chain, self._stage_end, self._config, self._law, rng)
+        return _chance(chain, self._stage_end, self._config, rng)
 
 
-def _log_w(chain: Chain, cut: int, law: Law) -> float:
-    return float(chain.log_weight[cut:].sum()) - log_span(chain, law)
+def _log_w(chain: Chain, cut: int, config: MetropolisHastings | ParallelTempering) -> float:
+    return float(chain.log_weight[cut:].sum()) - log_span(chain, config)
 
 
 def _progress(

@@ -96,7 +96,7 @@ def move(
     chain: Chain, horizon: int, config: ParticleGibbs, law: Law, rng: Rng, progress: Progress
 ) -> Generator[Round, list[Continuation], Chain]:
     """One cut and one conditional particle filter behind it; the chain itself where its own suffix is picked."""
-    n, cut = config.num_particles, choose_cut(chain, law, rng)
+    n, cut = config.num_particles, choose_cut(chain, config, rng)
     end, block_size = cut, config.block_size or horizon
     particles, log_weights = [chain.head(cut)] * n, np.zeros(n)
     while True:
@@ -118,7 +118,7 @@ def move(
             particles[1:] = [particles[rng.categorical(w)] for _ in range(1, n)]
             log_weights = np.zeros(n)
 
-    log_weights = log_weights - np.array([log_span(x, law) for x in particles])
+    log_weights = log_weights - np.array([log_span(x, config) for x in particles])
     if log_weights.max() == -math.inf:  # nothing legal: stay, and hope for the next cut
         return chain
     return particles[rng.categorical(np.exp(log_weights - log_weights.max()))]

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
 from power_sampling.engines.protocol import LanguageModel, Peeks, PromptHandle
-from power_sampling.samplers.parts.cuts import log_span
 from power_sampling.types import Ahead, Chain, Continuation, Draw, Round, Tokens
 
 __all__ = ["Draws"]
@@ -35,7 +36,7 @@ class Draws:
         for draw in self.asked:
             if draw.key in self._running:
                 if self._peeks:
-                    self._peeks.set_floor(self._running[draw.key], draw.floor)
+                    self._peeks.set_floors(self._running[draw.key], draw.floors)
             elif not self._is_answered(draw):
                 self._begin(draw)
 
@@ -94,12 +95,13 @@ class Draws:
         return look
 
     def _is_answered(self, draw: Draw) -> bool:
-        """A draw abandoned at its floor answers another request for it only if it is below that one's floor too."""
+        """A draw abandoned at its floors answers another request for it only if it is below that one's floors too."""
         known = self._known.get(draw.key)
         if known is None or known.is_complete:
             return known is not None
-        abandoned = draw.chain.spliced(draw.cut, known)
-        return float(known.log_weight.sum()) - log_span(abandoned, draw.law) < draw.floor
+        if draw.floors is None:
+            return False
+        return bool((np.cumsum(known.log_weight) < draw.floors[: len(known.tokens)]).any())
 
     def _begin(self, draw: Draw) -> None:
         ticket = self._model.add(self.handle, draw)

@@ -22,7 +22,7 @@ T = TypeVar("T")
 def suffixes(
     lm: TableLM, prompt: Tokens, termination: Termination, draw: Draw, temperature: float
 ) -> list[tuple[Continuation, float]]:
-    """Every continuation a draw can return, floor apart, with its log probability under `temperature`, masked where
+    """Every continuation a draw can return, floors apart, with its log probability under `temperature`, masked where
     the termination's constraint forbids."""
     found: list[tuple[Continuation, float]] = []
     given = context_of(prompt, draw)
@@ -56,7 +56,7 @@ def _replayed(
     numbers: list[tuple[float, float, list[float]]],
 ) -> Row:
     watch = lm.watch(termination, draw.chain.tokens[: draw.cut])
-    row = Row(0, draw._replace(floor=-math.inf), termination.eos_ids, watch)
+    row = Row(0, draw._replace(floors=None), termination.eos_ids, watch)
     for token, given in zip(tokens, numbers, strict=True):
         row.push(token, *given)
     return row

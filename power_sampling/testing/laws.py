@@ -52,8 +52,8 @@ def check_language_model(
     vocabulary, whatever `num_draws` (Chernoff); an engine with a random generator of its own is checked so behind every
     cut of a completion too.
 
-    What takes log p of every token is asserted on vocabularies of up to 32 tokens alone: the entropy of p, which a law
-    with a `cut_exponent` asks for, and log q under a constraint, that at the temperatures of `score_at` included. The
+    What takes log p of every token is asserted on vocabularies of up to 32 tokens alone: the entropy of p, for a law
+    that wants it, and log q under a constraint, that at the temperatures of `score_at` included. The
     constraint is checked on engines that step on the host.
     """
     end = Termination(frozenset())
@@ -70,7 +70,7 @@ def check_language_model(
     else:
         _check_forks_in_law(lm, prompt, chain, horizon, law, num_draws, tolerance)
     if lm.capabilities.floors and lm.capabilities.seeded:
-        _check_floor(lm, handle, draws[0], drawn[0])
+        _check_floors(lm, handle, draws[0], drawn[0])
     _check_what_is_asked_for(lm, prompt, horizon, law, tolerance)
 
 
@@ -95,15 +95,16 @@ def _check_forks_in_law(
         _check_first_token(lm, context, drawn, law)
 
 
-def _check_floor(lm: LanguageModel, handle: object, draw: Draw, whole: Continuation) -> None:
-    half = draw.max_new_tokens // 2
-    floor = float(whole.log_weight[:half].sum()) - math.log(half + 1)
-    (cut_short,) = run_draws(lm, handle, [draw._replace(floor=floor)])
+def _check_floors(lm: LanguageModel, handle: object, draw: Draw, whole: Continuation) -> None:
+    """A draw that is below its floors at one token alone. The engine may go on; it may not abandon it earlier."""
+    running = np.cumsum(whole.log_weight)
+    below, floors = len(running) // 2, running - 1
+    floors[below] = running.max() + 1
+    (cut_short,) = run_draws(lm, handle, [draw._replace(floors=floors)])
     length = len(cut_short.tokens)
-    assert cut_short.tokens == whole.tokens[:length], "a floor changes what is drawn"
+    assert cut_short.tokens == whole.tokens[:length], "floors change what is drawn"
     if not cut_short.is_complete:
-        total = cut_short.log_weight.sum() - math.log(length)
-        assert total < floor, f"abandoned at {total}, above its floor {floor}"
+        assert length > below, f"abandoned after {length} tokens, above its floors until {below + 1}"
 
 
 def _check_numbers(lm: LanguageModel, prompt: Tokens, drawn: list[Continuation], law: Law, tolerance: float) -> None:
@@ -170,11 +171,11 @@ def _check_what_is_asked_for(lm: LanguageModel, prompt: Tokens, horizon: int, la
     can = lm.capabilities
     laws = [law]
     if can.entropy:
-        laws.append(law._replace(cut_exponent=4.0))
+        laws.append(law._replace(wants_entropy=True))
     if can.score_at:
         laws.append(law._replace(score_at=(1.7,)))
     warmer = law._replace(temperature=1.3 * law.temperature)
-    both = warmer._replace(cut_exponent=1.0 if can.entropy else None, score_at=(0.4, 2.5) if can.score_at else ())
+    both = warmer._replace(wants_entropy=can.entropy, score_at=(0.4, 2.5) if can.score_at else ())
     every_logp = _EveryLogp(lm)
     with _parity_rules(lm) as parity:
         masks = [None] * len(laws) + [parity]
@@ -204,7 +205,7 @@ def _check_one(
 ) -> None:
     """One continuation has the numbers that its law asks for, and they are right."""
     n = len(c.tokens)
-    asked = n if law.cut_exponent is not None else 0, n * len(law.score_at)
+    asked = n if law.wants_entropy else 0, n * len(law.score_at)
     assert (len(c.entropy), c.logq.size) == asked, f"{len(c.entropy)}, {c.logq.size} numbers instead of {asked}"
     if guide is None:
         _check_numbers(lm, context, [c], law, tolerance)

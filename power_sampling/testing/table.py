@@ -67,8 +67,8 @@ class TableLM:
     def so_far(self, ticket: int) -> Continuation:
         return self._rows[ticket][1].so_far()
 
-    def set_floor(self, ticket: int, floor: float) -> None:
-        self._rows[ticket][1].floor = floor
+    def set_floors(self, ticket: int, floors: Floats | None) -> None:
+        self._rows[ticket][1].floors = floors
 
     @property
     def spare_rows(self) -> int:

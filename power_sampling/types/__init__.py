@@ -3,7 +3,6 @@
 from power_sampling.types.completion import Chunk, Completion, Diagnostics
 from power_sampling.types.conversation import Conversation, InvalidToolCall, Message, Reply, ToolCall
 from power_sampling.types.decoding import (
-    EVERYWHERE,
     Ahead,
     Answer,
     Chain,
@@ -20,7 +19,6 @@ from power_sampling.types.decoding import (
 )
 
 __all__ = [
-    "EVERYWHERE",
     "Ahead",
     "Answer",
     "Chain",

@@ -5,7 +5,6 @@ Nothing here computes a probability, knows a model, a tokenizer or a device.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -34,7 +33,6 @@ End: TypeAlias = Literal["eos", "stop", "length", "floor", "illegal"]
 Exactness: TypeAlias = Literal["exact", "asymptotic", "approximate"]
 
 _NO_FLOATS: Floats = np.zeros(0)
-EVERYWHERE = 1e-3  # the share of every position in the law of an entropy cut, beside its jump
 
 
 class Law(NamedTuple):
@@ -42,15 +40,12 @@ class Law(NamedTuple):
 
     p = softmax(logits / temperature) is the base law, q = softmax(logits / proposal_temperature) the law that draws
     (its argmax where `proposal_temperature` is 0), and every token carries log_weight = alpha * log p - log q.
-
-    A completion is cut before position c with probability proportional to cut_weight_c: 1 or, with a `cut_exponent`,
-    max(0, H_c - H_{c-1})^cut_exponent + EVERYWHERE, where H_c is the entropy of p(. | x_<c) and H_{-1} = 0.
     """
 
     alpha: float
     temperature: float
     proposal_temperature: float
-    cut_exponent: float | None = None  # given: the entropy at every position is stored
+    wants_entropy: bool = False  # whether the entropy of p(. | x_<t) is stored at every position
     score_at: tuple[float, ...] = ()  # further proposal temperatures at which log q of every token is stored
 
     @property
@@ -62,14 +57,6 @@ class Law(NamedTuple):
         """
         lowest = self.temperature / self.alpha
         return lowest * (1 - 1e-12) <= self.proposal_temperature <= self.temperature
-
-    def cut_weights(self, entropy: Floats, before: float = 0.0) -> Floats:
-        """Of consecutive positions with these entropies, (T,); `before` is the entropy of the one before them. Each
-        depends on the tokens before its position alone, so it is common to all that a cut there can lead to."""
-        if self.cut_exponent is None:
-            return np.ones(len(entropy))
-        jumps = np.maximum(0.0, np.diff(entropy, prepend=before))
-        return np.asarray(jumps**self.cut_exponent + EVERYWHERE)
 
 
 class Termination(NamedTuple):
@@ -101,7 +88,7 @@ class Continuation(NamedTuple):
 
     @property
     def is_complete(self) -> bool:
-        """False where the draw was abandoned at its floor."""
+        """False where the draw was abandoned at its floors."""
         return self.end != "floor"
 
 
@@ -159,9 +146,9 @@ def _joined(head: Floats, tail: Floats) -> Floats:
 class Draw(NamedTuple):
     """A request for one row: continue `chain` from position `cut` by at most `max_new_tokens` tokens.
 
-    `floor` permits the engine to abandon the draw at the first t with
-    sum(log_weight of the new tokens so far) - log(sum of the cut_weights of all cut + t positions so far) < floor: with
-    a bounded law neither term can rise again.
+    `floors`, one number per new token, permit the engine to abandon the draw: at the first t (1, 2, ...) where the sum
+    of the log_weight of its t new tokens is below floors[t - 1]. The sampler says by them that such a draw is certain
+    to be rejected. What ends by itself at t is not abandoned there.
     """
 
     chain: Chain
@@ -169,11 +156,11 @@ class Draw(NamedTuple):
     max_new_tokens: int
     law: Law
     seed: int  # of the draw's own stream of uniforms, one per token
-    floor: float = -math.inf
+    floors: Floats | None = None  # (max_new_tokens,)
 
     @property
     def key(self) -> tuple[Tokens, int, Law, int]:
-        """What the continuation is a function of, for one prompt and its ending; a floor only cuts it short."""
+        """What the continuation is a function of, for one prompt and its ending; floors only cut it short."""
         return self.chain.tokens[: self.cut], self.max_new_tokens, self.law, self.seed
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 from collections.abc import Generator
@@ -13,10 +14,10 @@ import pytest
 from power_sampling.config import MetropolisHastings
 from power_sampling.samplers import metropolis_hastings
 from power_sampling.samplers.metropolis_hastings import move
-from power_sampling.samplers.parts.cuts import log_span
+from power_sampling.samplers.parts.cuts import MIN_CUT_WEIGHT, cut_weights, floors, log_span
 from power_sampling.samplers.parts.rng import NumpyRng
 from power_sampling.testing import Branches, TableLM, drive, run_draws
-from power_sampling.types import EVERYWHERE, Chain, Continuation, Floats, Law, Progress, Round, Termination
+from power_sampling.types import Chain, Continuation, Floats, Law, Progress, Round, Termination
 from tests.support.constraints import PLAIN, legal
 from tests.support.exact import EOS, PROMPT, STOP, World, label
 
@@ -28,7 +29,7 @@ def kernel(world: World, config: MetropolisHastings, *, thresholds: bool = False
         return move(x, world.horizon, config, world.law, rng, Progress(0, 1, {}))
 
     def log_w(x: Chain, cut: int) -> float:
-        return float(x.log_weight[cut:].sum()) - log_span(x, world.law)
+        return float(x.log_weight[cut:].sum()) - log_span(x, config)
 
     def edges(x: Chain) -> Floats:
         """Every u at which the decision about some proposal changes."""
@@ -38,8 +39,12 @@ def kernel(world: World, config: MetropolisHastings, *, thresholds: bool = False
     return world.kernel(one_move, edges) if thresholds else world.kernel(one_move)
 
 
-def world_of(horizon: int, alpha: float, beta: float, ending: Termination = EOS, tau: float | None = None) -> World:
-    law = Law(alpha, 1.0, tau or 1 / alpha, cut_exponent=beta)
+def cuts(beta: float, **fields: Any) -> MetropolisHastings:
+    return MetropolisHastings(cut="entropy", cut_exponent=beta, **fields)
+
+
+def world_of(horizon: int, alpha: float, ending: Termination = EOS, tau: float | None = None) -> World:
+    law = Law(alpha, 1.0, tau or 1 / alpha, wants_entropy=True)
     return World(3, horizon, int(alpha) + horizon, law, ending)
 
 
@@ -58,19 +63,19 @@ def world_of(horizon: int, alpha: float, beta: float, ending: Termination = EOS,
 def test_moves_leave_the_power_law_invariant(
     horizon: int, alpha: float, beta: float, ending: Termination, tau: float | None
 ) -> None:
-    world = world_of(horizon, alpha, beta, ending, tau)
-    matrix = kernel(world, MetropolisHastings())
+    world = world_of(horizon, alpha, ending, tau)
+    matrix = kernel(world, cuts(beta))
     flow = world.target[:, None] * matrix
     assert np.abs(matrix.sum(1) - 1).max() < 1e-12
     assert np.abs(flow - flow.T).max() < 1e-10  # detailed balance
     if horizon == 2 or ending.constraint:
-        assert world.gap(kernel(world, MetropolisHastings(num_proposals=2))) < 1e-10
-        early = kernel(world, MetropolisHastings(), thresholds=True)
+        assert world.gap(kernel(world, cuts(beta, num_proposals=2))) < 1e-10
+        early = kernel(world, cuts(beta), thresholds=True)
         assert np.abs(matrix - early).max() < 1e-12
 
 
 def test_the_cut_law_is_what_the_formula_says() -> None:
-    world = world_of(4, 2.0, 2.0)
+    world = world_of(4, 2.0)
     for x in world.chains:
         entropy = []
         for t in range(len(x.tokens)):
@@ -78,25 +83,28 @@ def test_the_cut_law_is_what_the_formula_says() -> None:
             p /= p.sum()
             entropy.append(-(p * np.log(p)).sum())
         assert x.entropy == pytest.approx(entropy, abs=1e-12)
-        jumps = [max(0.0, b - a) ** 2 + EVERYWHERE for a, b in zip([0.0, *entropy], entropy, strict=False)]
-        assert world.law.cut_weights(x.entropy) == pytest.approx(jumps, abs=1e-12)
-        assert log_span(x, world.law) == pytest.approx(math.log(sum(jumps)))
+        jumps = [max(0.0, b - a) ** 2 + MIN_CUT_WEIGHT for a, b in zip([0.0, *entropy], entropy, strict=False)]
+        assert cut_weights(x.entropy, 2.0) == pytest.approx(jumps, abs=1e-12)
+        assert log_span(x, cuts(2.0)) == pytest.approx(math.log(sum(jumps)))
 
 
-@pytest.mark.parametrize("wrong", [lambda x, law: 0.0, lambda x, law: math.log(len(x.tokens))], ids=["none", "length"])
+@pytest.mark.parametrize(
+    "wrong", [lambda x, cuts: 0.0, lambda x, cuts: math.log(len(x.tokens))], ids=["none", "length"]
+)
 def test_a_wrong_correction_would_be_noticed(monkeypatch: pytest.MonkeyPatch, wrong: Any) -> None:
-    world = world_of(4, 2.0, 1.0)
+    world = world_of(4, 2.0)
     monkeypatch.setattr(MODULE, "log_span", wrong)
-    assert world.gap(kernel(world, MetropolisHastings())) > 1e-3
+    assert world.gap(kernel(world, cuts(1.0))) > 1e-3
 
 
-def test_a_bound_without_what_the_proposal_adds_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bound_that_is_none_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Early rejection by the length of a uniform cut is no bound here: it gives another kernel."""
-    world = world_of(3, 2.0, 4.0)
-    right = kernel(world, MetropolisHastings())
-    assert np.abs(kernel(world, MetropolisHastings(), thresholds=True) - right).max() < 1e-12
-    monkeypatch.setattr("power_sampling.engines.row._cut_so_far", lambda draw: (0.0, float(draw.cut)))
-    assert np.abs(kernel(world, MetropolisHastings(), thresholds=True) - right).max() > 1e-3
+    world = world_of(3, 2.0)
+    right = kernel(world, cuts(4.0))
+    assert np.abs(kernel(world, cuts(4.0), thresholds=True) - right).max() < 1e-12
+    by_length = functools.partial(floors, cuts=MetropolisHastings())
+    monkeypatch.setattr(MODULE, "floors", lambda *bounds: by_length(*bounds[:-1]))
+    assert np.abs(kernel(world, cuts(4.0), thresholds=True) - right).max() > 1e-3
 
 
 def test_the_chain_is_identical_with_early_rejection_on_and_off() -> None:

@@ -87,7 +87,7 @@ def test_any_proposal_temperature_leaves_the_power_law_invariant(tau: float) -> 
 
 def test_a_missing_length_term_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     t = table(3, 4, 1, 2.0, EOS)
-    monkeypatch.setattr(MODULE, "_log_w", lambda x, cut, law: float(x.log_weight[cut:].sum()))
+    monkeypatch.setattr(MODULE, "_log_w", lambda x, cut, config: float(x.log_weight[cut:].sum()))
     assert t.gap(t.kernel(MetropolisHastings())) > 1e-3
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from power_sampling.config import GenerationConfig
@@ -37,7 +38,7 @@ def run(
     for seed in seeds:
         request = Request(
             prompt=PROMPT,
-            ending=ending,
+            termination=ending,
             make_sampler=lambda over, s=seed: sampler_for(config, horizon, NumpyRng(s), over),
         )
         outcomes.append(worker.submit(request).future.result(60))
@@ -137,7 +138,7 @@ def test_under_load_the_sampler_is_the_sequential_one() -> None:
         horizon = sampler.max_new_tokens
         return Request(
             prompt=PROMPT,
-            ending=ENDLESS,
+            termination=ENDLESS,
             make_sampler=lambda over: sampler_for(sampler, horizon, NumpyRng(seed), over),
             **fields,
         )
@@ -168,7 +169,7 @@ def test_requests_that_fill_the_rows_decode_nothing_ahead() -> None:
     requests = [
         Request(
             prompt=PROMPT,
-            ending=ENDLESS,
+            termination=ENDLESS,
             make_sampler=lambda over, s=seed: sampler_for(config, 16, NumpyRng(s), over),
         )
         for seed in range(8)
@@ -196,13 +197,13 @@ def test_a_proposal_of_another_state_would_be_noticed(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("is_over", [False, True])
-def test_a_draw_begun_under_a_higher_floor_is_finished_or_drawn_again(is_over: bool) -> None:
+def test_a_draw_begun_under_higher_floors_is_finished_or_drawn_again(is_over: bool) -> None:
     """Another chain may accept what the one it was begun for would have rejected."""
     lm = TableLM(5, seed=4)
     draws = Draws(lm, lm.open(PROMPT, ENDLESS))
     draw = Draw(Chain.empty(), 0, 12, Law(3.0, 1.0, 1 / 3), seed=1)
     (expected,) = run_draws(lm, draws.handle, [draw])
-    strict = draw._replace(floor=float(expected.log_weight[:6].sum()))
+    strict = draw._replace(floors=np.full(12, float(expected.log_weight[:6].sum())))
 
     def answered(asked: Draw) -> list[Continuation]:
         draws.ask(Round((asked,)))
@@ -212,7 +213,9 @@ def test_a_draw_begun_under_a_higher_floor_is_finished_or_drawn_again(is_over: b
         return answers
 
     if is_over:
-        assert answered(strict)[0].end == "floor"
+        (abandoned,) = answered(strict)
+        assert abandoned.end == "floor"
+        assert answered(strict._replace(floors=np.zeros(12)))[0] is abandoned, "what is below higher floors is rejected"
     else:
         draws.ask(Round((strict,)))
         lm.step()

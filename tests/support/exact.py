@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -41,15 +40,14 @@ class World:
         return self.floored(options[rng.categorical(q)], draw)
 
     def floored(self, c: Continuation, draw: Draw) -> Continuation:
-        """What an engine that honours the floor returns."""
-        if not draw.floor > -math.inf:
+        """What an engine that honours the floors returns."""
+        if draw.floors is None:
             return c
-        watch = self.lm.watch(self.ending, draw.chain.tokens[: draw.cut])
-        row, entropy = Row(0, draw, self.ending.eos_ids, watch), draw.law.cut_exponent is not None
+        row = Row(0, draw, self.ending.eos_ids, self.lm.watch(self.ending, draw.chain.tokens[: draw.cut]))
         for t, token in enumerate(c.tokens):
-            notes = [*([c.entropy[t]] if entropy else []), *(c.logq[t] if len(c.logq) else ())]
-            if end := row.push(token, c.logp[t], draw.law.alpha * c.logp[t] - c.log_weight[t], notes):
-                return row.continuation(end)
+            notes = [*([c.entropy[t]] if draw.law.wants_entropy else []), *(c.logq[t] if len(c.logq) else ())]
+            if row.push(token, c.logp[t], draw.law.alpha * c.logp[t] - c.log_weight[t], notes):
+                return row.continuation()
         raise AssertionError("a row ends with its continuation")
 
     def kernel(

@@ -15,7 +15,7 @@ from power_sampling.types import Chain, Continuation, Draw, Law, Termination, To
 
 VOCAB = 40
 PROMPTS: tuple[Tokens, ...] = ((5, 3, 7, 7, 2, 9, 1), (5,), tuple(range(3, 23)))
-LAWS = (Law(2.0, 1.0, 0.5), Law(1.0, 1.0, 0.0), Law(2.0, 0.8, 0.5, cut_exponent=0.5, score_at=(0.7,)))
+LAWS = (Law(2.0, 1.0, 0.5), Law(1.0, 1.0, 0.0), Law(2.0, 0.8, 0.5, wants_entropy=True, score_at=(0.7,)))
 STARTED = Chain((3, 4), np.zeros(2), np.zeros(2), None, entropy=np.zeros(2), logq=np.zeros((2, 1)))
 
 
@@ -91,8 +91,9 @@ def run(lm: TorchLM, *, generations: int = 4, guided: bool = False) -> dict[tupl
     def ask(line: int, generation: int, chain: Chain) -> None:
         rng = np.random.default_rng((line, generation))
         cut = int(rng.integers(len(chain.tokens) + 1))
-        floor = -3.0 if generation % 2 else -np.inf
-        draw = Draw(chain, cut, int(rng.integers(1, 20)), LAWS[line % 3], int(rng.integers(2**60)), floor)
+        length = int(rng.integers(1, 20))
+        floors = np.log(cut + np.arange(1.0, length + 1)) - 3.0 if generation % 2 else None
+        draw = Draw(chain, cut, length, LAWS[line % 3], int(rng.integers(2**60)), floors)
         running[lm.add(handles[line], draw)] = line, generation, draw
 
     for line in range(len(handles)):

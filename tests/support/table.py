@@ -99,9 +99,11 @@ def _multiplicity(group: tuple[int, ...]) -> int:
 
 
 def _floored(c: Continuation, draw: Draw) -> Continuation:
-    """What an engine that honours the floor returns."""
-    total = np.cumsum(c.log_weight) - np.log(draw.cut + np.arange(1, len(c.tokens) + 1))
-    below = np.flatnonzero(total[:-1] < draw.floor)  # at its last token a draw has ended by itself
+    """What an engine that honours the floors returns."""
+    if draw.floors is None:
+        return c
+    is_below = np.cumsum(c.log_weight) < draw.floors[: len(c.tokens)]
+    below = np.flatnonzero(is_below[:-1])  # at its last token a draw has ended by itself
     if not len(below):
         return c
     n = int(below[0]) + 1

@@ -74,7 +74,7 @@ class Distracted(TableLM):
 
 class Hasty(TableLM):
     def add(self, prompt: Any, draw: Draw) -> int:
-        return super().add(prompt, draw._replace(floor=draw.floor + 9))
+        return super().add(prompt, draw if draw.floors is None else draw._replace(floors=draw.floors + 9))
 
 
 class Lawless(TableLM):
@@ -94,7 +94,7 @@ class Misplaced(TableLM):
         (OtherScores, "about log p"),
         (Neighbours, "neighbours"),
         (Distracted, "changes what is drawn"),
-        (Hasty, "above its floor"),
+        (Hasty, "above its floors"),
         (Lawless, "forbids"),
         (Misplaced, "about log p"),
     ],

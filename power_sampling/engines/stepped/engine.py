@@ -95,8 +95,8 @@ class SteppedEngine:
         seq = self.scheduler[ticket]
         return seq.row.so_far(memo=seq)
 
-    def set_floor(self, ticket: int, floor: float) -> None:
-        self.scheduler[ticket].row.floor = floor
+    def set_floors(self, ticket: int, floors: Floats | None) -> None:
+        self.scheduler[ticket].row.floors = floors
 
     @property
     def spare_rows(self) -> int:

@@ -193,7 +193,7 @@ class TorchBackend:
 def _choice(law: Law, numbers: Sequence[float]) -> Choice:
     """A row's columns as its law asks for them: the entropy stands first where any row of the batch asks for it."""
     token, logp, logq, *extras = numbers
-    return Choice(int(token), logp, logq, extras[int(law.cut_exponent is None) : 1 + len(law.score_at)])
+    return Choice(int(token), logp, logq, extras[int(not law.wants_entropy) : 1 + len(law.score_at)])
 
 
 def _input_device(model: PreTrainedModel) -> torch.device:

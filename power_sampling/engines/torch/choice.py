@@ -57,7 +57,7 @@ class Laws(NamedTuple):
             column(temperatures),
             None if proposals == temperatures else torch.tensor(proposals, dtype=like.dtype)[:, None].to(like.device),
             torch.tensor(is_greedy)[:, None].to(like.device) if any(is_greedy) else None,
-            any(law.cut_exponent is not None or law.score_at for law in laws),
+            any(law.wants_entropy or law.score_at for law in laws),
             tuple(column(values) for values in further),
         )
 

@@ -11,7 +11,7 @@ import torch
 from power_sampling.engines.torch.choice import Laws, can_fuse, choose, columns, fused
 from power_sampling.types import Law
 
-LAWS = (Law(2.0, 0.8, 0.5, cut_exponent=0.5, score_at=(0.7,)), Law(1.0, 1.0, 0.0))
+LAWS = (Law(2.0, 0.8, 0.5, wants_entropy=True, score_at=(0.7,)), Law(1.0, 1.0, 0.0))
 
 
 @pytest.mark.slow
