@@ -110,7 +110,7 @@ class Draws:
 
     def _forget(self, current: Round) -> None:
         useful = {draw.key for draw in current.draws}
-        if current.ahead and (self._running or self._known):
+        if current.ahead and self._peeks and (self._running or self._known):
             useful |= {draw.key for draw in current.ahead.draws(self._looking())}
         for ticket in [t for t, draw in self.tickets.items() if draw.key not in useful]:
             self._drop(ticket)

@@ -27,7 +27,7 @@ from power_sampling.errors import (
 )
 from power_sampling.samplers import Sampler
 from power_sampling.serving.draws import Draws
-from power_sampling.types import Answer, Continuation, Draw, Progress, Round, Termination, Tokens
+from power_sampling.types import Ahead, Answer, Continuation, Draw, Progress, Round, Termination, Tokens
 
 __all__ = ["Job", "Outcome", "Request", "Worker"]
 
@@ -72,17 +72,12 @@ class Job:
     future: Future[Outcome] = field(default_factory=Future)
     submitted: float = field(default_factory=time.monotonic)
     is_cancelled: bool = False
-    # the worker's own:
-    sampler: Sampler | None = None
-    round: Round | None = None
-    draws: Draws | None = None
-    serial_steps: int = 0
 
     def cancel(self) -> None:
         """Ask the worker to stop this request before the next step. A finished one stays finished."""
         self.is_cancelled = True
 
-    def is_over(self) -> bool:
+    def is_out_of_time(self) -> bool:
         """Whether the soft limit has passed."""
         budget = self.request.time_budget
         return budget is not None and time.monotonic() - self.submitted >= budget
@@ -99,6 +94,43 @@ class Job:
             )
         return None
 
+    def finish(self, result: Outcome | Exception) -> None:
+        """Tell the waiter, if there is one left."""
+        with contextlib.suppress(InvalidStateError):  # the waiter cancelled its future
+            if isinstance(result, Outcome):
+                self.future.set_result(result)
+            else:
+                self.future.set_exception(result)
+
+
+class _Live:
+    """A job whose sampler is running."""
+
+    def __init__(self, job: Job, model: LanguageModel) -> None:
+        self.job = job
+        self.draws = Draws(model, model.open(job.request.prompt, job.request.termination))
+        self.sampler = job.request.make_sampler(job.is_out_of_time)
+        self.round = Round(())  # none has been asked for yet
+        self.serial_steps = 0
+
+    @property
+    def prefetch(self) -> Ahead | None:
+        """What may be drawn before it is asked for."""
+        return self.round.ahead
+
+    def outcome(self, answer: Answer) -> Outcome:
+        """The answer with what it cost. Draws that are still running are dropped."""
+        seconds, handle = time.monotonic() - self.job.submitted, self.draws.handle
+        self.draws.drop_all()
+        return Outcome(
+            answer._replace(chain=answer.chain._replace(memo=None)),  # states are freed, however long it is kept
+            self.draws.tokens_decoded,
+            handle.prefilled_tokens,
+            handle.reused_tokens,
+            self.serial_steps,
+            seconds,
+        )
+
 
 class Worker:
     """Serves requests on one model until closed; the thread starts with the first request."""
@@ -108,7 +140,8 @@ class Worker:
         self._peeks: Peeks | None = model if isinstance(model, Peeks) and model.capabilities.peek else None
         self._wakeup = threading.Condition()
         self._inbox: deque[Job] = deque()
-        self._live: list[Job] = []
+        self._new: deque[Job] = deque()  # taken from the inbox, and not begun yet
+        self._live: dict[Job, _Live] = {}
         self._is_closed = False
         self._thread: threading.Thread | None = None
 
@@ -154,7 +187,7 @@ class Worker:
                 self._model.reset()  # an idle engine holds no rows
             while not (self._inbox or self._live or self._is_closed):
                 self._wakeup.wait()
-            self._live += self._inbox
+            self._new += self._inbox
             self._inbox.clear()
         if self._is_closed:
             self._end_all(lambda: EngineClosedError("The engine was closed before the request was answered."))
@@ -162,106 +195,93 @@ class Worker:
 
     def _turn(self) -> None:
         """One step of the model for everybody."""
-        for job in list(self._live):
-            if verdict := job.verdict():
-                self._finish(job, verdict)
-            elif job.sampler is None:
-                self._advance(job, None)
-        self._use_spare_rows()
-        owners = {ticket: job for job in self._live if job.draws for ticket in job.draws.tickets}
+        for live in list(self._live.values()):
+            if verdict := live.job.verdict():
+                self._finish(live, verdict)
+        while self._new:
+            self._begin(self._new.popleft())
+        if self._peeks:
+            self._prefetch(self._peeks)
+        owners = {ticket: live for live in self._live.values() for ticket in live.draws.tickets}
         decoded, finished = self._model.step()
-        for job in {owners[ticket] for ticket in decoded}:
-            job.serial_steps += 1
+        for live in {owners[ticket] for ticket in decoded}:
+            live.serial_steps += 1
         for ticket, continuation in finished:
-            draws = owners[ticket].draws
-            assert draws is not None, "a job is live until its answers are looked at, below"
-            draws.finish(ticket, continuation)
-        for job in {owners[ticket]: None for ticket, _ in finished}:
-            self._advance(job, job.draws.answers() if job.draws else None)
-        for job in list(self._live) if self._peeks else ():
-            if job.round is not None and job.round.is_live and job.draws and job.request.listener:
-                self._tell(job, job.round, job.draws.drawn(next(iter(job.draws.tickets))))
+            owners[ticket].draws.finish(ticket, continuation)
+        for live in {owners[ticket]: None for ticket, _ in finished}:
+            self._advance(live)
+        if self._peeks:
+            for live in list(self._live.values()):
+                if live.round.is_live and live.job.request.listener:
+                    self._tell(live, live.draws.drawn(next(iter(live.draws.tickets))))
 
-    def _advance(self, job: Job, answers: list[Continuation] | None) -> None:
+    def _begin(self, job: Job) -> None:
+        if verdict := job.verdict():
+            job.finish(verdict)
+            return
+        try:
+            live = self._live[job] = _Live(job, self._model)
+        except Exception as error:  # noqa: BLE001 - a fault of one request reaches its waiter and nobody else
+            job.finish(error)
+            return
+        self._advance(live, begins=True)
+
+    def _advance(self, live: _Live, *, begins: bool = False) -> None:
         """Run the sampler until it asks for something that is not there yet. A fault here is this request's alone."""
         try:
-            if job.sampler is None:
-                job.draws = Draws(self._model, self._model.open(job.request.prompt, job.request.termination))
-                job.sampler = job.request.make_sampler(job.is_over)
-                job.round = next(job.sampler)
-                answers = self._ask(job, job.round)
-            while answers is not None:
-                job.round = job.sampler.send(answers)
-                answers = self._ask(job, job.round)
+            answers = None if begins else live.draws.answers()
+            while begins or answers is not None:
+                live.round = next(live.sampler) if begins else live.sampler.send(answers or [])
+                begins, answers = False, self._ask(live)
         except StopIteration as stop:
-            self._finish(job, self._outcome(job, stop.value))
+            self._finish(live, live.outcome(stop.value))
         except Exception as error:  # noqa: BLE001 - a fault of one request reaches its waiter and nobody else
-            self._finish(job, error)
+            self._finish(live, error)
 
-    def _ask(self, job: Job, current: Round) -> list[Continuation] | None:
-        assert job.draws is not None
-        job.draws.ask(current)
-        if job.request.listener:
-            self._tell(job, current, ())
-        return job.draws.answers() if job.draws else None  # none are left of a job whose listener has raised
+    def _ask(self, live: _Live) -> list[Continuation] | None:
+        live.draws.ask(live.round)
+        if live.job.request.listener:
+            self._tell(live, ())
+        return live.draws.answers() if live.job in self._live else None  # a listener that raises ends the request
 
-    def _use_spare_rows(self) -> None:
-        """Begin draws ahead of being asked for in rows that nobody waits for, a row to each request in turn; give rows
+    def _prefetch(self, model: Peeks) -> None:
+        """Begin draws before they are asked for in rows that nobody waits for, a row to each request in turn; give rows
         back, the youngest first, where somebody does."""
-        wanting = [(j, j.draws, j.round.ahead) for j in self._live if j.draws and j.round and j.round.ahead]
-        if not wanting or not self._peeks:
+        wanting = [(live, live.prefetch) for live in self._live.values() if live.prefetch]
+        if not wanting:
             return
-        busy = sum(len(job.draws.tickets) for job in self._live if job.draws)
-        spare = min(self._peeks.spare_rows, max(ahead.rows for _, _, ahead in wanting) - busy)
-        for _, draws, _ in reversed(wanting):
-            while spare < 0 and draws.give_back():
+        busy = sum(len(live.draws.tickets) for live in self._live.values())
+        spare = min(model.spare_rows, max(prefetch.rows for _, prefetch in wanting) - busy)
+        for live, _ in reversed(wanting):
+            while spare < 0 and live.draws.give_back():
                 spare += 1
-        sources = deque((job, ahead.rows, draws.begin_ahead(ahead)) for job, draws, ahead in wanting)
+        sources = deque((live, prefetch.rows, live.draws.begin_ahead(prefetch)) for live, prefetch in wanting)
         while sources and spare > 0:
-            job, rows, source = sources.popleft()
-            if busy < rows and self._begins(job, source):
+            live, rows, source = sources.popleft()
+            if busy < rows and self._begins(live, source):
                 busy, spare = busy + 1, spare - 1
-                sources.append((job, rows, source))
+                sources.append((live, rows, source))
 
-    def _begins(self, job: Job, source: Iterator[Draw]) -> bool:
+    def _begins(self, live: _Live, source: Iterator[Draw]) -> bool:
         try:
             return next(source, None) is not None
         except Exception as error:  # noqa: BLE001 - a fault of one request reaches its waiter and nobody else
-            self._finish(job, error)
+            self._finish(live, error)
             return False
 
-    def _outcome(self, job: Job, answer: Answer) -> Outcome:
-        assert job.draws is not None
-        seconds, handle = time.monotonic() - job.submitted, job.draws.handle
-        job.draws.drop_all()
-        return Outcome(
-            answer._replace(chain=answer.chain._replace(memo=None)),  # states are freed, however long it is kept
-            job.draws.tokens_decoded,
-            handle.prefilled_tokens,
-            handle.reused_tokens,
-            job.serial_steps,
-            seconds,
-        )
-
-    def _tell(self, job: Job, current: Round, drawn: Tokens) -> None:
-        assert job.request.listener is not None
+    def _tell(self, live: _Live, drawn: Tokens) -> None:
+        listener, current = live.job.request.listener, live.round
+        assert listener is not None
         try:
             progress = current.progress._replace(done=current.progress.done + len(drawn)) if drawn else current.progress
-            job.request.listener(Update(current.settled + drawn, progress))
+            listener(Update(current.settled + drawn, progress))
         except Exception as error:  # noqa: BLE001 - a listener that raises ends its own request only
-            self._finish(job, error)
+            self._finish(live, error)
 
-    def _finish(self, job: Job, result: Outcome | Exception) -> None:
-        if job.draws:
-            job.draws.drop_all()
-        if job in self._live:
-            self._live.remove(job)
-        job.sampler = job.draws = job.round = None
-        with contextlib.suppress(InvalidStateError):  # the waiter cancelled its future: nobody is left to tell
-            if isinstance(result, Outcome):
-                job.future.set_result(result)
-            else:
-                job.future.set_exception(result)
+    def _finish(self, live: _Live, result: Outcome | Exception) -> None:
+        live.draws.drop_all()
+        self._live.pop(live.job, None)
+        live.job.finish(result)
 
     def _fail_all(self, error: Exception) -> None:
         """The model raised: every request with it, and the engine starts afresh."""
@@ -275,10 +295,12 @@ class Worker:
         self._model.reset()
 
     def _end_all(self, error: Callable[[], PowerSamplingError]) -> None:
-        """Each waiter gets an error of its own: raising one object in several threads mixes up their tracebacks."""
-        for job in list(self._live):
-            job.draws = None  # nothing is dropped one by one from an engine that may be broken
-            self._finish(job, error())
+        """Each waiter gets an error of its own: raising one object in several threads mixes up their tracebacks.
+        Nothing is dropped one by one from an engine that may be broken."""
+        for job in [*self._live, *self._new]:
+            job.finish(error())
+        self._live.clear()
+        self._new.clear()
 
 
 _RUNNING: weakref.WeakSet[Worker] = weakref.WeakSet()
