@@ -14,7 +14,7 @@ from power_sampling.config import BestOfN, GenerationConfig
 from power_sampling.samplers import NumpyRng, best_of_n, sampler_for
 from power_sampling.testing import Branches, TableLM, drive, outcomes, run_draws, suffixes
 from power_sampling.types import Answer, Chain, Draw, Law, Termination, Tokens
-from tests.support.constraints import PLAIN, legal
+from tests.support.constraints import PLAIN, legal, table_rules
 from tests.support.exact import EOS, PROMPT, STOP, World, label
 
 MODULE = importlib.import_module("power_sampling.samplers.best_of_n")
@@ -105,7 +105,7 @@ def test_every_draw_has_a_seed_of_its_own() -> None:
 
 
 def test_the_best_is_legal_where_any_is() -> None:
-    lm = TableLM(3, seed=5)
+    lm = TableLM(3, seed=5, rules=table_rules)
     handle = lm.open((1,), legal(["1", "2222222"], 4))
     config = GenerationConfig(sampler=BestOfN(num_completions=12), max_new_tokens=4, alpha=1.0)
     for seed in range(20):

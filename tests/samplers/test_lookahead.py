@@ -15,7 +15,7 @@ from power_sampling.samplers.lookahead import jackknifed
 from power_sampling.samplers.parts.rng import NumpyRng
 from power_sampling.testing import TableLM, drive, run_draws, suffixes
 from power_sampling.types import Continuation, Draw, Floats, Law, Round, Termination
-from tests.support.constraints import PLAIN, legal
+from tests.support.constraints import PLAIN, legal, table_rules
 from tests.support.exact import EOS, PROMPT, STOP, World, label
 
 MODULE = importlib.import_module("power_sampling.samplers.lookahead")
@@ -141,7 +141,7 @@ def test_blocks_are_settled_and_a_spent_budget_finishes_the_completion() -> None
 
 
 def test_a_hopeless_constraint_is_told() -> None:
-    lm = TableLM(3, seed=5)
+    lm = TableLM(3, seed=5, rules=table_rules)
     handle = lm.open((1,), legal(["22222222"], 4))
     config = Lookahead(block_size=2, num_candidates=3)
     answer = drive(

@@ -15,7 +15,7 @@ from power_sampling.serving.draws import Draws
 from power_sampling.serving.worker import Outcome, Request, Worker
 from power_sampling.testing import TableLM, run_draws
 from power_sampling.types import Chain, Continuation, Draw, Law, Round, Termination
-from tests.support.constraints import PLAIN, legal
+from tests.support.constraints import PLAIN, legal, table_rules
 from tests.support.exact import EOS, PROMPT, STOP, label
 from tests.support.tiny import tiny_model
 
@@ -67,8 +67,8 @@ def same(a: Outcome, b: Outcome) -> bool:
 )
 def test_the_chain_is_identical(num_seeds: int, prefetch: int, ending: Termination, fields: dict[str, Any]) -> None:
     vocab, seeds = 3 if ending.stop or ending.constraint else 5, list(range(num_seeds))
-    sequential, cost = run(TableLM(vocab, seed=4), seeds, ending, prefetch=0, **fields)
-    prefetched, cost_ahead = run(TableLM(vocab, seed=4), seeds, ending, prefetch=prefetch, **fields)
+    sequential, cost = run(TableLM(vocab, seed=4, rules=table_rules), seeds, ending, prefetch=0, **fields)
+    prefetched, cost_ahead = run(TableLM(vocab, seed=4, rules=table_rules), seeds, ending, prefetch=prefetch, **fields)
     for one, many in zip(sequential, prefetched, strict=True):
         assert same(one, many)
         assert many.serial_steps <= one.serial_steps
@@ -84,13 +84,13 @@ def test_on_a_model_with_states_forked_while_they_are_drawn(
     """In float64. Most of the steps go, which takes forks from rows that are still being decoded."""
     model = tiny_model(family, vocab_size=40).double()
     forked = []
-    remembered = TorchLM._remembered
+    cached = TorchLM._cached
 
     def watched(self: TorchLM, memo: Any, length: int) -> Any:
-        forked.append(hasattr(memo, "row") and length > memo.memo.state.length)
-        return remembered(self, memo, length)
+        forked.append(hasattr(memo, "row") and length > memo.cached.state.length)
+        return cached(self, memo, length)
 
-    monkeypatch.setattr(TorchLM, "_remembered", watched)
+    monkeypatch.setattr(TorchLM, "_cached", watched)
     fields: dict[str, Any] = {"block_size": 12, "num_steps": 10, "alpha": 1.5, "horizon": 24}
     for ending in (ENDLESS, EOS):
         sequential, cost = run(TorchLM(model), list(range(2)), ending, prefetch=0, **fields)
@@ -190,16 +190,16 @@ def test_requests_that_fill_the_rows_decode_nothing_ahead() -> None:
 def test_a_proposal_of_another_state_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     fields: dict[str, Any] = {"alpha": 1.2, "num_steps": 12, "block_size": 12}
     seeds = list(range(20))
-    sequential, _ = run(TableLM(5, seed=4), seeds, ENDLESS, prefetch=0, **fields)
+    sequential, _ = run(TableLM(5, seed=4, rules=table_rules), seeds, ENDLESS, prefetch=0, **fields)
     monkeypatch.setattr(Draw, "key", property(lambda draw: draw.seed))
-    wrong, _ = run(TableLM(5, seed=4), seeds, ENDLESS, prefetch=32, **fields)
+    wrong, _ = run(TableLM(5, seed=4, rules=table_rules), seeds, ENDLESS, prefetch=32, **fields)
     assert not all(same(one, many) for one, many in zip(sequential, wrong, strict=True))
 
 
 @pytest.mark.parametrize("is_over", [False, True])
 def test_a_draw_begun_under_higher_floors_is_finished_or_drawn_again(is_over: bool) -> None:
     """Another chain may accept what the one it was begun for would have rejected."""
-    lm = TableLM(5, seed=4)
+    lm = TableLM(5, seed=4, rules=table_rules)
     draws = Draws(lm, lm.open(PROMPT, ENDLESS))
     draw = Draw(Chain.empty(), 0, 12, Law(3.0, 1.0, 1 / 3), seed=1)
     (expected,) = run_draws(lm, draws.handle, [draw])

@@ -15,6 +15,7 @@ from power_sampling.samplers.parts.resampling import RATIO, chopthin, effective_
 from power_sampling.samplers.parts.rng import NumpyRng
 from power_sampling.testing import Branches, TableLM, completions, drive, outcomes, power_law, run_draws
 from power_sampling.types import Answer, Continuation, Law, Round, Termination
+from tests.support.constraints import table_rules
 from tests.support.exact import World
 
 MODULE = importlib.import_module("power_sampling.samplers.sequential_monte_carlo")
@@ -65,7 +66,7 @@ def test_the_returned_completion_tends_to_the_power_law() -> None:
 
     Over some 30 completions a right sampler fails with probability below 2e-5.
     """
-    lm, law, horizon = TableLM(3, seed=1), Law(2.0, 1.0, 0.5), 4
+    lm, law, horizon = TableLM(3, seed=1, rules=table_rules), Law(2.0, 1.0, 0.5), 4
     chains = completions(lm, PROMPT, EOS, horizon, law)
     index, target = {x.tokens: i for i, x in enumerate(chains)}, power_law(chains, 2.0)
     n, counts, handle = 300, np.zeros(len(chains)), lm.open(PROMPT, EOS)
@@ -197,7 +198,7 @@ def test_settled_tokens_are_the_prefix_of_the_answer() -> None:
 
 
 def test_terminated_particles_cost_nothing_and_a_spent_budget_returns_one_finished_particle() -> None:
-    lm = TableLM(3, seed=2)
+    lm = TableLM(3, seed=2, rules=table_rules)
     handle = lm.open((1,), EOS)
     rounds: list[Round] = []
 

@@ -15,7 +15,7 @@ from power_sampling.samplers.parts.rng import NumpyRng
 from power_sampling.samplers.suffix_particle_gibbs import move
 from power_sampling.testing import Branches, TableLM, drive, run_draws
 from power_sampling.types import Chain, Continuation, Floats, Law, Progress, Round, Termination
-from tests.support.constraints import PLAIN, legal
+from tests.support.constraints import PLAIN, legal, table_rules
 from tests.support.exact import EOS, PROMPT, STOP, World, label
 
 MODULE = importlib.import_module("power_sampling.samplers.suffix_particle_gibbs")
@@ -144,7 +144,7 @@ def test_nothing_is_settled_and_progress_ends_with_the_steps() -> None:
 
 
 def test_a_dead_end_is_left_when_something_legal_is_found() -> None:
-    lm, ends = TableLM(3, seed=5), set()
+    lm, ends = TableLM(3, seed=5, rules=table_rules), set()
     handle = lm.open((1,), legal(["1", "2222222"], 4))
     config = ParticleGibbs(num_particles=2, num_steps=8, block_size=2)
     for seed in range(40):

@@ -11,6 +11,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from power_sampling.engines.protocol import Stepped
 from power_sampling.engines.torch.engine import TorchLM
 
 SMALL: dict[str, Any] = {
@@ -109,7 +110,7 @@ def gather(engine: TorchLM, num_prompts: int, monkeypatch: pytest.MonkeyPatch) -
         if come >= num_prompts:
             return step()
         time.sleep(0.001)
-        return [], []
+        return Stepped()
 
     monkeypatch.setattr(engine, "open", counted)
     monkeypatch.setattr(engine, "step", step_with_all)

@@ -22,7 +22,7 @@ from power_sampling.text.grammar import GrammarConstraint, Grammars, answer_rule
 from power_sampling.text.rules import Rules
 from power_sampling.text.stop import StopStrings
 from power_sampling.types import Answer, Continuation, Draw, Law, Termination, Tokens
-from tests.support.constraints import EOS_IDS, PLAIN, legal
+from tests.support.constraints import EOS_IDS, PLAIN, legal, table_rules
 from tests.support.table import Table
 from tests.support.tiny import tiny_model, tiny_tokenizer
 
@@ -94,7 +94,7 @@ def test_masking_p_as_well_would_be_noticed() -> None:
     """The greedy masked law, every other library's: log p of the masked model."""
     case = CASES[1]
     exact = Table(*case)
-    lm = TableLM(case[0], case[2])
+    lm = TableLM(case[0], case[2], rules=table_rules)
     masked = suffixes(lm, (2, 0, 1), case[4], Draw(exact.chains[0], 0, case[1], Law(1.0, 1.0, 1.0), 0), 1.0)
     greedy = {c.tokens: math.exp(2 * log_q) for c, log_q in masked}
     total = sum(greedy.values())
@@ -104,7 +104,7 @@ def test_masking_p_as_well_would_be_noticed() -> None:
 def test_a_chain_in_a_dead_end_moves_to_any_legal_completion() -> None:
     """Nothing that ends illegally is kept once a legal proposal comes, and a run that finds none says so."""
     ending = legal(["1", "2222222"], 4)
-    lm = TableLM(3, seed=5)
+    lm = TableLM(3, seed=5, rules=table_rules)
     handle = lm.open((1,), ending)
     ends = set()
     for seed in range(40):
