@@ -13,11 +13,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import wraps
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
-from power_sampling.config import SAMPLERS, Config, MetropolisHastings
+from power_sampling.config import Config, MetropolisHastings
 from power_sampling.errors import ConfigurationError, PowerSamplingError
 from power_sampling.runtime import PowerSampler
+from power_sampling.samplers import ALL, SamplerOptions
 from power_sampling.sources import load_config
 from power_sampling.types import Completion, Message
 
@@ -177,13 +178,27 @@ def samplers() -> None:
     table = Table(box=SIMPLE, pad_edge=False)
     for heading in ("sampler", "option", "default", "meaning"):
         table.add_column(heading, overflow="fold", no_wrap=heading == "sampler")
-    for name, options in SAMPLERS.items():
-        table.add_row(Text(name, "bold"), "", "", Text(" ".join((options.__doc__ or "").split())))
-        for option, field in options.model_fields.items():
-            if option != "name":
-                meaning = " ".join((field.description or "").split())
-                table.add_row("", option, Text(str(field.default)), Text(meaning))
+    for sampler in ALL:
+        name, *options = _options(sampler)
+        table.add_row(Text(name.default, "bold"), "", "", Text(" ".join((sampler.__doc__ or "").split())))
+        for option in options:
+            table.add_row("", option.name, Text(option.default), Text(option.meaning))
     _tables().print(table)
+
+
+class _Option(NamedTuple):
+    name: str
+    default: str
+    meaning: str
+
+
+def _options(sampler: type[SamplerOptions]) -> list[_Option]:
+    """The sampler's fields, `name` first and experimental ones last."""
+    rows = [
+        _Option(name, str(field.default), " ".join((field.description or "").split()))
+        for name, field in sampler.model_fields.items()
+    ]
+    return sorted(rows, key=lambda row: (row.name != "name", row.meaning.startswith("Experimental.")))
 
 
 # ------------------------------------------------------------ from options to a request

@@ -66,8 +66,8 @@ class _Asked(NamedTuple):
         return Request(
             prompt=self.tokens,
             termination=self.termination,
-            make_sampler=lambda is_over: sampler_for(
-                config, config.max_new_tokens, NumpyRng(seed), is_over, is_constrained=is_constrained
+            make_sampler=lambda is_out_of_time: sampler_for(
+                config, config.max_new_tokens, NumpyRng(seed), is_out_of_time, is_constrained=is_constrained
             ),
             time_budget=config.time_budget,
             timeout=config.timeout,

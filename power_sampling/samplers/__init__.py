@@ -1,76 +1,100 @@
-"""The samplers, and which generator a configuration means. Neither torch nor engines in here."""
+"""The samplers: one file per method, with its options, its generator and its formula. No torch and no engine in here.
+
+`ALL` lists them. A new sampler is a file and one line there (CONTRIBUTING.md): the names that configurations may give,
+the command `power-sampling samplers` and the conformance tests follow from it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeAlias, Union
 
-from power_sampling.config import (
-    BestOfN,
-    GenerationConfig,
-    Lookahead,
-    LowTemperature,
-    MetropolisHastings,
-    ParallelTempering,
-    ParticleGibbs,
-    SequentialMonteCarlo,
-)
-from power_sampling.samplers.ancestral import ancestral, constrained_ancestral
-from power_sampling.samplers.best_of_n import best_of_n
-from power_sampling.samplers.lookahead import lookahead
-from power_sampling.samplers.metropolis_hastings import metropolis_hastings
-from power_sampling.samplers.parallel_tempering import parallel_tempering
+from pydantic import BeforeValidator, Discriminator
+
+from power_sampling.errors import ConfigurationError
+from power_sampling.samplers.ancestral import Ancestral, LowTemperature, constrained_ancestral
+from power_sampling.samplers.base import IsOutOfTime, Sampler, SamplerOptions
+from power_sampling.samplers.best_of_n import BestOfN
+from power_sampling.samplers.lookahead import Lookahead
+from power_sampling.samplers.metropolis_hastings import MetropolisHastings
+from power_sampling.samplers.parallel_tempering import ParallelTempering
+from power_sampling.samplers.particle_gibbs import ParticleGibbs
 from power_sampling.samplers.parts.rng import NumpyRng, Rng
-from power_sampling.samplers.sequential_monte_carlo import sequential_monte_carlo
-from power_sampling.samplers.suffix_particle_gibbs import suffix_particle_gibbs
-from power_sampling.types import Answer, Continuation, Round
+from power_sampling.samplers.sequential_monte_carlo import SequentialMonteCarlo
+from power_sampling.settings import hint
+from power_sampling.types import Law
 
 __all__ = [
+    "ALL",
+    "BY_NAME",
+    "Ancestral",
+    "BestOfN",
+    "IsOutOfTime",
+    "Lookahead",
+    "LowTemperature",
+    "MetropolisHastings",
     "NumpyRng",
+    "ParallelTempering",
+    "ParticleGibbs",
     "Rng",
     "Sampler",
-    "ancestral",
-    "best_of_n",
-    "constrained_ancestral",
-    "lookahead",
-    "metropolis_hastings",
-    "parallel_tempering",
+    "SamplerConfig",
+    "SamplerOptions",
+    "SequentialMonteCarlo",
     "sampler_for",
-    "sequential_monte_carlo",
-    "suffix_particle_gibbs",
 ]
 
-Sampler = Generator[Round, list[Continuation], Answer]
+ALL: tuple[type[SamplerOptions], ...] = (
+    Ancestral,
+    LowTemperature,
+    MetropolisHastings,
+    SequentialMonteCarlo,
+    ParticleGibbs,
+    ParallelTempering,
+    Lookahead,
+    BestOfN,
+)
+BY_NAME: dict[str, type[SamplerOptions]] = {options.model_fields["name"].default: options for options in ALL}
+
+
+def _by_name(value: Any) -> Any:
+    """A bare name means that sampler with its defaults."""
+    values = {"name": value} if isinstance(value, str) else value
+    if isinstance(values, Mapping):
+        name = values.get("name")
+        if name not in BY_NAME:
+            what = "no name" if name is None else f"no sampler {name!r}"
+            raise ConfigurationError(f"sampler: there is {what}.{hint(str(name), list(BY_NAME))}")
+    return values
+
+
+if TYPE_CHECKING:
+    SamplerConfig: TypeAlias = SamplerOptions
+else:  # the options of any of them, told apart by `name`
+    SamplerConfig = Annotated[Union[ALL], Discriminator("name"), BeforeValidator(_by_name)]  # noqa: UP007
+
+
+class _Settings(Protocol):
+    """What of a `GenerationConfig` decides."""
+
+    @property
+    def sampler(self) -> SamplerOptions: ...
+    def law(self) -> Law: ...
 
 
 def sampler_for(
-    config: GenerationConfig, horizon: int, rng: Rng, is_over: Callable[[], bool], *, is_constrained: bool = False
+    config: _Settings, horizon: int, rng: Rng, is_out_of_time: IsOutOfTime, *, is_constrained: bool = False
 ) -> Sampler:
-    """The generator that answers one prompt.
+    """The generator that answers one prompt under these settings.
 
-    At alpha = 1 with the proposal at the base temperature every weight is 1, so a power sampler is plain sampling and
-    is run as such: exact, at the cost of one completion. At temperature 0, where p has one completion, it is greedy.
-    Under a constraint the weights are those of the tokens it forbids, even at alpha = 1; tokens drawn one by one among
-    the allowed ones do not have the law of p on the legal completions, and are labelled so.
+    A greedy law has one completion, and where every weight is 1 a power sampler is plain sampling: both are run as
+    `ancestral`, exact at the cost of one completion. Under a constraint no weight is 1, even at alpha = 1: weights are
+    then those of the tokens it forbids.
     """
-    law = config.law()
-    is_greedy = law.proposal_temperature == 0
-    is_plain = law.alpha == 1 and law.proposal_temperature == law.temperature and not is_constrained
-    match config.sampler:
-        case MetropolisHastings() if not (is_greedy or is_plain):
-            return metropolis_hastings(config.sampler, law, horizon, rng, is_over)
-        case SequentialMonteCarlo() if not (is_greedy or is_plain):
-            return sequential_monte_carlo(config.sampler, law, horizon, rng, is_over)
-        case ParticleGibbs() if not (is_greedy or is_plain):
-            return suffix_particle_gibbs(config.sampler, law, horizon, rng, is_over)
-        case ParallelTempering() if not (is_greedy or is_plain):
-            return parallel_tempering(config.sampler, law, horizon, rng, is_over)
-        case Lookahead() if not (is_greedy or is_plain):
-            return lookahead(config.sampler, law, horizon, rng, is_over)
-        case BestOfN() if not is_greedy:
-            return best_of_n(config.sampler, law, horizon, rng)
-        case _ if is_constrained:
-            return constrained_ancestral(law, horizon, rng)
-        case LowTemperature() if not (is_greedy or is_plain):
-            return ancestral(law, horizon, rng, exactness="approximate")
-        case _:
-            return ancestral(law, horizon, rng, exactness="exact")
+    law, options = config.law(), config.sampler
+    is_plain = law.is_plain and not is_constrained
+    if law.is_greedy or (is_plain and options.is_plain_at_alpha_one):
+        options = Ancestral()
+    if is_constrained and options.draws_from_q_alone:
+        return constrained_ancestral(law, horizon, rng)
+    return options.run(law, horizon, rng, is_out_of_time)

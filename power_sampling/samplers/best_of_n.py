@@ -6,20 +6,37 @@ Its law is not p(x)^alpha: with N it runs to the mode of p, whatever alpha, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from typing import ClassVar, Literal
 
-from power_sampling.config import BestOfN
+from pydantic import Field
+
+from power_sampling.samplers.base import IsOutOfTime, Sampler, SamplerOptions
 from power_sampling.samplers.parts.rng import Rng
-from power_sampling.types import Answer, Chain, Continuation, Draw, Law, Progress, Round
+from power_sampling.types import Answer, Chain, Draw, Exactness, Law, Progress, Round
 
-__all__ = ["best_of_n"]
+__all__ = ["BestOfN"]
 
 
-def best_of_n(config: BestOfN, law: Law, horizon: int, rng: Rng) -> Generator[Round, list[Continuation], Answer]:
-    """The completion of highest log p among `num_completions`; the first of equals."""
-    draws = tuple(Draw(Chain.empty(), 0, horizon, law, rng.seed()) for _ in range(config.num_completions))
-    continuations = yield Round(draws, progress=Progress(0, 1, {"completions": float(len(draws))}))
-    return Answer(max((Chain.empty().spliced(0, c) for c in continuations), key=_log_p), "approximate")
+class BestOfN(SamplerOptions):
+    """The completion of highest log p among independent ones. A baseline; its law is not p(x)^alpha."""
+
+    exactness: ClassVar[Exactness] = "approximate"
+    is_plain_at_alpha_one: ClassVar[bool] = False
+
+    name: Literal["best_of_n"] = "best_of_n"
+    num_completions: int = Field(default=8, ge=1)
+    """How many."""
+    proposal_temperature: float | None = Field(default=None, gt=0)
+    """Temperature they are drawn at; None: temperature / alpha."""
+
+    def law(self, alpha: float, temperature: float) -> Law:
+        return Law(alpha, temperature, self.proposal_temperature or temperature / alpha)
+
+    def run(self, law: Law, horizon: int, rng: Rng, is_out_of_time: IsOutOfTime) -> Sampler:
+        """The completion of highest log p among `num_completions`; the first of equals."""
+        draws = tuple(Draw(Chain.empty(), 0, horizon, law, rng.seed()) for _ in range(self.num_completions))
+        continuations = yield Round(draws, progress=Progress(0, 1, {"completions": float(len(draws))}))
+        return Answer(max((Chain.empty().spliced(0, c) for c in continuations), key=_log_p), self.exactness)
 
 
 def _log_p(chain: Chain) -> float:

@@ -22,66 +22,80 @@ settled and can be streamed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
+from typing import ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
-from power_sampling.config import Lookahead
+from power_sampling.samplers.base import IsOutOfTime, Sampler, SamplerOptions
 from power_sampling.samplers.parts.rng import Rng
-from power_sampling.types import Answer, Chain, Continuation, Draw, Floats, Law, Progress, Round
+from power_sampling.types import Answer, Chain, Continuation, Draw, Exactness, Floats, Law, Progress, Round
 
-__all__ = ["jackknifed", "lookahead"]
+__all__ = ["Lookahead", "jackknifed"]
 
 
-def lookahead(
-    config: Lookahead, law: Law, horizon: int, rng: Rng, is_over: Callable[[], bool]
-) -> Generator[Round, list[Continuation], Answer]:
-    """One completion. When `is_over()` turns true it is finished by one extension from q."""
-    chain, end = Chain.empty(), 0
-    while end < horizon and not chain.is_terminated:
-        start = end
-        progress = Progress(start, horizon, {"logp": float(chain.logp.sum())})
-        if is_over():
-            rest = Draw(chain, start, horizon - start, law, rng.seed())
-            (continuation,) = yield Round((rest,), settled=chain.tokens, is_live=True, progress=progress)
-            return Answer(chain.spliced(start, continuation), "approximate", is_budget_spent=True)
-        end = min(start + config.block_size, horizon)
-        draws = tuple(Draw(chain, start, end - start, law, rng.seed()) for _ in range(config.num_candidates))
-        continuations = yield Round(draws, settled=chain.tokens, progress=progress)
-        candidates = [chain.spliced(start, c) for c in continuations]
-        log_w = _log_w(candidates, start)
-        rollouts = yield from _rollouts(candidates, end, config, law, horizon, rng, chain, progress)
-        weights = jackknifed(log_w, rollouts)
-        chain = candidates[rng.categorical(weights)]
-    return Answer(chain, "approximate")
+class Lookahead(SamplerOptions):
+    """Block after block chosen among candidates, each weighed by rollouts beyond it (scalable power sampling, arXiv
+    2601.21590, with corrected weights). Tends to p^alpha as candidates and rollouts grow; here approximate."""
+
+    exactness: ClassVar[Exactness] = "approximate"
+
+    name: Literal["lookahead"] = "lookahead"
+    block_size: int = Field(default=16, ge=1)
+    """Tokens per candidate."""
+    num_candidates: int = Field(default=8, ge=2)
+    """Candidates per block."""
+    num_rollouts: int = Field(default=4, ge=1)
+    """Rollouts per candidate; from 2 on, the jackknife takes out the first order of their bias."""
+    rollout_tokens: int | None = Field(default=None, ge=1)
+    """Length of a rollout; None: to the end of the horizon, as the target asks."""
+    proposal_temperature: float | None = Field(default=None, gt=0)
+    """Temperature of candidates and rollouts; None: temperature / alpha."""
+
+    def law(self, alpha: float, temperature: float) -> Law:
+        return Law(alpha, temperature, self.proposal_temperature or temperature / alpha)
+
+    def run(self, law: Law, horizon: int, rng: Rng, is_out_of_time: IsOutOfTime) -> Sampler:
+        """One completion. Out of time, it is finished by one extension from q."""
+        chain, end = Chain.empty(), 0
+        while end < horizon and not chain.is_terminated:
+            start = end
+            shown = Round(
+                (), settled=chain.tokens, progress=Progress(start, horizon, {"logp": float(chain.logp.sum())})
+            )
+            if is_out_of_time():
+                rest = Draw(chain, start, horizon - start, law, rng.seed())
+                (continuation,) = yield shown._replace(draws=(rest,), is_live=True)
+                return Answer(chain.spliced(start, continuation), "approximate", is_budget_spent=True)
+            end = min(start + self.block_size, horizon)
+            draws = tuple(Draw(chain, start, end - start, law, rng.seed()) for _ in range(self.num_candidates))
+            continuations = yield shown._replace(draws=draws)
+            candidates = [chain.spliced(start, c) for c in continuations]
+            log_w = _log_w(candidates, start)
+            rollouts = yield from self._rollouts(candidates, end, law, horizon, rng, shown)
+            chain = candidates[rng.categorical(jackknifed(log_w, rollouts))]
+        return Answer(chain, self.exactness)
+
+    def _rollouts(
+        self, candidates: list[Chain], end: int, law: Law, horizon: int, rng: Rng, shown: Round
+    ) -> Generator[Round, list[Continuation], Floats]:
+        """log w of every rollout, (L, M): zero behind what has come to its end. `shown` is the round without draws."""
+        log_w: Floats = np.zeros((len(candidates), self.num_rollouts))
+        length = min(self.rollout_tokens or horizon, horizon - end)
+        live = [i for i, x in enumerate(candidates) if not x.is_terminated]
+        if length and live:
+            draws = tuple(
+                Draw(candidates[i], end, length, law, rng.seed()) for i in live for _ in range(self.num_rollouts)
+            )
+            continuations = yield shown._replace(draws=draws)
+            log_w[live] = np.array([c.log_weight.sum() for c in continuations]).reshape(len(live), -1)
+        return log_w
 
 
 def _log_w(candidates: list[Chain], start: int) -> Floats:
     """log p^alpha / q of every candidate's block."""
     return np.array([x.log_weight[start:].sum() for x in candidates])
-
-
-def _rollouts(
-    candidates: list[Chain],
-    end: int,
-    config: Lookahead,
-    law: Law,
-    horizon: int,
-    rng: Rng,
-    chain: Chain,
-    progress: Progress,
-) -> Generator[Round, list[Continuation], Floats]:
-    """log w of every rollout, (L, M): zero behind what has come to its end."""
-    log_w: Floats = np.zeros((len(candidates), config.num_rollouts))
-    length = min(config.rollout_tokens or horizon, horizon - end)
-    live = [i for i, x in enumerate(candidates) if not x.is_terminated]
-    if length and live:
-        draws = tuple(
-            Draw(candidates[i], end, length, law, rng.seed()) for i in live for _ in range(config.num_rollouts)
-        )
-        continuations = yield Round(draws, settled=chain.tokens, progress=progress)
-        log_w[live] = np.array([c.log_weight.sum() for c in continuations]).reshape(len(live), -1)
-    return log_w
 
 
 def jackknifed(log_w: Floats, rollouts: Floats) -> Floats:

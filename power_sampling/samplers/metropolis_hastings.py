@@ -2,161 +2,188 @@
 
 The target of a stage with horizon h is pi_h(x) = p(x)^alpha / Z over completions that end by EOS, by a stop string, or
 at h tokens. A move cuts the current completion x at a position c, uniform over its len(x) positions or where the
-entropy rises (`cuts.py`), draws K suffixes y_1..y_K independently from q up to the horizon h (never up to the length of
-x), and weighs, suffixes in full,
+entropy rises (`parts/cuts.py`), draws K suffixes y_1..y_K independently from q up to the horizon h (never up to the
+length of x), and weighs, suffixes in full,
 
     log w(y) = sum_{t >= c} log_weight_t(y) - log N(y)        log w(x) likewise        N(y) = len(y) for uniform cuts
 
 The last term is there because the cut is drawn from a range that differs from x to y. Multiple-try with independent
-proposals: pick J with probability w_J / W, W = sum_j w_j, accept with probability min(1, W / (W - w_J + w(x))). For
-K = 1 that is the ordinary ratio w(y) / w(x). Chosen over i-SIR because it contains Metropolis-Hastings and has the
-larger spectral gap at every small K (`benchmarks/multiple_try.py`).
+proposals: pick J with probability w_J / W, W = sum_j w_j, accept with probability min(1, W / (W - w_J + w(x)))
+(`parts/accept.py`). For K = 1 that is the ordinary ratio w(y) / w(x). Chosen over i-SIR because it contains
+Metropolis-Hastings and has the larger spectral gap at every small K (`benchmarks/multiple_try.py`).
 
 Every move has a stream of chance of its own, so that proposals of later moves can be decoded in advance, in rows that
-nothing else wants (`prefetch.py`); the chain stays the same, token for token.
+nothing else wants (`parts/prefetch.py`); the chain stays the same, token for token.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
-from typing import NamedTuple
+from collections.abc import Generator
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
+from pydantic import Field
 
-from power_sampling.config import MetropolisHastings, ParallelTempering
-from power_sampling.samplers.parts.cuts import choose_cut, floors, log_span
-from power_sampling.samplers.parts.prefetch import foreseen
+from power_sampling.samplers.base import IsOutOfTime, Sampler
+from power_sampling.samplers.parts.accept import accepted
+from power_sampling.samplers.parts.cuts import SuffixCuts, choose_cut, floors, log_span
+from power_sampling.samplers.parts.prefetch import candidates
 from power_sampling.samplers.parts.rng import Rng
 from power_sampling.types import (
-    Ahead,
     Answer,
     Chain,
     Continuation,
     Draw,
     Exactness,
-    Floats,
     Law,
+    Prefetch,
     Progress,
     Round,
     Tokens,
 )
 
-__all__ = ["metropolis_hastings", "move"]
+__all__ = ["MetropolisHastings", "Move", "SuffixMoves"]
 
 
-def metropolis_hastings(
-    config: MetropolisHastings, law: Law, horizon: int, rng: Rng, is_over: Callable[[], bool]
-) -> Generator[Round, list[Continuation], Answer]:
-    """A completion whose law tends to p^alpha with `num_steps`: the last stage leaves it invariant.
+class SuffixMoves(SuffixCuts):
+    """What a move needs to know; the options of a sampler that makes such moves."""
 
-    Blocks grow the horizon; each is one extension from q and `num_steps` moves over the whole completion. A chain that
-    has terminated at the end of a stage goes straight to the last stage, whose horizon is the full one. When
-    `is_over()` turns true no move is begun any more, and an open chain is finished by one extension from q.
-    """
-    law, chain, stage_end = config.cutting(law), Chain.empty(), 0
-    block_size = config.block_size or max(1, math.ceil(horizon / 4))
-    num_tried = num_accepted = 0
-    is_spent = False
-
-    while stage_end < horizon:
-        stage_end = horizon if chain.is_terminated or is_spent else min(stage_end + block_size, horizon)
-        extension = Draw(chain, len(chain.tokens), stage_end - len(chain.tokens), law, rng.seed())
-        moves = _Moves(stage_end, config, law, rng.fork())
-        if not chain.is_terminated:
-            progress = _progress(chain, stage_end, block_size, horizon, 0, config.num_steps, num_tried, num_accepted)
-            ahead = moves.ahead(0, extension, num_tried, num_accepted)
-            (continuation,) = yield Round((extension,), progress=progress, ahead=ahead)
-            chain = chain.spliced(len(chain.tokens), continuation)
-        for step in range(config.num_steps):
-            is_spent = is_spent or is_over()
-            if is_spent:
-                break
-            progress = _progress(chain, stage_end, block_size, horizon, step, config.num_steps, num_tried, num_accepted)
-            ahead = moves.ahead(step, chain, num_tried, num_accepted)
-            moved = yield from move(chain, stage_end, config, law, moves.stream(step), progress, ahead)
-            num_tried += 1
-            num_accepted += moved is not chain
-            chain = moved
-
-    acceptance_rate = num_accepted / num_tried if num_tried else None
-    exactness: Exactness = "approximate" if is_spent else "asymptotic"
-    return Answer(chain, exactness, acceptance_rate=acceptance_rate, is_budget_spent=is_spent)
+    num_proposals: int = Field(default=1, ge=1)
+    """Suffixes drawn together per move (multiple try)."""
+    early_rejection: bool = True
+    """Experimental. Abandon a proposal once it is certain to be rejected. Saves tokens and never changes the chain. It
+    acts with one proposal and temperature / alpha <= proposal_temperature <= temperature; elsewhere nothing is certain
+    early."""
 
 
-def move(
-    chain: Chain,
-    stage_end: int,
-    config: MetropolisHastings | ParallelTempering,
-    law: Law,
-    rng: Rng,
-    progress: Progress,
-    ahead: Ahead | None = None,
-) -> Generator[Round, list[Continuation], Chain]:
-    """One multiple-try move; the chain itself, the same object, where it is rejected."""
-    chance = _chance(chain, stage_end, config, rng)
-    draws = _draws(chain, chance, stage_end, config, law)
-    continuations = yield Round(draws, progress=progress, ahead=ahead)
-    if not all(c.is_complete for c in continuations):
-        return chain
-    return _decided(chain, chance, [chain.spliced(chance.cut, c) for c in continuations], config, rng)
+class MetropolisHastings(SuffixMoves):
+    """Suffixes redrawn and accepted or rejected (Karan & Du, arXiv 2510.14901). Converges to p^alpha."""
+
+    exactness: ClassVar[Exactness] = "asymptotic"
+
+    name: Literal["metropolis_hastings"] = "metropolis_hastings"
+    block_size: int | None = Field(default=None, ge=1)
+    """Tokens by which the horizon grows from stage to stage; None: a quarter of `max_new_tokens`. The paper's sixteenth
+    came no closer for twice the tokens (`benchmarks/quality.py`)."""
+    num_steps: int = Field(default=10, ge=1)
+    """Moves per block."""
+    proposal_temperature: float | None = Field(default=None, gt=0)
+    """Temperature of the proposal q; None: temperature / alpha."""
+    prefetch: int = Field(default=8, ge=0)
+    """Rows up to which proposals of later moves are decoded in advance: only while fewer than these are busy with
+    anything, so under load there is none. Saves time, costs tokens, never changes the chain. 0: none."""
+
+    def law(self, alpha: float, temperature: float) -> Law:
+        return Law(alpha, temperature, self.proposal_temperature or temperature / alpha, self.cut == "entropy")
+
+    def run(self, law: Law, horizon: int, rng: Rng, is_out_of_time: IsOutOfTime) -> Sampler:
+        """A completion whose law tends to p^alpha with `num_steps`: the last stage leaves it invariant.
+
+        Blocks grow the horizon; each is one extension from q and `num_steps` moves over the whole completion. A chain
+        that has terminated at the end of a stage goes straight to the last stage, whose horizon is the full one. Out of
+        time, no move is begun any more, and an open chain is finished by one extension from q.
+        """
+        chain, stage_end = Chain.empty(), 0
+        block_size = self.block_size or max(1, math.ceil(horizon / 4))
+        total = math.ceil(horizon / block_size) * (self.num_steps + 1)
+        num_tried = num_accepted = 0
+        is_spent = False
+
+        while stage_end < horizon:
+            stage_end = horizon if chain.is_terminated or is_spent else min(stage_end + block_size, horizon)
+            done = (math.ceil(stage_end / block_size) - 1) * (self.num_steps + 1)
+            extension = Draw(chain, len(chain.tokens), stage_end - len(chain.tokens), law, rng.seed())
+            stage = _Stage(Move(self, law, stage_end), self, rng.fork())
+            if not chain.is_terminated:
+                progress = Progress(done, total, _stats(chain, num_tried, num_accepted))
+                prefetch = stage.prefetch(0, extension, num_tried, num_accepted)
+                (continuation,) = yield Round((extension,), progress=progress, prefetch=prefetch)
+                chain = chain.spliced(len(chain.tokens), continuation)
+            for step in range(self.num_steps):
+                is_spent = is_spent or is_out_of_time()
+                if is_spent:
+                    break
+                progress = Progress(done + step, total, _stats(chain, num_tried, num_accepted))
+                prefetch = stage.prefetch(step, chain, num_tried, num_accepted)
+                moved = yield from stage.move.run(chain, stage.stream(step), progress, prefetch)
+                num_tried, num_accepted = num_tried + 1, num_accepted + (moved is not chain)
+                chain = moved
+
+        acceptance_rate = num_accepted / num_tried if num_tried else None
+        label: Exactness = "approximate" if is_spent else self.exactness
+        return Answer(chain, label, acceptance_rate=acceptance_rate, is_budget_spent=is_spent)
 
 
-class _Chance(NamedTuple):
+def _stats(chain: Chain, num_tried: int, num_accepted: int) -> dict[str, float]:
+    stats = {"logp": float(chain.logp.sum()), "length": float(len(chain.tokens))}
+    return stats | {"acceptance_rate": num_accepted / num_tried} if num_tried else stats
+
+
+# ---------------------------------------------------------------- one move
+
+
+class Plan(NamedTuple):
     """What a move decides before it knows its proposals."""
 
     cut: int
     log_u: float
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...]  # of its proposals
 
 
-def _chance(chain: Chain, stage_end: int, config: MetropolisHastings | ParallelTempering, rng: Rng) -> _Chance:
-    """A chain that is still being drawn is taken to reach the end of the stage."""
-    cut = choose_cut(chain, config, rng) if chain.end else rng.integers(stage_end)
-    return _Chance(cut, rng.log_uniform(), tuple(rng.seed() for _ in range(config.num_proposals)))
+class Move(NamedTuple):
+    """One multiple-try move of a stage: plan it, draw its proposals, decide. `run` does the three in order; prefetching
+    does them for chains that the moves before may lead to."""
+
+    options: SuffixMoves
+    law: Law
+    stage_end: int
+
+    def run(
+        self, chain: Chain, rng: Rng, progress: Progress, prefetch: Prefetch | None = None
+    ) -> Generator[Round, list[Continuation], Chain]:
+        """The chain after the move; the chain itself, the same object, where the move is rejected."""
+        plan = self.plan(chain, rng)
+        continuations = yield Round(self.draws(chain, plan), progress=progress, prefetch=prefetch)
+        return self.decide(chain, plan, [chain.spliced(plan.cut, c) for c in continuations], rng)
+
+    def plan(self, chain: Chain, rng: Rng) -> Plan:
+        """A chain that is still being drawn is taken to reach the end of the stage."""
+        cut = choose_cut(chain, self.options, rng) if chain.end else rng.integers(self.stage_end)
+        return Plan(cut, rng.log_uniform(), tuple(rng.seed() for _ in range(self.options.num_proposals)))
+
+    def draws(self, chain: Chain, plan: Plan) -> tuple[Draw, ...]:
+        """The proposals. A single one is rejected as soon as log w(y) is below log u + log w(x), and the engine may
+        abandon it there. With several, the decision needs every weight, so all are drawn in full."""
+        length, bounds = self.stage_end - plan.cut, None
+        is_single = self.options.num_proposals == 1
+        if self.options.early_rejection and is_single and self.law.is_bounded and chain.end is not None:
+            bounds = floors(chain, plan.cut, length, plan.log_u + self.log_w(chain, plan.cut), self.options)
+        return tuple(Draw(chain, plan.cut, length, self.law, seed, bounds) for seed in plan.seeds)
+
+    def decide(self, chain: Chain, plan: Plan, proposals: list[Chain], rng: Rng) -> Chain:
+        """The proposal that is accepted, or the chain itself."""
+        if any(y.end == "floor" for y in proposals):
+            return chain
+        log_w = np.array([self.log_w(y, plan.cut) for y in proposals])
+        chosen = accepted(log_w, self.log_w(chain, plan.cut), plan.log_u, rng)
+        return chain if chosen is None else proposals[chosen]
+
+    def log_w(self, chain: Chain, cut: int) -> float:
+        """log w of the chain's suffix from a cut."""
+        return float(chain.log_weight[cut:].sum()) - log_span(chain, self.options)
 
 
-def _draws(
-    chain: Chain, chance: _Chance, stage_end: int, config: MetropolisHastings | ParallelTempering, law: Law
-) -> tuple[Draw, ...]:
-    # With one proposal the decision is known as soon as its running weight falls below u * w(x). With several it
-    # needs every weight, so all of them are drawn in full.
-    is_early = config.early_rejection and config.num_proposals == 1 and law.is_bounded and chain.end is not None
-    length, bounds = stage_end - chance.cut, None
-    if is_early:
-        bounds = floors(chain, chance.cut, length, chance.log_u + _log_w(chain, chance.cut, config), config)
-    return tuple(Draw(chain, chance.cut, length, law, seed, bounds) for seed in chance.seeds)
+class _Stage:
+    """The moves of a stage by number, each with its own stream of chance (see `prefetch.Moves`)."""
 
-
-def _decided(
-    chain: Chain,
-    chance: _Chance,
-    proposals: list[Chain],
-    config: MetropolisHastings | ParallelTempering,
-    rng: Rng,
-) -> Chain:
-    log_w_chain = _log_w(chain, chance.cut, config)
-    log_w: Floats = np.array([_log_w(y, chance.cut, config) for y in proposals])
-    top = float(log_w.max())
-    if top == -math.inf:  # every proposal has underflowed: none can be accepted
-        return chain
-    w = np.exp(log_w - top)  # in units of the heaviest proposal
-    chosen = rng.categorical(w) if len(proposals) > 1 else 0
-    w_others = float(w.sum() - w[chosen]) if len(proposals) > 1 else 0.0
-    log_denominator = float(np.logaddexp(math.log(w_others) if w_others > 0 else -math.inf, log_w_chain - top))
-    return proposals[chosen] if chance.log_u <= math.log(float(w.sum())) - log_denominator else chain
-
-
-class _Moves:
-    """The moves of a stage, each with its own stream (see `prefetch.Moves`)."""
-
-    def __init__(self, stage_end: int, config: MetropolisHastings, law: Law, rng: Rng) -> None:
-        self._stage_end, self._config, self._law, self._rng = stage_end, config, law, rng
+    def __init__(self, move: Move, options: MetropolisHastings, rng: Rng) -> None:
+        self.move, self._options, self._rng = move, options, rng
         self._streams: list[Rng] = []
-        self._chances: dict[tuple[int, int | Tokens], _Chance] = {}
+        self._plans: dict[tuple[int, int | Tokens], Plan] = {}
 
     def __len__(self) -> int:
-        return self._config.num_steps
+        return self._options.num_steps
 
     def stream(self, number: int) -> Rng:
         """The stream of a move, at its beginning."""
@@ -164,40 +191,20 @@ class _Moves:
             self._streams.append(self._rng.fork())
         return self._streams[number].copy()
 
-    def asked(self, number: int, chain: Chain) -> tuple[Draw, ...]:
-        has_entropy_cuts = self._config.cut == "entropy"
+    def draws(self, number: int, chain: Chain) -> tuple[Draw, ...]:
+        has_entropy_cuts = self._options.cut == "entropy"
         if has_entropy_cuts and chain.end is None:
             return ()  # where the entropy will rise is not known
-        length = len(chain.tokens) if chain.end else self._stage_end
+        length = len(chain.tokens) if chain.end else self.move.stage_end
         key = number, chain.tokens if has_entropy_cuts else length
-        if key not in self._chances:
-            self._chances[key] = self._chance(chain, self.stream(number))
-        return _draws(chain, self._chances[key], self._stage_end, self._config, self._law)
+        if key not in self._plans:
+            self._plans[key] = self.move.plan(chain, self.stream(number))
+        return self.move.draws(chain, self._plans[key])
 
-    def decided(self, number: int, chain: Chain, proposals: list[Chain]) -> Chain:
-        if any(proposal.end == "floor" for proposal in proposals):
-            return chain
+    def outcome(self, number: int, chain: Chain, proposals: list[Chain]) -> Chain:
         rng = self.stream(number)
-        return _decided(chain, self._chance(chain, rng), proposals, self._config, rng)
+        return self.move.decide(chain, self.move.plan(chain, rng), proposals, rng)
 
-    def ahead(self, number: int, root: Chain | Draw, tried: int, accepted: int) -> Ahead | None:
-        rows = self._config.prefetch
-        return Ahead(rows, foreseen(self, number, root, (accepted + 1) / (tried + 2))) if rows else None
-
-    def _chance(self, chain: Chain, rng: Rng) -> _Chance:
-        return _chance(chain, self._stage_end, self._config, rng)
-
-
-def _log_w(chain: Chain, cut: int, config: MetropolisHastings | ParallelTempering) -> float:
-    return float(chain.log_weight[cut:].sum()) - log_span(chain, config)
-
-
-def _progress(
-    chain: Chain, stage_end: int, block_size: int, horizon: int, step: int, num_steps: int, tried: int, accepted: int
-) -> Progress:
-    stage = math.ceil(stage_end / block_size) - 1
-    total = math.ceil(horizon / block_size) * (num_steps + 1)
-    stats = {"logp": float(chain.logp.sum()), "length": float(len(chain.tokens))}
-    if tried:
-        stats["acceptance_rate"] = accepted / tried
-    return Progress(stage * (num_steps + 1) + step, total, stats)
+    def prefetch(self, number: int, root: Chain | Draw, num_tried: int, num_accepted: int) -> Prefetch | None:
+        rows, acceptance = self._options.prefetch, (num_accepted + 1) / (num_tried + 2)
+        return Prefetch(rows, candidates(self, number, root, acceptance)) if rows else None

@@ -22,81 +22,132 @@ they began with, so the stored numbers stay right: weights are exact for any pai
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
+from itertools import pairwise
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
+from pydantic import Field, model_validator
 
-from power_sampling.config import ParallelTempering
-from power_sampling.samplers.metropolis_hastings import move
-from power_sampling.samplers.parts.lockstep import together
+from power_sampling.errors import ConfigurationError
+from power_sampling.samplers.base import IsOutOfTime, Sampler
+from power_sampling.samplers.metropolis_hastings import Move, SuffixMoves
+from power_sampling.samplers.parts.lockstep import lockstep
 from power_sampling.samplers.parts.rng import Rng
-from power_sampling.types import Answer, Chain, Continuation, Draw, Floats, Law, Progress, Round
+from power_sampling.types import Answer, Chain, Continuation, Draw, Exactness, Floats, Law, Progress, Round
 
-__all__ = ["ladder_of", "parallel_tempering", "respaced", "step", "sweep"]
-
-
-def parallel_tempering(
-    config: ParallelTempering, law: Law, horizon: int, rng: Rng, is_over: Callable[[], bool]
-) -> Generator[Round, list[Continuation], Answer]:
-    """A completion whose law tends to p^alpha with `num_steps`, and the mean log p at every power of the ladder.
-
-    Blocks grow the horizon as in `metropolis_hastings`; the last stage, at the full horizon, leaves the target
-    invariant. When `is_over()` turns true no step is begun any more, and the coldest chain is finished from q.
-    """
-    laws = ladder_of(config, law)
-    chains, stage_end = [Chain.empty()] * len(laws), 0
-    block_size = config.block_size or max(1, math.ceil(horizon / 4))
-    num_tried = num_accepted = 0
-    is_spent = False
-    rates, logp = np.zeros(len(laws) - 1), np.zeros((0, len(laws)))
-
-    while stage_end < horizon and not is_spent:
-        is_done = all(x.is_terminated for x in chains)
-        stage_end = horizon if is_done else min(stage_end + block_size, horizon)
-        num_tuning = config.num_tuning_steps if stage_end == horizon else 0
-        total = math.ceil(horizon / block_size) * (config.num_steps + 1) + config.num_tuning_steps
-        done = (math.ceil(stage_end / block_size) - 1) * (config.num_steps + 1)
-        chains = yield from _extended(chains, stage_end, laws, rng, Progress(done, total, {}))
-        for i in range(num_tuning + config.num_steps):
-            is_spent = is_spent or is_over()
-            if is_spent:
-                break
-            stats = {"logp": float(chains[-1].logp.sum()), "swap_rate": float(rates.mean())}
-            progress = Progress(done + i, total, stats)
-            before = chains[-1]
-            moved, chains, rates = yield from step(chains, stage_end, config, laws, rng, progress)
-            num_tried, num_accepted = num_tried + 1, num_accepted + (moved is not before)
-            if i < num_tuning:
-                laws = respaced(laws, rates, 1 / math.sqrt(i + 1))
-                chains = [_weighed(x, laws, k) for k, x in enumerate(chains)]
-            elif stage_end == horizon:
-                logp = np.vstack([logp, [x.logp.sum() for x in chains]])
-
-    (chain,) = yield from _extended(chains[-1:], horizon, laws[-1:], rng, Progress(1, 1, {}))
-    return Answer(
-        chain,
-        "approximate" if is_spent else "asymptotic",
-        acceptance_rate=num_accepted / num_tried if num_tried else None,
-        is_budget_spent=is_spent,
-        curve=tuple(zip([x.alpha for x in laws], logp.mean(0).tolist(), strict=True)) if len(logp) else None,
-    )
+__all__ = ["ParallelTempering", "Step", "ladder_of", "respaced", "step", "sweep"]
 
 
-def ladder_of(config: ParallelTempering, law: Law) -> list[Law]:
+class ParallelTempering(SuffixMoves):
+    """A ladder of powers, one chain each, that swap their completions (arXiv 2609.38104). Converges to p^alpha; tells
+    the mean log p at every power from the same run."""
+
+    exactness: ClassVar[Exactness] = "asymptotic"
+
+    name: Literal["parallel_tempering"] = "parallel_tempering"
+    num_rungs: int = Field(default=4, ge=2)
+    """Powers in geometric progression from 1 to alpha, both included."""
+    ladder: tuple[Annotated[float, Field(ge=1)], ...] | None = Field(default=None, min_length=1)
+    """The powers below alpha themselves, ascending; None: `num_rungs` decides."""
+    block_size: int | None = Field(default=None, ge=1)
+    """Tokens by which the horizon grows from stage to stage; None: a quarter of `max_new_tokens`."""
+    num_steps: int = Field(default=10, ge=1)
+    """Moves of every rung per block, each followed by a sweep of swaps."""
+    num_tuning_steps: int = Field(default=0, ge=0)
+    """Experimental. Further steps at the start of the last stage that space the powers for equal rates of swaps; then
+    frozen."""
+    proposal_temperature: float | None = Field(default=None, gt=0)
+    """Temperature of the proposal q of every rung; None: temperature / power, each rung its own."""
+
+    @model_validator(mode="after")
+    def _check_ladder(self) -> Self:
+        if self.ladder is not None and any(a >= b for a, b in pairwise(self.ladder)):
+            raise ConfigurationError(f"ladder: expected ascending powers, got {list(self.ladder)}.")
+        return self
+
+    def powers(self, alpha: float) -> tuple[float, ...]:
+        """Of all rungs, the coldest last."""
+        if self.ladder is None:
+            return tuple(alpha ** (k / (self.num_rungs - 1)) for k in range(self.num_rungs))
+        if self.ladder[-1] >= alpha:
+            raise ConfigurationError(f"ladder: expected powers below alpha = {alpha:g}, got {list(self.ladder)}.")
+        return (*self.ladder, alpha)
+
+    def law(self, alpha: float, temperature: float) -> Law:
+        """Of the coldest rung."""
+        self.powers(alpha)
+        return Law(alpha, temperature, self.proposal_temperature or temperature / alpha, self.cut == "entropy")
+
+    def run(self, law: Law, horizon: int, rng: Rng, is_out_of_time: IsOutOfTime) -> Sampler:
+        """A completion whose law tends to p^alpha with `num_steps`, and the mean log p at every power of the ladder.
+
+        Blocks grow the horizon as in `metropolis_hastings`; the last stage, at the full horizon, leaves the target
+        invariant. Out of time, no step is begun any more, and the coldest chain is finished from q.
+        """
+        laws = ladder_of(self, law)
+        chains, stage_end = [Chain.empty()] * len(laws), 0
+        block_size = self.block_size or max(1, math.ceil(horizon / 4))
+        total = math.ceil(horizon / block_size) * (self.num_steps + 1) + self.num_tuning_steps
+        num_tried = num_accepted = 0
+        is_spent = False
+        rates, logp = np.zeros(len(laws) - 1), np.zeros((0, len(laws)))
+
+        while stage_end < horizon and not is_spent:
+            is_done = all(x.is_terminated for x in chains)
+            stage_end = horizon if is_done else min(stage_end + block_size, horizon)
+            num_tuning = self.num_tuning_steps if stage_end == horizon else 0
+            done = (math.ceil(stage_end / block_size) - 1) * (self.num_steps + 1)
+            chains = yield from _extended(chains, stage_end, laws, rng, Progress(done, total, {}))
+            for i in range(num_tuning + self.num_steps):
+                is_spent = is_spent or is_out_of_time()
+                if is_spent:
+                    break
+                stats = {"logp": float(chains[-1].logp.sum()), "swap_rate": float(rates.mean())}
+                before = chains[-1]
+                coldest, chains, rates = yield from step(
+                    chains, stage_end, self, laws, rng, Progress(done + i, total, stats)
+                )
+                num_tried, num_accepted = num_tried + 1, num_accepted + (coldest is not before)
+                if i < num_tuning:
+                    laws = respaced(laws, rates, 1 / math.sqrt(i + 1))
+                    chains = [_weighed(x, laws, k) for k, x in enumerate(chains)]
+                elif stage_end == horizon:
+                    logp = np.vstack([logp, [x.logp.sum() for x in chains]])
+
+        (chain,) = yield from _extended(chains[-1:], horizon, laws[-1:], rng, Progress(1, 1, {}))
+        return Answer(
+            chain,
+            "approximate" if is_spent else self.exactness,
+            acceptance_rate=num_accepted / num_tried if num_tried else None,
+            is_budget_spent=is_spent,
+            curve=tuple(zip([x.alpha for x in laws], logp.mean(0).tolist(), strict=True)) if len(logp) else None,
+        )
+
+
+def ladder_of(options: ParallelTempering, law: Law) -> list[Law]:
     """The law of every rung, the coldest last."""
-    powers = config.powers(law.alpha)
-    temperatures = tuple(config.proposal_temperature or law.temperature / a for a in powers)
-    base = config.cutting(law)._replace(score_at=temperatures)
+    powers = options.powers(law.alpha)
+    temperatures = tuple(options.proposal_temperature or law.temperature / a for a in powers)
+    base = law._replace(score_at=temperatures)
     return [base._replace(alpha=a, proposal_temperature=t) for a, t in zip(powers, temperatures, strict=True)]
 
 
+class Step(NamedTuple):
+    """What a step led to."""
+
+    coldest: Chain  # before the swaps; the chain it was, the same object, where its move was rejected
+    chains: list[Chain]
+    rates: Floats  # the probability of each swap
+
+
 def step(
-    chains: list[Chain], stage_end: int, config: ParallelTempering, laws: list[Law], rng: Rng, progress: Progress
-) -> Generator[Round, list[Continuation], tuple[Chain, list[Chain], Floats]]:
-    """A move of every rung, then a sweep: the coldest chain between the two, all chains after, the sweep's rates."""
-    moves = [move(x, stage_end, config, k, rng.fork(), progress) for x, k in zip(chains, laws, strict=True)]
-    moved = yield from together(moves, progress)
-    return moved[-1], *sweep(moved, laws, rng)
+    chains: list[Chain], stage_end: int, options: ParallelTempering, laws: list[Law], rng: Rng, progress: Progress
+) -> Generator[Round, list[Continuation], Step]:
+    """A move of every rung, then a sweep of swaps."""
+    moves = [Move(options, law, stage_end).run(x, rng.fork(), progress) for x, law in zip(chains, laws, strict=True)]
+    moved = yield from lockstep(moves, progress)
+    return Step(moved[-1], *sweep(moved, laws, rng))
 
 
 def sweep(chains: Sequence[Chain], laws: Sequence[Law], rng: Rng) -> tuple[list[Chain], Floats]:

@@ -19,27 +19,54 @@ same identity holds for it: E[mean(Z_hat) Z_hat_r / sum Z_hat 1(x)] summed over 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from typing import ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
-from power_sampling.config import SequentialMonteCarlo
-from power_sampling.samplers.parts.lockstep import common_prefix, together
+from power_sampling.samplers.base import IsOutOfTime, Sampler, SamplerOptions
+from power_sampling.samplers.parts.lockstep import common_prefix, lockstep
 from power_sampling.samplers.parts.resampling import chopthin, effective_sample_size, log_mean_exp, systematic
 from power_sampling.samplers.parts.rng import Rng
-from power_sampling.types import Answer, Chain, Continuation, Draw, Floats, Law, Progress, Round
+from power_sampling.types import Answer, Chain, Draw, Exactness, Floats, Law, Progress, Round
 
-__all__ = ["sequential_monte_carlo"]
+__all__ = ["SequentialMonteCarlo"]
 
 
-def sequential_monte_carlo(
-    config: SequentialMonteCarlo, law: Law, horizon: int, rng: Rng, is_over: Callable[[], bool]
-) -> Generator[Round, list[Continuation], Answer]:
-    """One completion, drawn by weight from `num_runs` runs of `num_particles` each, with the estimate of log Z."""
-    if config.num_runs == 1:
-        return (yield from _run(config, law, horizon, rng, is_over))
-    runs = [_run(config, law, horizon, rng.fork(), is_over) for _ in range(config.num_runs)]
-    return _pooled((yield from together(runs)), rng)
+class SequentialMonteCarlo(SamplerOptions):
+    """Weighted particles grown together (Power-SMC, arXiv 2602.10273). Tends to p^alpha with the particles."""
+
+    exactness: ClassVar[Exactness] = "approximate"
+
+    name: Literal["sequential_monte_carlo"] = "sequential_monte_carlo"
+    num_particles: int = Field(default=16, ge=2)
+    """Completions grown side by side."""
+    block_size: int = Field(default=16, ge=1)
+    """Tokens between two looks at the weights."""
+    ess_threshold: float = Field(default=0.5, ge=0, le=1)
+    """Resample when the effective sample size falls below this share of the particles; 0 never."""
+    resampling: Literal["systematic", "chopthin"] = "systematic"
+    """Experimental. `systematic`: equal weights afterwards; `chopthin`: weights within a ratio, so that fewer particles
+    are lost."""
+    ramp_tokens: int = Field(default=0, ge=0)
+    """Experimental. Tokens over which alpha grows linearly from 1, per block; 0: no ramp."""
+    num_runs: int = Field(default=1, ge=1)
+    """Experimental. Independent runs decoded together; the answer comes from one of them, drawn by its evidence."""
+    proposal_temperature: float | None = Field(default=None, gt=0)
+    """Temperature of the proposal q; None: temperature / alpha (of the block, on a ramp)."""
+
+    def law(self, alpha: float, temperature: float) -> Law:
+        return Law(alpha, temperature, self.proposal_temperature or temperature / alpha)
+
+    def run(self, law: Law, horizon: int, rng: Rng, is_out_of_time: IsOutOfTime) -> Sampler:
+        """One completion, drawn by weight from `num_runs` runs of `num_particles` each, with the estimate of log Z.
+
+        Out of time, one particle is drawn by weight and finished by one extension from q.
+        """
+        if self.num_runs == 1:
+            return (yield from _run(self, law, horizon, rng, is_out_of_time))
+        runs = [_run(self, law, horizon, rng.fork(), is_out_of_time) for _ in range(self.num_runs)]
+        return _pooled((yield from lockstep(runs)), rng)
 
 
 def _pooled(answers: list[Answer], rng: Rng) -> Answer:
@@ -54,27 +81,23 @@ def _pooled(answers: list[Answer], rng: Rng) -> Answer:
     return chosen._replace(log_z=log_mean_exp(log_z), ess=ess)
 
 
-def _run(
-    config: SequentialMonteCarlo, law: Law, horizon: int, rng: Rng, is_over: Callable[[], bool]
-) -> Generator[Round, list[Continuation], Answer]:
-    """One of `num_particles` weighted completions, drawn by weight.
-
-    When `is_over()` turns true one particle is drawn by weight and finished by one extension from q.
-    """
-    n = config.num_particles
+def _run(options: SequentialMonteCarlo, law: Law, horizon: int, rng: Rng, is_out_of_time: IsOutOfTime) -> Sampler:
+    """One of `num_particles` weighted completions, drawn by weight."""
+    n = options.num_particles
     particles = [Chain.empty()] * n
     log_weights: Floats = np.zeros(n)
     smallest_ess = float(n)
     end, alpha = 0, law.alpha
 
     while end < horizon and not all(x.is_terminated for x in particles):
-        if is_over():
-            return (yield from _finish_one(particles, log_weights, law, alpha, horizon, rng, smallest_ess))
-        end = min(end + config.block_size, horizon)
-        alpha_before, alpha = alpha, _ramped(law.alpha, end, config)  # nothing is weighed before the first block
+        if is_out_of_time():
+            log_weights = log_weights + (law.alpha - alpha) * _logp(particles)
+            return (yield from _finish_one(particles, log_weights, law, horizon, rng, smallest_ess))
+        end = min(end + options.block_size, horizon)
+        alpha_before, alpha = alpha, _ramped(law.alpha, end, options)  # nothing is weighed before the first block
         block_law = law._replace(
             alpha=alpha,
-            proposal_temperature=config.proposal_temperature or law.temperature / alpha,
+            proposal_temperature=options.proposal_temperature or law.temperature / alpha,
         )
         log_weights = log_weights + (alpha - alpha_before) * _logp(particles)
         live = [i for i, x in enumerate(particles) if not x.is_terminated]
@@ -92,8 +115,8 @@ def _run(
         ess = effective_sample_size(log_weights)
         smallest_ess = min(smallest_ess, ess)
         is_last = end == horizon or all(x.is_terminated for x in particles)
-        if ess < config.ess_threshold * n and not is_last:
-            ancestors, log_weights = _resampled(log_weights, config, rng)
+        if ess < options.ess_threshold * n and not is_last:
+            ancestors, log_weights = _resampled(log_weights, options, rng)
             particles = [particles[i] for i in ancestors]
 
     log_weights = log_weights + (law.alpha - alpha) * _logp(particles)  # the ramp may not have reached its end
@@ -102,17 +125,14 @@ def _run(
     return Answer(particles[chosen], "approximate", ess=smallest_ess, log_z=log_mean_exp(log_weights))
 
 
-def _resampled(log_weights: Floats, config: SequentialMonteCarlo, rng: Rng) -> tuple[list[int], Floats]:
+def _resampled(log_weights: Floats, options: SequentialMonteCarlo, rng: Rng) -> tuple[list[int], Floats]:
     """Ancestors, and what their offspring weigh."""
-    if config.resampling == "chopthin":
+    if options.resampling == "chopthin":
         return chopthin(log_weights, rng)
     return systematic(log_weights, rng), np.full(len(log_weights), log_mean_exp(log_weights))
 
 
-def _finish_one(
-    particles: list[Chain], log_weights: Floats, law: Law, alpha: float, horizon: int, rng: Rng, ess: float
-) -> Generator[Round, list[Continuation], Answer]:
-    log_weights = log_weights + (law.alpha - alpha) * _logp(particles)
+def _finish_one(particles: list[Chain], log_weights: Floats, law: Law, horizon: int, rng: Rng, ess: float) -> Sampler:
     chain = particles[rng.categorical(np.exp(log_weights - log_weights.max()))]
     if not chain.is_terminated:
         draw = Draw(chain, len(chain.tokens), horizon - len(chain.tokens), law, rng.seed())
@@ -121,9 +141,9 @@ def _finish_one(
     return Answer(chain, "approximate", ess=ess, is_budget_spent=True)
 
 
-def _ramped(alpha: float, end: int, config: SequentialMonteCarlo) -> float:
+def _ramped(alpha: float, end: int, options: SequentialMonteCarlo) -> float:
     """alpha_b of the block that ends at `end`: linear from 1 to alpha over `ramp_tokens`."""
-    return alpha if end >= config.ramp_tokens else 1 + (alpha - 1) * end / config.ramp_tokens
+    return alpha if end >= options.ramp_tokens else 1 + (alpha - 1) * end / options.ramp_tokens
 
 
 def _logp(particles: list[Chain]) -> Floats:

@@ -6,13 +6,13 @@ now. What a new round can no longer lead to is dropped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from power_sampling.engines.protocol import LanguageModel, Peeks, PromptHandle
-from power_sampling.types import Ahead, Chain, Continuation, Draw, Round, Tokens
+from power_sampling.types import Chain, Continuation, Draw, Peek, Prefetch, Round, Tokens
 
 __all__ = ["Draws"]
 
@@ -53,16 +53,16 @@ class Draws:
         self._known[key] = continuation
         self.tokens_decoded += len(continuation.tokens)
 
-    def begin_ahead(self, ahead: Ahead) -> Iterator[Draw]:
+    def prefetch(self, prefetch: Prefetch) -> Iterator[Draw]:
         """Begin a draw before it is asked for, at each `next`, while there is one to begin."""
         if self._peeks is None:
             return
-        for draw in ahead.draws(self._looking()):
+        for draw in prefetch.candidates(self._peek()):
             if draw.key not in self._running and draw.key not in self._known:
                 self._begin(draw)
                 yield draw
 
-    def give_back(self) -> bool:
+    def cancel_youngest(self) -> bool:
         """Drop the youngest draw that is not asked for. False: there is none."""
         asked = {draw.key for draw in self.asked}
         youngest = next((t for t in reversed(self.tickets) if self.tickets[t].key not in asked), None)
@@ -78,12 +78,11 @@ class Draws:
         for ticket in list(self.tickets):
             self._drop(ticket)
 
-    def _looking(self) -> Callable[[Draw], Chain | None]:
-        """What tells the chain that a draw has made so far, None if it has not begun. To be used until the next step:
-        it remembers what it has seen."""
+    def _peek(self) -> Peek:
+        """A function: draw -> chain so far, or None. Good until the next step: it remembers what it has seen."""
         seen: dict[Any, Chain] = {}
 
-        def look(draw: Draw) -> Chain | None:
+        def peek(draw: Draw) -> Chain | None:
             key = draw.key
             known = self._known.get(key)
             if known is None and key in self._running and key not in seen and self._peeks:
@@ -92,7 +91,7 @@ class Draws:
                 seen.setdefault(key, draw.chain.spliced(draw.cut, known))
             return seen.get(key)
 
-        return look
+        return peek
 
     def _is_answered(self, draw: Draw) -> bool:
         """A draw abandoned at its floors answers another request for it only if it is below that one's floors too."""
@@ -110,8 +109,8 @@ class Draws:
 
     def _forget(self, current: Round) -> None:
         useful = {draw.key for draw in current.draws}
-        if current.ahead and self._peeks and (self._running or self._known):
-            useful |= {draw.key for draw in current.ahead.draws(self._looking())}
+        if current.prefetch and self._peeks and (self._running or self._known):
+            useful |= {draw.key for draw in current.prefetch.candidates(self._peek())}
         for ticket in [t for t, draw in self.tickets.items() if draw.key not in useful]:
             self._drop(ticket)
         self._known = {key: c for key, c in self._known.items() if key in useful}

@@ -27,7 +27,7 @@ from power_sampling.errors import (
 )
 from power_sampling.samplers import Sampler
 from power_sampling.serving.draws import Draws
-from power_sampling.types import Ahead, Answer, Continuation, Draw, Progress, Round, Termination, Tokens
+from power_sampling.types import Answer, Continuation, Draw, Progress, Round, Termination, Tokens
 
 __all__ = ["Job", "Outcome", "Request", "Worker"]
 
@@ -112,11 +112,6 @@ class _Live:
         self.sampler = job.request.make_sampler(job.is_out_of_time)
         self.round = Round(())  # none has been asked for yet
         self.serial_steps = 0
-
-    @property
-    def prefetch(self) -> Ahead | None:
-        """What may be drawn before it is asked for."""
-        return self.round.ahead
 
     def outcome(self, answer: Answer) -> Outcome:
         """The answer with what it cost. Draws that are still running are dropped."""
@@ -245,17 +240,17 @@ class Worker:
         return live.draws.answers() if live.job in self._live else None  # a listener that raises ends the request
 
     def _prefetch(self, model: Peeks) -> None:
-        """Begin draws before they are asked for in rows that nobody waits for, a row to each request in turn; give rows
-        back, the youngest first, where somebody does."""
-        wanting = [(live, live.prefetch) for live in self._live.values() if live.prefetch]
+        """Prefetch in rows that nobody waits for, a row to each request in turn. Where somebody waits, cancel what was
+        prefetched, the youngest first."""
+        wanting = [(live, live.round.prefetch) for live in self._live.values() if live.round.prefetch]
         if not wanting:
             return
         busy = sum(len(live.draws.tickets) for live in self._live.values())
         spare = min(model.spare_rows, max(prefetch.rows for _, prefetch in wanting) - busy)
         for live, _ in reversed(wanting):
-            while spare < 0 and live.draws.give_back():
+            while spare < 0 and live.draws.cancel_youngest():
                 spare += 1
-        sources = deque((live, prefetch.rows, live.draws.begin_ahead(prefetch)) for live, prefetch in wanting)
+        sources = deque((live, prefetch.rows, live.draws.prefetch(prefetch)) for live, prefetch in wanting)
         while sources and spare > 0:
             live, rows, source = sources.popleft()
             if busy < rows and self._begins(live, source):

@@ -3,7 +3,6 @@
 from power_sampling.types.completion import Chunk, Completion, Diagnostics
 from power_sampling.types.conversation import Conversation, InvalidToolCall, Message, Reply, ToolCall
 from power_sampling.types.decoding import (
-    Ahead,
     Answer,
     Chain,
     Continuation,
@@ -12,6 +11,8 @@ from power_sampling.types.decoding import (
     Exactness,
     Floats,
     Law,
+    Peek,
+    Prefetch,
     Progress,
     Round,
     Termination,
@@ -19,7 +20,6 @@ from power_sampling.types.decoding import (
 )
 
 __all__ = [
-    "Ahead",
     "Answer",
     "Chain",
     "Chunk",
@@ -34,6 +34,8 @@ __all__ = [
     "InvalidToolCall",
     "Law",
     "Message",
+    "Peek",
+    "Prefetch",
     "Progress",
     "Reply",
     "Round",

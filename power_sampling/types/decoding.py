@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "Ahead",
     "Answer",
     "Chain",
     "Continuation",
@@ -21,6 +20,8 @@ __all__ = [
     "Exactness",
     "Floats",
     "Law",
+    "Peek",
+    "Prefetch",
     "Progress",
     "Round",
     "Termination",
@@ -38,8 +39,11 @@ _NO_FLOATS: Floats = np.zeros(0)
 class Law(NamedTuple):
     """How tokens are drawn and weighed.
 
-    p = softmax(logits / temperature) is the base law, q = softmax(logits / proposal_temperature) the law that draws
-    (its argmax where `proposal_temperature` is 0), and every token carries log_weight = alpha * log p - log q.
+    p = softmax(logits / temperature) is the base law, q = softmax(logits / proposal_temperature) the law that draws,
+    and every token carries log_weight = alpha * log p - log q.
+
+    Greedy decoding is a `proposal_temperature` of 0: q is then the argmax of p. Its p stays at temperature 1, so that
+    log p says something; its weights mean nothing.
     """
 
     alpha: float
@@ -47,6 +51,15 @@ class Law(NamedTuple):
     proposal_temperature: float
     wants_entropy: bool = False  # whether the entropy of p(. | x_<t) is stored at every position
     score_at: tuple[float, ...] = ()  # further proposal temperatures at which log q of every token is stored
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.proposal_temperature == 0
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether q^1 = p^alpha, so that every weight is 1 where no constraint masks q."""
+        return self.alpha == 1 and self.proposal_temperature == self.temperature
 
     @property
     def is_bounded(self) -> bool:
@@ -172,16 +185,19 @@ class Progress(NamedTuple):
     stats: Mapping[str, float]
 
 
-class Ahead(NamedTuple):
-    """Draws that a sampler may ask for in later rounds. Begun early they are there when they are asked for; begun or
-    not, the sampler's course is the same, for a continuation is a function of its draw.
+Peek: TypeAlias = Callable[[Draw], Chain | None]  # the chain that a draw has made so far; None if it has not begun
 
-    `draws` is given a look at any draw, the chain it has made so far or None if it has not begun, and tells those whose
-    beginnings are known, the likeliest first, this round's and what has begun among them.
+
+class Prefetch(NamedTuple):
+    """Draws that later rounds may ask for. Starting them early saves time. It never changes the sampler's course,
+    because a continuation is a function of its draw.
+
+    `candidates(peek)` yields the draws worth starting now, most likely first. Draws of this round, and draws that have
+    already begun, may be among them.
     """
 
-    rows: int  # begin more only while fewer rows than these are busy, with anything
-    draws: Callable[[Callable[[Draw], Chain | None]], Iterator[Draw]]
+    rows: int  # start more only while fewer rows than these are busy, with anything
+    candidates: Callable[[Peek], Iterator[Draw]]
 
 
 class Round(NamedTuple):
@@ -195,7 +211,7 @@ class Round(NamedTuple):
     settled: Tokens = ()
     is_live: bool = False
     progress: Progress = Progress(0, 1, {})
-    ahead: Ahead | None = None
+    prefetch: Prefetch | None = None
 
 
 class Answer(NamedTuple):

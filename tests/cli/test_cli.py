@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from power_sampling import Config, PowerSampler
 from power_sampling.cli import app
-from power_sampling.config import SAMPLERS
+from power_sampling.samplers import BY_NAME
 from tests.support.tiny import tiny_model, tiny_tokenizer
 
 MOVES = "{name: metropolis_hastings, num_steps: 3, block_size: 4}"
@@ -181,7 +181,7 @@ def test_compare_shows_steps_and_a_table(run: Any) -> None:
     assert wide.exit_code == 0
     assert "metropolis_hastings alpha=8: step 0/8  log p 0  length 0" in wide.stderr
     assert "accepted" in wide.stderr
-    rows = [line.split()[:2] for line in wide.stdout.splitlines() if line.split()[:1] and line.split()[0] in SAMPLERS]
+    rows = [line.split()[:2] for line in wide.stdout.splitlines() if line.split()[:1] and line.split()[0] in BY_NAME]
     assert rows == [
         ["ancestral", "1"],
         ["low_temperature", "4"],
@@ -203,7 +203,7 @@ def test_compare_refuses_before_it_runs(run: Any) -> None:
 def test_samplers_are_listed_with_their_options() -> None:
     result = CliRunner().invoke(app(), ["samplers"])
     assert result.exit_code == 0
-    for name, options in SAMPLERS.items():
+    for name, options in BY_NAME.items():
         assert name in result.stdout
         for option, field in options.model_fields.items():
             assert option == "name" or any(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -17,15 +16,13 @@ from power_sampling.types import Answer, Chain, Draw, Law, Termination, Tokens
 from tests.support.constraints import PLAIN, legal, table_rules
 from tests.support.exact import EOS, PROMPT, STOP, World, label
 
-MODULE = importlib.import_module("power_sampling.samplers.best_of_n")
-
 
 def law_of(world: World, n: int) -> dict[Tokens, float]:
     """By the production sampler, every draw branched over."""
     config, found = BestOfN(num_completions=n), dict[Tokens, float]()
 
     def program(rng: Branches) -> Answer:
-        return drive(best_of_n(config, world.law, world.horizon, rng), world.answer(rng))
+        return drive(config.run(world.law, world.horizon, rng, lambda: False), world.answer(rng))
 
     for probability, answer in outcomes(program):
         assert answer.exactness == "approximate"
@@ -89,18 +86,18 @@ WRONG: dict[str, Callable[[Chain], Any]] = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_another_choice_would_be_noticed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(MODULE, "_log_p", WRONG[name])
+    monkeypatch.setattr(best_of_n, "_log_p", WRONG[name])
     assert gap(World(3, 3, 6, Law(2.0, 1.0, 1.7)), 2) > 1e-2
 
 
 def test_an_illegal_completion_that_competes_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MODULE, "_log_p", lambda x: x.logp.sum())
+    monkeypatch.setattr(best_of_n, "_log_p", lambda x: x.logp.sum())
     assert gap(World(3, 3, 6, Law(3.0, 1.0, 0.8), legal(PLAIN, 3)), 2) > 1e-2
 
 
 def test_every_draw_has_a_seed_of_its_own() -> None:
     """Branching is over independent draws, whatever their seeds."""
-    asked = next(best_of_n(BestOfN(num_completions=5), Law(2.0, 1.0, 0.5), 3, NumpyRng(0)))
+    asked = next(BestOfN(num_completions=5).run(Law(2.0, 1.0, 0.5), 3, NumpyRng(0), lambda: False))
     assert len({draw.seed for draw in asked.draws}) == 5
 
 

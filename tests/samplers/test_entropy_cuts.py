@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import math
 from collections.abc import Generator
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 
 from power_sampling.config import MetropolisHastings
 from power_sampling.samplers import metropolis_hastings
-from power_sampling.samplers.metropolis_hastings import move
+from power_sampling.samplers.metropolis_hastings import Move
 from power_sampling.samplers.parts.cuts import MIN_CUT_WEIGHT, cut_weights, floors, log_span
 from power_sampling.samplers.parts.rng import NumpyRng
 from power_sampling.testing import Branches, TableLM, drive, run_draws
@@ -21,12 +20,10 @@ from power_sampling.types import Chain, Continuation, Floats, Law, Progress, Rou
 from tests.support.constraints import PLAIN, legal
 from tests.support.exact import EOS, PROMPT, STOP, World, label
 
-MODULE = importlib.import_module("power_sampling.samplers.metropolis_hastings")
-
 
 def kernel(world: World, config: MetropolisHastings, *, thresholds: bool = False) -> Floats:
     def one_move(x: Chain, rng: Branches) -> Generator[Round, list[Continuation], Chain]:
-        return move(x, world.horizon, config, world.law, rng, Progress(0, 1, {}))
+        return Move(config, world.law, world.horizon).run(x, rng, Progress(0, 1, {}))
 
     def log_w(x: Chain, cut: int) -> float:
         return float(x.log_weight[cut:].sum()) - log_span(x, config)
@@ -93,7 +90,7 @@ def test_the_cut_law_is_what_the_formula_says() -> None:
 )
 def test_a_wrong_correction_would_be_noticed(monkeypatch: pytest.MonkeyPatch, wrong: Any) -> None:
     world = world_of(4, 2.0)
-    monkeypatch.setattr(MODULE, "log_span", wrong)
+    monkeypatch.setattr(metropolis_hastings, "log_span", wrong)
     assert world.gap(kernel(world, cuts(1.0))) > 1e-3
 
 
@@ -103,18 +100,18 @@ def test_a_bound_that_is_none_would_be_noticed(monkeypatch: pytest.MonkeyPatch) 
     right = kernel(world, cuts(4.0))
     assert np.abs(kernel(world, cuts(4.0), thresholds=True) - right).max() < 1e-12
     by_length = functools.partial(floors, cuts=MetropolisHastings())
-    monkeypatch.setattr(MODULE, "floors", lambda *bounds: by_length(*bounds[:-1]))
+    monkeypatch.setattr(metropolis_hastings, "floors", lambda *bounds: by_length(*bounds[:-1]))
     assert np.abs(kernel(world, cuts(4.0), thresholds=True) - right).max() > 1e-3
 
 
 def test_the_chain_is_identical_with_early_rejection_on_and_off() -> None:
-    lm, law, decoded = TableLM(6, seed=9), Law(4.0, 1.0, 0.25), {True: 0, False: 0}
+    lm, decoded = TableLM(6, seed=9), {True: 0, False: 0}
     for seed in range(40):
         tokens = []
         for is_early in (True, False):
             handle, before = lm.open(PROMPT, EOS), lm.cost.row_steps
             config = MetropolisHastings(block_size=4, num_steps=6, early_rejection=is_early, cut="entropy")
-            sampler = metropolis_hastings(config, law, 24, NumpyRng(seed), lambda: False)
+            sampler = config.run(config.law(4.0, 1.0), 24, NumpyRng(seed), lambda: False)
             tokens.append(drive(sampler, lambda r, h=handle: run_draws(lm, h, r.draws)).chain.tokens)
             decoded[is_early] += lm.cost.row_steps - before
         assert tokens[0] == tokens[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from itertools import product
 from typing import Any
 
@@ -17,8 +16,6 @@ from power_sampling.testing import TableLM, drive, run_draws, suffixes
 from power_sampling.types import Continuation, Draw, Floats, Law, Round, Termination
 from tests.support.constraints import PLAIN, legal, table_rules
 from tests.support.exact import EOS, PROMPT, STOP, World, label
-
-MODULE = importlib.import_module("power_sampling.samplers.lookahead")
 
 
 class Even:
@@ -53,7 +50,7 @@ def distance(world: World, config: Lookahead, n: int) -> float:
     """Total variation between n answers and p^alpha."""
     even, counts = Even(world), np.zeros(len(world.chains))
     for seed in range(n):
-        answer = drive(lookahead(config, world.law, world.horizon, NumpyRng(seed), lambda: False), even)
+        answer = drive(config.run(world.law, world.horizon, NumpyRng(seed), lambda: False), even)
         assert answer.exactness == "approximate"
         counts[world.index[answer.chain.tokens]] += 1
     return float(np.abs(counts / n - world.target).sum() / 2)
@@ -78,14 +75,14 @@ def test_weights_that_forget_the_proposal_would_be_noticed(monkeypatch: pytest.M
     """The published weights p(block)^alpha zeta, on candidates that are drawn from q already."""
     world = World(3, 3, 41, Law(3.0, 1.0, 1 / 3))
     monkeypatch.setattr(
-        MODULE, "_log_w", lambda candidates, start: np.array([3.0 * x.logp[start:].sum() for x in candidates])
+        lookahead, "_log_w", lambda candidates, start: np.array([3.0 * x.logp[start:].sum() for x in candidates])
     )
     assert distance(world, Lookahead(block_size=1, num_candidates=24, num_rollouts=8), N) > 2 * NOISE
 
 
 def test_no_lookahead_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(3, 3, 41, Law(4.0, 1.0, 0.25))
-    monkeypatch.setattr(MODULE, "jackknifed", lambda log_w, rollouts: np.exp(log_w - log_w.max()))
+    monkeypatch.setattr(lookahead, "jackknifed", lambda log_w, rollouts: np.exp(log_w - log_w.max()))
     assert distance(world, Lookahead(block_size=1, num_candidates=24, num_rollouts=2), N) > 2 * NOISE
 
 
@@ -129,14 +126,14 @@ def test_blocks_are_settled_and_a_spent_budget_finishes_the_completion() -> None
         return run_draws(lm, handle, current.draws)
 
     config = Lookahead(block_size=4, num_candidates=3, num_rollouts=2, rollout_tokens=5)
-    result = drive(lookahead(config, Law(2.0, 1.0, 0.5), 12, NumpyRng(0), lambda: False), answer)
+    result = drive(config.run(Law(2.0, 1.0, 0.5), 12, NumpyRng(0), lambda: False), answer)
     assert [len(r.draws) for r in rounds] == [3, 6, 3, 6, 3]  # nothing is rolled out behind the last block
     assert [r.draws[0].max_new_tokens for r in rounds] == [4, 5, 4, 4, 4]
     assert [len(r.settled) for r in rounds] == [0, 0, 4, 4, 8]
     assert all(result.chain.tokens[: len(r.settled)] == r.settled for r in rounds)
 
     rounds.clear()
-    result = drive(lookahead(config, Law(2.0, 1.0, 0.5), 12, NumpyRng(0), lambda: len(rounds) >= 2), answer)
+    result = drive(config.run(Law(2.0, 1.0, 0.5), 12, NumpyRng(0), lambda: len(rounds) >= 2), answer)
     assert result.is_budget_spent and len(result.chain.tokens) == 12 and len(rounds) == 3
 
 
@@ -145,6 +142,6 @@ def test_a_hopeless_constraint_is_told() -> None:
     handle = lm.open((1,), legal(["22222222"], 4))
     config = Lookahead(block_size=2, num_candidates=3)
     answer = drive(
-        lookahead(config, Law(2.0, 1.0, 0.5), 4, NumpyRng(0), lambda: False), lambda r: run_draws(lm, handle, r.draws)
+        config.run(Law(2.0, 1.0, 0.5), 4, NumpyRng(0), lambda: False), lambda r: run_draws(lm, handle, r.draws)
     )
     assert answer.chain.end == "illegal"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from functools import cache
 from typing import Any
 
@@ -10,8 +9,8 @@ import numpy as np
 import pytest
 
 from power_sampling.config import MetropolisHastings
-from power_sampling.samplers import metropolis_hastings as public
-from power_sampling.samplers.metropolis_hastings import move
+from power_sampling.samplers import metropolis_hastings
+from power_sampling.samplers.metropolis_hastings import Move
 from power_sampling.samplers.parts.rng import NumpyRng
 from power_sampling.testing import (
     Branches,
@@ -23,8 +22,6 @@ from power_sampling.testing import (
 from power_sampling.types import Chain, Continuation, Draw, Law, Progress, Round, Termination
 from tests.support.exact import EOS, PROMPT, STOP
 from tests.support.table import Table
-
-MODULE = importlib.import_module("power_sampling.samplers.metropolis_hastings")
 
 
 @cache
@@ -87,7 +84,7 @@ def test_any_proposal_temperature_leaves_the_power_law_invariant(tau: float) -> 
 
 def test_a_missing_length_term_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     t = table(3, 4, 1, 2.0, EOS)
-    monkeypatch.setattr(MODULE, "_log_w", lambda x, cut, config: float(x.log_weight[cut:].sum()))
+    monkeypatch.setattr(metropolis_hastings, "log_span", lambda x, cuts: 0.0)
     assert t.gap(t.kernel(MetropolisHastings())) > 1e-3
 
 
@@ -97,12 +94,12 @@ def test_proposals_capped_at_the_current_length_would_be_noticed(monkeypatch: py
     def capped(chain: Chain, cut: int, max_new_tokens: int, *rest: Any) -> Draw:
         return Draw(chain, cut, len(chain.tokens) - cut, *rest)
 
-    monkeypatch.setattr(MODULE, "Draw", capped)
+    monkeypatch.setattr(metropolis_hastings, "Draw", capped)
     leaked = 0.0
     x = max(t.chains, key=lambda chain: (chain.is_terminated, -len(chain.tokens)))  # a short, terminated state
 
     def one_move(rng: Branches) -> Chain:
-        generator = move(x, t.horizon, MetropolisHastings(), t.law, rng, Progress(0, 1, {}))
+        generator = Move(MetropolisHastings(), t.law, t.horizon).run(x, rng, Progress(0, 1, {}))
         return drive(generator, t.answer(rng))  # type: ignore[arg-type,return-value]
 
     for probability, y in outcomes(one_move):
@@ -120,7 +117,7 @@ def test_the_chain_is_identical_with_early_rejection_on_and_off() -> None:
             handle = lm.open(PROMPT, EOS)
             config = MetropolisHastings(block_size=4, num_steps=6, early_rejection=is_early)
             before = lm.cost.row_steps
-            sampler = public(config, law, 24, NumpyRng(seed), lambda: False)
+            sampler = config.run(law, 24, NumpyRng(seed), lambda: False)
             answers[is_early] = drive(sampler, lambda r, h=handle: run_draws(lm, h, r.draws))
             decoded[is_early] += lm.cost.row_steps - before
         assert answers[True].chain.tokens == answers[False].chain.tokens
@@ -140,9 +137,7 @@ def test_the_whole_sampler_tends_to_the_power_law() -> None:
     n, handle = 2000, t.lm.open(PROMPT, EOS)
     counts = np.zeros(len(t.chains))
     for seed in range(n):
-        sampler = public(
-            MetropolisHastings(block_size=2, num_steps=30), t.law, t.horizon, NumpyRng(seed), lambda: False
-        )
+        sampler = MetropolisHastings(block_size=2, num_steps=30).run(t.law, t.horizon, NumpyRng(seed), lambda: False)
         answer = drive(sampler, lambda r: run_draws(t.lm, handle, r.draws))
         counts[t.index[answer.chain.tokens]] += 1
     z = (counts - n * t.target) / np.sqrt(n * t.target * (1 - t.target))
@@ -154,7 +149,7 @@ def test_every_horizon_and_an_immediate_eos_work(horizon: int) -> None:
     lm = TableLM(2, seed=3)
     handle = lm.open((1,), EOS)
     for seed in range(30):
-        sampler = public(MetropolisHastings(num_steps=2), Law(2.0, 1.0, 0.5), horizon, NumpyRng(seed), lambda: False)
+        sampler = MetropolisHastings(num_steps=2).run(Law(2.0, 1.0, 0.5), horizon, NumpyRng(seed), lambda: False)
         chain = drive(sampler, lambda r: run_draws(lm, handle, r.draws)).chain
         assert chain.is_terminated or len(chain.tokens) == horizon
         assert 0 not in chain.tokens[:-1]
@@ -169,7 +164,7 @@ def test_a_spent_budget_ends_the_refinement_and_finishes_the_completion() -> Non
         rounds.append(current)
         return run_draws(lm, handle, current.draws)
 
-    sampler = public(MetropolisHastings(block_size=4), Law(2.0, 1.0, 0.5), 32, NumpyRng(0), lambda: len(rounds) > 5)
+    sampler = MetropolisHastings(block_size=4).run(Law(2.0, 1.0, 0.5), 32, NumpyRng(0), lambda: len(rounds) > 5)
     result = drive(sampler, answer)
     assert result.is_budget_spent and result.exactness == "approximate"
     assert len(result.chain.tokens) == 32

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from itertools import product
 from typing import Any
 
@@ -19,15 +18,12 @@ from power_sampling.types import Answer, Chain, Continuation, Draw, Floats, Law,
 from tests.support.constraints import legal
 from tests.support.exact import EOS, PROMPT, STOP, World, label
 
-MODULE = importlib.import_module("power_sampling.samplers.parallel_tempering")
-
 
 class Ladder:
     """A world under every law of a ladder; a state is a tuple of completions, the coldest last."""
 
     def __init__(self, horizon: int, alpha: float, config: ParallelTempering, ending: Termination = EOS, seed: int = 3):
-        tau = config.proposal_temperature or 1 / alpha
-        self.config, self.laws = config, ladder_of(config, Law(alpha, 1.0, tau))
+        self.config, self.laws = config, ladder_of(config, config.law(alpha, 1.0))
         self.world = World(3, horizon, seed, self.laws[0], ending)
         self.rungs = [[_weighed(x, self.laws, k) for x in self.world.chains] for k in range(len(self.laws))]
         self.targets = [power_law(self.world.chains, law.alpha) for law in self.laws]
@@ -62,7 +58,7 @@ class Ladder:
                     chains, _ = sweep(chains, self.laws, rng)
                 asked = step(chains, self.world.horizon, self.config, self.laws, rng, Progress(0, 1, {}))
                 result: Any = drive(asked, self.world.answer(rng))  # type: ignore[arg-type]
-                return result[1]  # type: ignore[no-any-return]
+                return result.chains  # type: ignore[no-any-return]
 
             for probability, chains in outcomes(one_step):
                 after[self.state(chains)] += self.target[i] * probability
@@ -117,19 +113,19 @@ def test_a_chain_weighs_on_a_rung_what_it_would_if_the_rung_had_drawn_it(ending:
 
 def test_weights_of_another_rung_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     ladder = Ladder(2, 3.0, ParallelTempering(num_rungs=2))
-    monkeypatch.setattr(MODULE, "_weighed", lambda chain, laws, k: chain)
+    monkeypatch.setattr(parallel_tempering, "_weighed", lambda chain, laws, k: chain)
     assert ladder.step_gap(swaps_first=True) > 1e-5
 
 
 def test_a_swap_of_the_wrong_sign_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     ladder = Ladder(3, 3.0, ParallelTempering(num_rungs=2))
     assert ladder.sweep_gap() < 1e-12
-    monkeypatch.setattr(MODULE, "_logp", lambda chain: -float(chain.logp.sum()))
+    monkeypatch.setattr(parallel_tempering, "_logp", lambda chain: -float(chain.logp.sum()))
     assert ladder.sweep_gap() > 1e-3
 
 
 def run(seed: int, config: ParallelTempering, alpha: float, horizon: int, lm: TableLM, handle: Any) -> Answer:
-    sampler = parallel_tempering(config, Law(alpha, 1.0, 1 / alpha), horizon, NumpyRng(seed), lambda: False)
+    sampler = config.run(Law(alpha, 1.0, 1 / alpha), horizon, NumpyRng(seed), lambda: False)
     return drive(sampler, lambda r: run_draws(lm, handle, r.draws))
 
 
@@ -183,7 +179,7 @@ def test_all_rungs_move_in_one_round_and_a_spent_budget_finishes_the_coldest() -
     for limit in (1, 3, 5, 1000):
         rounds.clear()
         is_over = lambda limit=limit: len(rounds) >= limit  # noqa: E731 - a def would be longer than what it says
-        sampler = parallel_tempering(config, Law(4.0, 1.0, 0.25), 12, NumpyRng(0), is_over)
+        sampler = config.run(Law(4.0, 1.0, 0.25), 12, NumpyRng(0), is_over)
         result = drive(sampler, answer)
         assert len(result.chain.tokens) == 12
         assert result.is_budget_spent == (limit < 1000) == (result.curve is None)

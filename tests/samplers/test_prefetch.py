@@ -126,7 +126,7 @@ class Crowd(TableLM):
 
 
 def test_under_load_the_sampler_is_the_sequential_one() -> None:
-    """Rows that other requests have are not idle: what was begun ahead for the first request is given back when seven
+    """Rows that other requests have are not idle: what was prefetched for the first request is cancelled when seven
     others come, and begun again when they have gone."""
     config = GenerationConfig(
         sampler={"name": "metropolis_hastings", "block_size": 40, "num_steps": 30, "prefetch": 8}, max_new_tokens=40

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from typing import Any
 
@@ -18,7 +17,6 @@ from power_sampling.types import Answer, Continuation, Law, Round, Termination
 from tests.support.constraints import table_rules
 from tests.support.exact import World
 
-MODULE = importlib.import_module("power_sampling.samplers.sequential_monte_carlo")
 PROMPT = (2, 0, 1)
 EOS = Termination(frozenset({0}))
 STOP = Termination(frozenset({0}), ("ab",))
@@ -50,7 +48,7 @@ def test_the_evidence_and_the_returned_completion_are_unbiased(
     world = World(3, horizon, int(alpha) + horizon, law, ending)
 
     def program(rng: Branches) -> Answer:
-        return drive(sequential_monte_carlo(config, law, horizon, rng, lambda: False), world.answer(rng))
+        return drive(config.run(law, horizon, rng, lambda: False), world.answer(rng))
 
     exact = {x.tokens: math.exp(alpha * x.logp.sum()) for x in world.chains}
     estimate = dict.fromkeys(exact, 0.0)
@@ -72,7 +70,7 @@ def test_the_returned_completion_tends_to_the_power_law() -> None:
     n, counts, handle = 300, np.zeros(len(chains)), lm.open(PROMPT, EOS)
     config = SequentialMonteCarlo(num_particles=32, block_size=1)
     for seed in range(n):
-        sampler = sequential_monte_carlo(config, law, horizon, NumpyRng(seed), lambda: False)
+        sampler = config.run(law, horizon, NumpyRng(seed), lambda: False)
         counts[index[drive(sampler, lambda r: run_draws(lm, handle, r.draws)).chain.tokens]] += 1
     assert (np.abs(counts / n - target) < 5 * np.sqrt(target * (1 - target) / n) + 0.02).all()
 
@@ -132,17 +130,17 @@ def test_wrong_weights_after_resampling_or_between_runs_would_be_noticed(
     world = World(3, horizon, 41, Law(2.0, 1.0, 0.5 if part == "weights" else 0.8))
     config = SequentialMonteCarlo(num_particles=2, block_size=1, ess_threshold=1.0, resampling="chopthin")
     if part == "weights":
-        monkeypatch.setattr(MODULE, "chopthin", lambda w, rng: (systematic(w, rng), w))
+        monkeypatch.setattr(sequential_monte_carlo, "chopthin", lambda w, rng: (systematic(w, rng), w))
     else:  # every run is as good as any other
         config = SequentialMonteCarlo(num_particles=2, num_runs=2, proposal_temperature=0.8)
         monkeypatch.setattr(
-            MODULE,
+            sequential_monte_carlo,
             "_pooled",
             lambda answers, rng: answers[rng.integers(2)]._replace(log_z=log_mean_exp([a.log_z for a in answers])),
         )
 
     def program(rng: Branches) -> Answer:
-        return drive(sequential_monte_carlo(config, world.law, horizon, rng, lambda: False), world.answer(rng))
+        return drive(config.run(world.law, horizon, rng, lambda: False), world.answer(rng))
 
     exact = {x.tokens: math.exp(2 * x.logp.sum()) for x in world.chains}
     for probability, answer in outcomes(program):
@@ -163,7 +161,7 @@ def test_runs_are_decoded_together_and_what_all_of_them_share_is_settled() -> No
     config = SequentialMonteCarlo(num_particles=2, block_size=4, num_runs=3)
     for seed in range(20):
         rounds.clear()
-        sampler = sequential_monte_carlo(config, Law(4.0, 1.0, 0.25), 16, NumpyRng(seed), lambda: False)
+        sampler = config.run(Law(4.0, 1.0, 0.25), 16, NumpyRng(seed), lambda: False)
         result = drive(sampler, answer)
         assert [len(r.draws) for r in rounds] == [6] * 4
         assert all(result.chain.tokens[: len(r.settled)] == r.settled for r in rounds)
@@ -171,7 +169,7 @@ def test_runs_are_decoded_together_and_what_all_of_them_share_is_settled() -> No
     assert settled > 0
 
     rounds.clear()
-    sampler = sequential_monte_carlo(config, Law(4.0, 1.0, 0.25), 16, NumpyRng(0), lambda: len(rounds) >= 2)
+    sampler = config.run(Law(4.0, 1.0, 0.25), 16, NumpyRng(0), lambda: len(rounds) >= 2)
     result = drive(sampler, answer)
     assert result.is_budget_spent and len(result.chain.tokens) == 16 and len(rounds[-1].draws) == 3
 
@@ -189,7 +187,7 @@ def test_settled_tokens_are_the_prefix_of_the_answer() -> None:
     for seed in range(20):
         seen.clear()
         config = SequentialMonteCarlo(num_particles=4, block_size=2)
-        result = drive(sequential_monte_carlo(config, Law(4.0, 1.0, 0.25), 20, NumpyRng(seed), lambda: False), answer)
+        result = drive(config.run(Law(4.0, 1.0, 0.25), 20, NumpyRng(seed), lambda: False), answer)
         lengths = [len(r.settled) for r in seen]
         assert lengths == sorted(lengths)
         assert all(result.chain.tokens[: len(r.settled)] == r.settled for r in seen)
@@ -208,12 +206,12 @@ def test_terminated_particles_cost_nothing_and_a_spent_budget_returns_one_finish
         return run_draws(lm, handle, current.draws)
 
     config = SequentialMonteCarlo(num_particles=6, block_size=1)
-    drive(sequential_monte_carlo(config, Law(2.0, 1.0, 0.5), 12, NumpyRng(0), lambda: False), answer)
+    drive(config.run(Law(2.0, 1.0, 0.5), 12, NumpyRng(0), lambda: False), answer)
     assert len(rounds[-1].draws) < 6
 
     rounds.clear()
     endless = Termination(frozenset())
     handle = lm.open((1,), endless)
-    sampler = sequential_monte_carlo(config, Law(2.0, 1.0, 0.5), 12, NumpyRng(0), lambda: len(rounds) >= 3)
+    sampler = config.run(Law(2.0, 1.0, 0.5), 12, NumpyRng(0), lambda: len(rounds) >= 3)
     result = drive(sampler, answer)
     assert result.is_budget_spent and len(result.chain.tokens) == 12 and len(rounds[-1].draws) == 1

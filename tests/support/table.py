@@ -10,7 +10,7 @@ import numpy as np
 
 from power_sampling.config import MetropolisHastings
 from power_sampling.engines.protocol import RuleMaker
-from power_sampling.samplers.metropolis_hastings import move
+from power_sampling.samplers.metropolis_hastings import Move
 from power_sampling.testing import Branches, TableLM, completions, drive, outcomes, power_law, suffixes
 from power_sampling.types import Chain, Continuation, Draw, Floats, Law, Progress, Round, Termination, Tokens
 from tests.support.constraints import table_rules
@@ -70,7 +70,7 @@ class Table:
         for i, x in enumerate(self.chains):
 
             def one_move(rng: Branches, x: Chain = x) -> Chain:
-                generator = move(x, self.horizon, config, self.law, rng, Progress(0, 1, {}))
+                generator = Move(config, self.law, self.horizon).run(x, rng, Progress(0, 1, {}))
                 return drive(generator, self.answer(rng))  # type: ignore[arg-type,return-value]
 
             for probability, y in outcomes(one_move, self.thresholds(x) if edges else None):

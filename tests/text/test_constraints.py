@@ -16,7 +16,7 @@ from power_sampling import (
     PowerSampler,
 )
 from power_sampling.config import GenerationConfig, MetropolisHastings, SequentialMonteCarlo
-from power_sampling.samplers import NumpyRng, sampler_for, sequential_monte_carlo
+from power_sampling.samplers import NumpyRng, sampler_for
 from power_sampling.testing import Branches, TableLM, completions, drive, outcomes, power_law, run_draws, suffixes
 from power_sampling.text.grammar import GrammarConstraint, Grammars, answer_rule
 from power_sampling.text.rules import Rules
@@ -78,7 +78,7 @@ def test_sequential_monte_carlo_estimates_its_evidence_without_bias(case: tuple[
             options = suffixes(t.lm, (2, 0, 1), ending, draw, draw.law.proposal_temperature)
             return options[rng.categorical(np.exp([log_q for _, log_q in options]))][0]
 
-        sampler = sequential_monte_carlo(config, t.law, horizon, rng, lambda: False)
+        sampler = config.run(t.law, horizon, rng, lambda: False)
         return drive(sampler, lambda current: [continuation(draw) for draw in current.draws])
 
     estimate = dict.fromkeys(t.index, 0.0)

@@ -20,16 +20,29 @@ before it has ended (`floors`).
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
-from power_sampling.config import SuffixCuts
+from power_sampling.samplers.base import SamplerOptions
 from power_sampling.samplers.parts.rng import Rng
 from power_sampling.types import Chain, Floats
 
-__all__ = ["MIN_CUT_WEIGHT", "choose_cut", "cut_weights", "floors", "log_span"]
+__all__ = ["MIN_CUT_WEIGHT", "SuffixCuts", "choose_cut", "cut_weights", "floors", "log_span"]
 
 MIN_CUT_WEIGHT = 1e-3  # of every position under entropy cuts, beside its jump
+
+
+class SuffixCuts(SamplerOptions):
+    """Where a suffix sampler cuts the completion whose suffix it redraws. Its law has to want entropies for entropy
+    cuts."""
+
+    cut: Literal["uniform", "entropy"] = "uniform"
+    """`uniform` over the positions of the completion; `entropy`: mostly where the entropy of the next token jumps up
+    (Entropy-Cut, arXiv 2605.30327), the ratio corrected for it."""
+    cut_exponent: float = Field(default=4.0, gt=0)
+    """Experimental. The power of a jump in the law of an entropy cut."""
 
 
 def cut_weights(entropy: Floats, exponent: float) -> Floats:

@@ -1,21 +1,22 @@
-"""Several samplers of one request, side by side: their rounds become one, so that their draws are rows of one batch."""
+"""Generators of rounds, put together: several in lockstep, or one with other rounds shown."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TypeVar
 
 from power_sampling.types import Continuation, Progress, Round, Tokens
 
-__all__ = ["common_prefix", "together"]
+__all__ = ["common_prefix", "lockstep", "with_rounds"]
 
 T = TypeVar("T")
 
 
-def together(
+def lockstep(
     generators: Sequence[Generator[Round, list[Continuation], T]], progress: Progress | None = None
 ) -> Generator[Round, list[Continuation], list[T]]:
-    """What each of them returns. Tokens are settled when they are in all of them."""
+    """What each of them returns. Their rounds become one, so that all draws are rows of one batch. Tokens are settled
+    when they are settled in all of them."""
     results: dict[int, T] = {}
     rounds: dict[int, Round] = {}
     settled: list[Tokens] = [()] * len(generators)
@@ -37,8 +38,22 @@ def together(
     return [results[i] for i in range(len(generators))]
 
 
+def with_rounds(
+    generator: Generator[Round, list[Continuation], T], change: Callable[[Round], Round]
+) -> Generator[Round, list[Continuation], T]:
+    """What the generator returns. Each of its rounds is changed before it is asked for."""
+    continuations: list[Continuation] | None = None
+    while True:
+        try:
+            current = next(generator) if continuations is None else generator.send(continuations)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        continuations = yield change(current)
+
+
 def common_prefix(texts: Sequence[Tokens]) -> Tokens:
-    """What all of them begin with."""
+    """The longest beginning that all of them share."""
     first, last = min(texts), max(texts)  # in lexicographic order these two differ earliest
     length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
     return first[:length]

@@ -15,7 +15,7 @@ from power_sampling.config import MetropolisHastings, SequentialMonteCarlo
 from power_sampling.engines.stepped.prefill import PREFILL_CHUNK
 from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.engines.torch.kv import BatchCache
-from power_sampling.samplers import NumpyRng, ancestral, metropolis_hastings, sequential_monte_carlo
+from power_sampling.samplers import Ancestral, NumpyRng
 from power_sampling.testing import check_language_model, drive, power_law, run_draws
 from power_sampling.types import Chain, Draw, Floats, Law, Termination, Tokens
 from tests.support.tiny import ARCHITECTURES, SMALL, tiny_model
@@ -68,8 +68,8 @@ def test_a_prompt_is_prefilled_once_whatever_is_drawn_from_it() -> None:
     lm = TorchLM(tiny_model(vocab_size=40))
     prompt = PROMPT * 3
     for sampler in (
-        metropolis_hastings(MetropolisHastings(num_steps=3), LAW, 16, NumpyRng(0), lambda: False),
-        sequential_monte_carlo(SequentialMonteCarlo(block_size=4), LAW, 16, NumpyRng(0), lambda: False),
+        MetropolisHastings(num_steps=3).run(LAW, 16, NumpyRng(0), lambda: False),
+        SequentialMonteCarlo(block_size=4).run(LAW, 16, NumpyRng(0), lambda: False),
     ):
         before, handle = lm.cost, lm.open(prompt, OPEN)
         drive(sampler, lambda r, h=handle: run_draws(lm, h, r.draws))
@@ -156,10 +156,10 @@ def test_the_law_of_a_real_model_is_the_power_law(kind: str) -> None:
     for seed in range(n):
         if kind == "metropolis_hastings":
             config = MetropolisHastings(num_steps=30, block_size=horizon)
-            samplers.append(metropolis_hastings(config, LAW, horizon, NumpyRng(seed), lambda: False))
+            samplers.append(config.run(LAW, horizon, NumpyRng(seed), lambda: False))
         else:
             smc = SequentialMonteCarlo(num_particles=32, block_size=1)
-            samplers.append(sequential_monte_carlo(smc, LAW, horizon, NumpyRng(seed), lambda: False))
+            samplers.append(smc.run(LAW, horizon, NumpyRng(seed), lambda: False))
     counts = np.zeros(len(chains))
     for answer in _drive_together(lm, lm.open(prompt, ending), samplers):
         counts[index[answer.chain.tokens]] += 1
@@ -219,7 +219,7 @@ def test_ancestral_draws_have_the_law_of_the_model() -> None:
     chains = _all_completions(model, prompt, horizon)
     index, target = {x.tokens: i for i, x in enumerate(chains)}, power_law(chains, 1.0)
     law = Law(1.0, 1.0, 1.0)
-    samplers = [ancestral(law, horizon, NumpyRng(seed), exactness="exact") for seed in range(n)]
+    samplers = [Ancestral().run(law, horizon, NumpyRng(seed), lambda: False) for seed in range(n)]
     counts = np.zeros(len(chains))
     for answer in _drive_together(lm, lm.open(prompt, Termination(frozenset({0}))), samplers):
         counts[index[answer.chain.tokens]] += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Generator
 from typing import Any
 
@@ -10,15 +9,14 @@ import numpy as np
 import pytest
 
 from power_sampling.config import ParticleGibbs
-from power_sampling.samplers import suffix_particle_gibbs
+from power_sampling.samplers import particle_gibbs
+from power_sampling.samplers.particle_gibbs import move
 from power_sampling.samplers.parts.rng import NumpyRng
-from power_sampling.samplers.suffix_particle_gibbs import move
 from power_sampling.testing import Branches, TableLM, drive, run_draws
 from power_sampling.types import Chain, Continuation, Floats, Law, Progress, Round, Termination
 from tests.support.constraints import PLAIN, legal, table_rules
 from tests.support.exact import EOS, PROMPT, STOP, World, label
 
-MODULE = importlib.import_module("power_sampling.samplers.suffix_particle_gibbs")
 EVERY_BLOCK = {"block_size": 1, "ess_threshold": 1.0}
 
 
@@ -55,7 +53,9 @@ def test_a_move_leaves_the_power_law_invariant(
     horizon: int, alpha: float, tau: float | None, ending: Termination, fields: dict[str, Any]
 ) -> None:
     config = ParticleGibbs.model_validate(fields)
-    world = World(3, horizon, int(alpha) + horizon, config.cutting(Law(alpha, 1.0, tau or 1 / alpha)), ending)
+    world = World(
+        3, horizon, int(alpha) + horizon, config.law(alpha, 1.0)._replace(proposal_temperature=tau or 1 / alpha), ending
+    )
     assert len({len(x.tokens) for x in world.chains}) > 1
     matrix = kernel(world, config)
     assert np.abs(matrix.sum(1) - 1).max() < 1e-12  # and nothing illegal is ever kept
@@ -79,13 +79,13 @@ def test_two_particles_without_resampling_are_barkers_rule() -> None:
 
 def test_a_missing_length_term_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     world, config = World(3, 3, 1, Law(2.0, 1.0, 0.5)), ParticleGibbs(num_particles=2)
-    monkeypatch.setattr(MODULE, "log_span", lambda x, law: 0.0)
+    monkeypatch.setattr(particle_gibbs, "log_span", lambda x, law: 0.0)
     assert world.gap(kernel(world, config)) > 1e-3
 
 
 def test_a_look_at_the_weights_that_knows_who_is_kept_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     world, config = World(3, 3, 1, Law(2.0, 1.0, 0.5)), ParticleGibbs(num_particles=2, **EVERY_BLOCK)
-    monkeypatch.setattr(MODULE, "effective_sample_size", lambda log_w: 0.0 if log_w[0] < log_w[1] else 2.0)
+    monkeypatch.setattr(particle_gibbs, "effective_sample_size", lambda log_w: 0.0 if log_w[0] < log_w[1] else 2.0)
     assert world.gap(kernel(world, config)) > 1e-3
 
 
@@ -100,7 +100,7 @@ def test_a_current_suffix_without_its_weight_would_be_noticed() -> None:
 
 
 def run(seed: int, config: ParticleGibbs, law: Law, horizon: int, lm: TableLM, handle: Any, **kwargs: Any) -> Any:
-    sampler = suffix_particle_gibbs(config, law, horizon, NumpyRng(seed), kwargs.get("is_over", lambda: False))
+    sampler = config.run(law, horizon, NumpyRng(seed), kwargs.get("is_over", lambda: False))
     return drive(sampler, kwargs.get("answer", lambda r: run_draws(lm, handle, r.draws)))
 
 

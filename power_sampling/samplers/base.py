@@ -1,0 +1,47 @@
+"""What every sampler is: options that a file or a call can give, and a generator that answers one prompt with them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator
+from typing import ClassVar, TypeAlias
+
+from power_sampling.samplers.parts.rng import Rng
+from power_sampling.settings import Settings
+from power_sampling.types import Answer, Continuation, Exactness, Law, Round
+
+__all__ = ["IsOutOfTime", "Sampler", "SamplerOptions"]
+
+Sampler: TypeAlias = Generator[Round, list[Continuation], Answer]
+IsOutOfTime: TypeAlias = Callable[[], bool]
+
+
+class SamplerOptions(Settings, ABC):
+    """The options of one method, and the method: `samplers.ALL` lists its classes.
+
+    A subclass gives `name` (a `Literal` with a default), its options as fields with a docstring each, and `run`.
+    """
+
+    exactness: ClassVar[Exactness]
+    """How an answer is labelled that nothing has cut short (see `Diagnostics`)."""
+    draws_from_q_alone: ClassVar[bool] = False
+    """Whether the answer is one draw from q, never weighed. Under a constraint such a draw needs help to end legally,
+    and its law is not p on the legal completions; weights correct for that."""
+    is_plain_at_alpha_one: ClassVar[bool] = True
+    """Whether the sampler is plain sampling where every weight is 1. It is then run as such."""
+
+    name: str
+
+    def law(self, alpha: float, temperature: float) -> Law:
+        """How its tokens are drawn and weighed, at a temperature above 0. Raises ConfigurationError where the options
+        and alpha do not go together."""
+        return Law(alpha, temperature, temperature / alpha)
+
+    @abstractmethod
+    def run(self, law: Law, horizon: int, rng: Rng, is_out_of_time: IsOutOfTime) -> Sampler:
+        """Answer one prompt with a completion of at most `horizon` tokens.
+
+        The generator yields `Round`s of draws, is sent their continuations in the same order, and returns an `Answer`.
+        All chance comes from `rng`. Once `is_out_of_time()` is true, nothing is refined any more: the sampler finishes
+        what it has by one extension from q at most, and labels it `approximate` with `is_budget_spent`.
+        """

@@ -1,0 +1,138 @@
+"""Suffix particle Gibbs: sequential Monte Carlo from a random cut, the current suffix kept as one of the particles.
+
+Target pi(x) = p(x)^alpha / Z over completions of any length. A move is two Gibbs steps on the pair (x, c), whose law is
+pi(x) lambda(c | x) with lambda(c | x) = s_c / N(x), s_c a function of x_<c (`parts/cuts.py`; uniform cuts: 1 / len(x)).
+
+1. c from lambda(c | x).
+2. x given c and its tokens u before c. That law is
+
+       pi(x | c, u)  ~  p(x)^alpha / N(x)      over completions x that begin with u and are longer than c,
+
+   since s_c is the same for all of them. A conditional particle filter leaves it invariant: particle 0 retraces the
+   current suffix, N - 1 others are drawn from q, and one of all is picked at the end with probability proportional to
+   its weight
+
+       log w(y) = sum_{t >= c} log_weight_t(y) - log N(y).
+
+   The length correction is thus part of the last weight, whatever the lengths of the others, and needs no ratio.
+
+Between blocks the particles may be resampled, multinomially: each of the N - 1 others takes its ancestor among all N in
+proportion to the weights, particle 0 keeps its own, and all weights become equal. Whether to do so is read off the
+effective sample size, a function of the weights that does not know which particle is kept. (Andrieu, Doucet &
+Holenstein 2010: their extended law of an SMC run with its lineage, Z_hat times the law of the run, has these two
+conditionals; a lineage has N^(1 + times resampled) possible indices, equally likely, so it may as well sit at 0.)
+
+Special cases: no resampling is i-SIR from a random cut; with N = 2 it is Barker's rule, w(y) / (w(x) + w(y)); a cut at
+0 is particle Gibbs over the whole completion. The first completion is that of a run of sequential Monte Carlo: the
+moves make its answer a chain that converges to p^alpha for every N.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from power_sampling.samplers.base import IsOutOfTime, Sampler
+from power_sampling.samplers.parts.cuts import SuffixCuts, choose_cut, log_span
+from power_sampling.samplers.parts.lockstep import with_rounds
+from power_sampling.samplers.parts.resampling import effective_sample_size
+from power_sampling.samplers.parts.rng import Rng
+from power_sampling.samplers.sequential_monte_carlo import SequentialMonteCarlo
+from power_sampling.types import Chain, Continuation, Draw, Exactness, Floats, Law, Progress, Round
+
+__all__ = ["ParticleGibbs", "move"]
+
+
+class ParticleGibbs(SuffixCuts):
+    """Sequential Monte Carlo made an exact chain: suffixes redrawn by particles among which the current one is kept
+    (Andrieu, Doucet & Holenstein 2010). Converges to p^alpha with the steps, whatever the number of particles."""
+
+    exactness: ClassVar[Exactness] = "asymptotic"
+
+    name: Literal["particle_gibbs"] = "particle_gibbs"
+    num_particles: int = Field(default=8, ge=2)
+    """Suffixes grown side by side, the current one among them."""
+    num_steps: int = Field(default=4, ge=0)
+    """Moves after the run of sequential Monte Carlo that makes the first completion."""
+    block_size: int | None = Field(default=None, ge=1)
+    """Tokens between two looks at the weights of the suffixes; None: no look before the end, so that a move is a choice
+    among independent suffixes (i-SIR; with two particles Barker's rule)."""
+    ess_threshold: float = Field(default=0.5, ge=0, le=1)
+    """Resample when the effective sample size falls below this share of the particles; 0 never, 1 at every look."""
+    proposal_temperature: float | None = Field(default=None, gt=0)
+    """Temperature of the proposal q; None: temperature / alpha."""
+
+    def law(self, alpha: float, temperature: float) -> Law:
+        return Law(alpha, temperature, self.proposal_temperature or temperature / alpha, self.cut == "entropy")
+
+    def run(self, law: Law, horizon: int, rng: Rng, is_out_of_time: IsOutOfTime) -> Sampler:
+        """A completion whose law tends to p^alpha with `num_steps`. Out of time, no move is begun any more."""
+        total = horizon * (self.num_steps + 1)
+
+        def unsettled(current: Round) -> Round:
+            """A round of the first run, whose tokens the moves may still change."""
+            progress = current.progress._replace(total=total)
+            return current._replace(settled=(), is_live=False, progress=progress)
+
+        answer = yield from with_rounds(self._first_run().run(law, horizon, rng, is_out_of_time), unsettled)
+        chain, is_spent, num_tried, num_moved = answer.chain, answer.is_budget_spent, 0, 0
+        for step in range(self.num_steps):
+            is_spent = is_spent or is_out_of_time()
+            if is_spent:
+                break
+            stats = {"logp": float(chain.logp.sum()), "length": float(len(chain.tokens))}
+            progress = Progress(horizon * (step + 1), total, stats)
+            moved = yield from move(chain, horizon, self, law, rng, progress)
+            num_tried, num_moved = num_tried + 1, num_moved + (moved is not chain)
+            chain = moved
+        return answer._replace(
+            chain=chain,
+            exactness="approximate" if is_spent or not self.num_steps else self.exactness,
+            acceptance_rate=num_moved / num_tried if num_tried else None,
+            is_budget_spent=is_spent,
+        )
+
+    def _first_run(self) -> SequentialMonteCarlo:
+        """What makes the first completion."""
+        return SequentialMonteCarlo(
+            num_particles=self.num_particles,
+            block_size=self.block_size or SequentialMonteCarlo().block_size,
+            ess_threshold=self.ess_threshold,
+            proposal_temperature=self.proposal_temperature,
+        )
+
+
+def move(
+    chain: Chain, horizon: int, options: ParticleGibbs, law: Law, rng: Rng, progress: Progress
+) -> Generator[Round, list[Continuation], Chain]:
+    """One cut and one conditional particle filter behind it; the chain itself where its own suffix is picked."""
+    n, cut = options.num_particles, choose_cut(chain, options, rng)
+    end, block_size = cut, options.block_size or horizon
+    particles, log_weights = [chain.head(cut)] * n, np.zeros(n)
+    while True:
+        start, end = end, min(end + block_size, horizon)
+        live = [i for i in range(1, n) if not particles[i].is_terminated]
+        particles[0] = chain.head(end)
+        log_weights[0] += chain.log_weight[start:end].sum()
+        if live:
+            draws = tuple(Draw(particles[i], start, end - start, law, rng.seed()) for i in live)
+            continuations = yield Round(draws, progress=progress)
+            for i, continuation in zip(live, continuations, strict=True):
+                particles[i] = particles[i].spliced(start, continuation)
+                log_weights[i] += continuation.log_weight.sum()
+        is_last = end == horizon or all(x.is_terminated for x in particles)
+        if is_last or log_weights.max() == -math.inf:
+            break
+        if effective_sample_size(log_weights) < options.ess_threshold * n:
+            w: Floats = np.exp(log_weights - log_weights.max())
+            particles[1:] = [particles[rng.categorical(w)] for _ in range(1, n)]
+            log_weights = np.zeros(n)
+
+    log_weights = log_weights - np.array([log_span(x, options) for x in particles])
+    if log_weights.max() == -math.inf:  # nothing legal: stay, and hope for the next cut
+        return chain
+    return particles[rng.categorical(np.exp(log_weights - log_weights.max()))]
