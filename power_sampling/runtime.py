@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import queue
 import secrets
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, Unpack, cast, overload
 
 from power_sampling.config import Config, GenerationConfig
 from power_sampling.errors import (
@@ -20,9 +21,10 @@ from power_sampling.errors import (
     InputError,
     NoLegalCompletionError,
 )
+from power_sampling.fields import ConfigFields, GenerationFields, LoadedFields, PretrainedFields
 from power_sampling.models import Loaded, Model, get_model, model_from_objects
 from power_sampling.samplers import NumpyRng, sampler_for
-from power_sampling.sources import load_config
+from power_sampling.sources import load_config, loaded_config
 from power_sampling.types import (
     Chunk,
     Completion,
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     Listener = Callable[[Update], None]
     Listeners = Callable[[int], Listener]
 
-__all__ = ["PowerSampler", "Prompt"]
+__all__ = ["PowerSampler", "Prompt", "check_count"]
 
 Prompt = str | Sequence[Message] | Conversation
 
@@ -129,12 +131,14 @@ class PowerSampler:
         self._use_chat_template = use_chat_template
 
     @classmethod
-    def from_pretrained(cls, model: str = "embedded", **fields: Any) -> Self:
+    def from_pretrained(cls, model: str = "embedded", **fields: Unpack[PretrainedFields]) -> Self:
         """A model by hub id, folder, GGUF file or `embedded`, with any field of `Config`; the environment counts."""
         return cls.from_config(model=model, **fields)
 
     @classmethod
-    def from_config(cls, source: str | Path | Mapping[str, Any] | None = None, **overrides: Any) -> Self:
+    def from_config(
+        cls, source: str | Path | Mapping[str, Any] | None = None, **overrides: Unpack[ConfigFields]
+    ) -> Self:
         """Settings from a YAML or TOML file or a mapping (see `load_config`)."""
         return cls.of(load_config(source, **overrides))
 
@@ -144,22 +148,33 @@ class PowerSampler:
         return cls(get_model(config.model_part()), config.generation_part(), use_chat_template=config.use_chat_template)
 
     @classmethod
-    def from_model(cls, model: Any, tokenizer: Any, **fields: Any) -> Self:
+    def from_model(cls, model: Any, tokenizer: Any, **fields: Unpack[LoadedFields]) -> Self:
         """Around a transformers model and tokenizer that are already loaded.
 
         The tokenizer is copied; the model is used as it is, in evaluation mode. `model` may also be an engine of your
-        own: anything that satisfies `power_sampling.engines.protocol.LanguageModel`.
+        own: anything that satisfies `power_sampling.engines.protocol.LanguageModel`. The environment counts, except
+        for what it says about loading.
         """
         name = getattr(getattr(model, "config", None), "name_or_path", "") or type(model).__name__
-        config = Config.parse({"model": name, **fields})
+        config = loaded_config(name, fields)
         handle = model_from_objects(model, tokenizer, config.model_part())
         return cls(handle, config.generation_part(), use_chat_template=config.use_chat_template)
 
-    def with_settings(self, **overrides: Any) -> Self:
+    def with_settings(self, **overrides: Unpack[GenerationFields]) -> Self:
         """The same model under other generation settings. Nothing is loaded."""
-        return type(self)(self._model, self._overridden(overrides), use_chat_template=self._use_chat_template)
+        return self.with_generation(self._overridden(overrides))
+
+    def with_generation(self, generation: GenerationConfig) -> Self:
+        """The same model under exactly these generation settings. Nothing is loaded."""
+        return type(self)(self._model, generation, use_chat_template=self._use_chat_template)
 
     # ------------------------------------------------------------ what the model is
+
+    @property
+    def config(self) -> Config:
+        """All settings in force. Loads nothing."""
+        model = {**dict(self._model.config), "use_chat_template": self._use_chat_template}
+        return Config.model_construct(**model, **dict(self.generation))  # checked already
 
     @property
     def model_name(self) -> str:
@@ -197,60 +212,97 @@ class PowerSampler:
     # ------------------------------------------------------------ sync
 
     @overload
-    def complete(self, prompts: str, *, show_progress: bool = False, **overrides: Any) -> Completion: ...
+    def complete(  # type: ignore[overload-overlap]  # a str is a Sequence[str], and means one text
+        self, prompts: str, *, n: None = None, show_progress: bool = False, **overrides: Unpack[GenerationFields]
+    ) -> Completion: ...
     @overload
     def complete(
-        self, prompts: Sequence[str], *, show_progress: bool = False, **overrides: Any
+        self, prompts: str, *, n: int, show_progress: bool = False, **overrides: Unpack[GenerationFields]
+    ) -> list[Completion]: ...
+    @overload
+    def complete(
+        self,
+        prompts: Sequence[str],
+        *,
+        n: int | None = None,
+        show_progress: bool = False,
+        **overrides: Unpack[GenerationFields],
     ) -> list[Completion]: ...
     def complete(
-        self, prompts: str | Sequence[str], *, show_progress: bool = False, **overrides: Any
+        self,
+        prompts: str | Sequence[str],
+        *,
+        n: int | None = None,
+        show_progress: bool = False,
+        **overrides: Unpack[GenerationFields],
     ) -> Completion | list[Completion]:
-        """Complete one text, or several as one batch."""
-        if isinstance(prompts, str):
-            return self.generate([prompts], show_progress=show_progress, **overrides)[0]
-        return self.generate(prompts, show_progress=show_progress, **overrides)
+        """Complete one text, or several as one batch. With `n`, a list of `n` completions per text, as `generate`."""
+        batch = [prompts] if isinstance(prompts, str) else prompts
+        completions = self.generate(batch, n=1 if n is None else n, show_progress=show_progress, **overrides)
+        return completions[0] if isinstance(prompts, str) and n is None else completions
 
     @overload
     def chat(
-        self, conversations: Sequence[Message], *, show_progress: bool = False, **overrides: Any
+        self,
+        conversations: Sequence[Message],
+        *,
+        n: None = None,
+        show_progress: bool = False,
+        **overrides: Unpack[GenerationFields],
     ) -> Completion: ...
     @overload
     def chat(
-        self, conversations: Sequence[Sequence[Message]], *, show_progress: bool = False, **overrides: Any
+        self,
+        conversations: Sequence[Message],
+        *,
+        n: int,
+        show_progress: bool = False,
+        **overrides: Unpack[GenerationFields],
+    ) -> list[Completion]: ...
+    @overload
+    def chat(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        n: int | None = None,
+        show_progress: bool = False,
+        **overrides: Unpack[GenerationFields],
     ) -> list[Completion]: ...
     def chat(
         self,
         conversations: Sequence[Message] | Sequence[Sequence[Message]],
         *,
+        n: int | None = None,
         show_progress: bool = False,
-        **overrides: Any,
+        **overrides: Unpack[GenerationFields],
     ) -> Completion | list[Completion]:
-        """The assistant's next turn in one conversation, or in several as one batch."""
+        """The assistant's next turn in one conversation, or in several as one batch. With `n`, a list of `n` turns per
+        conversation, as `generate`."""
         batch, is_single = _conversations(conversations)
-        completions = self.generate(batch, show_progress=show_progress, **overrides)
-        return completions[0] if is_single else completions
+        completions = self.generate(batch, n=1 if n is None else n, show_progress=show_progress, **overrides)
+        return completions[0] if is_single and n is None else completions
 
     def generate(
-        self, prompts: Sequence[Prompt], *, n: int = 1, show_progress: bool = False, **overrides: Any
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        n: int = 1,
+        show_progress: bool = False,
+        **overrides: Unpack[GenerationFields],
     ) -> list[Completion]:
         """`n` completions per prompt, texts and conversations mixed, decoded as one batch, in order: those of the first
         prompt first. With a seed, the i-th of a prompt (from 0) is the one that seed + i gives.
 
         The first error stops the other requests of the call and is raised.
         """
-        bars = _Bars(len(prompts) * n) if show_progress else None
-        submitted = self._submit(prompts, n, overrides, bars.listener if bars else None)
-        try:
-            completions = [_read(s, s.job.future.result()) for s in submitted]
-            if bars:
-                bars.finish()
-            return completions
-        finally:
-            _cancel(submitted)
-            if bars:
-                bars.close()
+        with _progress(len(prompts) * check_count(n), is_shown=show_progress) as bars:
+            submitted = self._submit(prompts, n, overrides, bars.listener if bars else None)
+            try:
+                return [_read(s, s.job.future.result()) for s in submitted]
+            finally:
+                _cancel(submitted)
 
-    def stream(self, prompt: Prompt, **overrides: Any) -> Generator[Chunk, None, None]:
+    def stream(self, prompt: Prompt, **overrides: Unpack[GenerationFields]) -> Generator[Chunk, None, None]:
         """Settled text as it comes; the last chunk carries the completion. Nothing runs before the first `next`.
 
         The texts join to the completion's. Plain sampling settles every token at once, sequential Monte Carlo the
@@ -271,28 +323,94 @@ class PowerSampler:
 
     # ------------------------------------------------------------ async
 
-    async def acomplete(self, prompts: str | Sequence[str], **overrides: Any) -> Any:
+    @overload
+    async def acomplete(  # type: ignore[overload-overlap]  # a str is a Sequence[str], and means one text
+        self, prompts: str, *, n: None = None, show_progress: bool = False, **overrides: Unpack[GenerationFields]
+    ) -> Completion: ...
+    @overload
+    async def acomplete(
+        self, prompts: str, *, n: int, show_progress: bool = False, **overrides: Unpack[GenerationFields]
+    ) -> list[Completion]: ...
+    @overload
+    async def acomplete(
+        self,
+        prompts: Sequence[str],
+        *,
+        n: int | None = None,
+        show_progress: bool = False,
+        **overrides: Unpack[GenerationFields],
+    ) -> list[Completion]: ...
+    async def acomplete(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        n: int | None = None,
+        show_progress: bool = False,
+        **overrides: Unpack[GenerationFields],
+    ) -> Completion | list[Completion]:
         """`complete`, without blocking the event loop; cancelling the task stops the work."""
-        if isinstance(prompts, str):
-            return (await self.agenerate([prompts], **overrides))[0]
-        return await self.agenerate(prompts, **overrides)
+        batch = [prompts] if isinstance(prompts, str) else prompts
+        completions = await self.agenerate(batch, n=1 if n is None else n, show_progress=show_progress, **overrides)
+        return completions[0] if isinstance(prompts, str) and n is None else completions
 
-    async def achat(self, conversations: Sequence[Message] | Sequence[Sequence[Message]], **overrides: Any) -> Any:
+    @overload
+    async def achat(
+        self,
+        conversations: Sequence[Message],
+        *,
+        n: None = None,
+        show_progress: bool = False,
+        **overrides: Unpack[GenerationFields],
+    ) -> Completion: ...
+    @overload
+    async def achat(
+        self,
+        conversations: Sequence[Message],
+        *,
+        n: int,
+        show_progress: bool = False,
+        **overrides: Unpack[GenerationFields],
+    ) -> list[Completion]: ...
+    @overload
+    async def achat(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        n: int | None = None,
+        show_progress: bool = False,
+        **overrides: Unpack[GenerationFields],
+    ) -> list[Completion]: ...
+    async def achat(
+        self,
+        conversations: Sequence[Message] | Sequence[Sequence[Message]],
+        *,
+        n: int | None = None,
+        show_progress: bool = False,
+        **overrides: Unpack[GenerationFields],
+    ) -> Completion | list[Completion]:
         """`chat`, without blocking the event loop; cancelling the task stops the work."""
         batch, is_single = _conversations(conversations)
-        completions = await self.agenerate(batch, **overrides)
-        return completions[0] if is_single else completions
+        completions = await self.agenerate(batch, n=1 if n is None else n, show_progress=show_progress, **overrides)
+        return completions[0] if is_single and n is None else completions
 
-    async def agenerate(self, prompts: Sequence[Prompt], *, n: int = 1, **overrides: Any) -> list[Completion]:
+    async def agenerate(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        n: int = 1,
+        show_progress: bool = False,
+        **overrides: Unpack[GenerationFields],
+    ) -> list[Completion]:
         """`generate`, without blocking the event loop; cancelling the task stops the work."""
-        submitted = await self._asubmit(prompts, n, overrides, None)
-        try:
-            outcomes = await asyncio.gather(*[asyncio.wrap_future(s.job.future) for s in submitted])
-            return [_read(s, outcome) for s, outcome in zip(submitted, outcomes, strict=True)]
-        finally:
-            _cancel(submitted)
+        with _progress(len(prompts) * check_count(n), is_shown=show_progress) as bars:
+            submitted = await self._asubmit(prompts, n, overrides, bars.listener if bars else None)
+            try:
+                outcomes = await asyncio.gather(*[asyncio.wrap_future(s.job.future) for s in submitted])
+                return [_read(s, outcome) for s, outcome in zip(submitted, outcomes, strict=True)]
+            finally:
+                _cancel(submitted)
 
-    async def astream(self, prompt: Prompt, **overrides: Any) -> AsyncGenerator[Chunk, None]:
+    async def astream(self, prompt: Prompt, **overrides: Unpack[GenerationFields]) -> AsyncGenerator[Chunk, None]:
         """`stream` for an event loop. `aclose`, or cancelling the task, stops the work."""
         loop = asyncio.get_running_loop()
         updates: asyncio.Queue[Any] = asyncio.Queue()
@@ -328,8 +446,6 @@ class PowerSampler:
         listener_of: Listeners | None,
     ) -> list[_Submitted]:
         """Encode all, refuse what cannot be answered, then submit all: no request runs if another is refused."""
-        if not isinstance(n, int) or n < 1:
-            raise ConfigurationError(f"n: expected a whole number of completions per prompt, at least 1, got {n!r}.")
         config, loaded = self._overridden(overrides), self._model.load()
         asked = [_asked(prompt, self.encode(prompt), loaded, config) for prompt in prompts]
         seeds = [secrets.randbits(63) if config.seed is None else config.seed + i for _ in asked for i in range(n)]
@@ -354,6 +470,13 @@ class PowerSampler:
         except asyncio.CancelledError:
             task.add_done_callback(lambda t: None if t.cancelled() or t.exception() else _cancel(t.result()))
             raise
+
+
+def check_count(n: Any) -> int:
+    """`n`, where it is a number of completions. Raises ConfigurationError."""
+    if not isinstance(n, int) or n < 1:
+        raise ConfigurationError(f"n: expected a whole number of completions per prompt, at least 1, got {n!r}.")
+    return n
 
 
 def _conversation(prompt: Prompt) -> Conversation | None:
@@ -478,6 +601,20 @@ class _StreamReader:
             content, reasoning = pushed[0] + rest[0], pushed[1] + rest[1]
         completion = _read(self._submitted, outcome, self._text, reply)
         return Chunk(text, completion, self._progress, content, reasoning)
+
+
+@contextmanager
+def _progress(requests: int, *, is_shown: bool) -> Iterator[_Bars | None]:
+    """The bar of a call, where it is to be shown; it ends full where the call succeeds."""
+    if not is_shown:
+        yield None
+        return
+    bars = _Bars(requests)
+    try:
+        yield bars
+        bars.finish()
+    finally:
+        bars.close()
 
 
 class _Bars:

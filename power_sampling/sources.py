@@ -6,19 +6,20 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from power_sampling.cache import CACHE_VARIABLE
-from power_sampling.config import Config
+from power_sampling.config import Config, GenerationConfig, ModelConfig
 from power_sampling.errors import ConfigurationError
+from power_sampling.fields import ConfigFields
 from power_sampling.settings import hint
 
-__all__ = ["environment", "load_config"]
+__all__ = ["environment", "load_config", "loaded_config"]
 
 ENVIRONMENT_PREFIX = "POWER_SAMPLING_"
 
 
-def load_config(source: str | Path | Mapping[str, Any] | None = None, **overrides: Any) -> Config:
+def load_config(source: str | Path | Mapping[str, Any] | None = None, **overrides: Unpack[ConfigFields]) -> Config:
     """Settings from a YAML or TOML file or a mapping, under the environment, under keyword arguments.
 
     Precedence, highest first: `overrides`, `POWER_SAMPLING_<FIELD>`, `source`, defaults. In the environment, `sampler`
@@ -27,6 +28,17 @@ def load_config(source: str | Path | Mapping[str, Any] | None = None, **override
     """
     values = dict(source) if isinstance(source, Mapping) else {} if source is None else _read(Path(source))
     return Config.parse({**values, **environment(), **overrides})
+
+
+def loaded_config(name: str, fields: Mapping[str, Any]) -> Config:
+    """Settings of a model of this name that is already loaded: `fields`, over the environment.
+
+    Variables that say how a model is loaded (`POWER_SAMPLING_DTYPE`) are meant for other models and have no effect. A
+    field that says so is kept; whoever takes the model in refuses it.
+    """
+    honoured = {*GenerationConfig.model_fields, *ModelConfig.SERVING}
+    variables = {field: value for field, value in environment().items() if field in honoured}
+    return Config.parse({"model": name, **variables, **fields})
 
 
 def environment() -> dict[str, Any]:

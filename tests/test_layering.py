@@ -24,6 +24,7 @@ RANK = {
     "settings": 1,
     "engines.options": 2,
     "samplers": 2,
+    "fields": 3,
     "vote": 2,
     "config": 3,
     "sources": 4,

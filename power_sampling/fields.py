@@ -1,0 +1,69 @@
+"""The settings as types of keyword arguments, so that an editor completes `alpha=` and a type checker finds `alhpa=`.
+
+    def summarize(text: str, **settings: Unpack[GenerationFields]) -> str: ...
+
+`power_sampling.config` decides what a field means and which values it takes; these types name the same fields, with
+what the validators accept. No field is required.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, TypeAlias, TypedDict
+
+from power_sampling.settings import Settings
+
+__all__ = ["ConfigFields", "GenerationFields", "LoadedFields", "PretrainedFields", "SamplerChoice"]
+
+SamplerChoice: TypeAlias = str | Mapping[str, Any] | Settings
+"""A sampler's name, a mapping with `name` and its options, or an object such as `MetropolisHastings(num_steps=4)`."""
+
+
+class GenerationFields(TypedDict, total=False):
+    """`GenerationConfig`: how a completion is drawn."""
+
+    sampler: SamplerChoice
+    alpha: float
+    temperature: float
+    max_new_tokens: int
+    stop: str | Collection[str] | None
+    seed: int | None
+    time_budget: float | None
+    timeout: float | None
+    logprobs: bool
+    json_schema: Mapping[str, Any] | None
+    regex: str | None
+    choices: Collection[str] | None
+    grammar: str | None
+
+
+class LoadedFields(GenerationFields, total=False):
+    """What can be said about a model that is already loaded (`ModelConfig.SERVING`), beside how it generates."""
+
+    max_rows: int
+    prompt_memory: int
+    kv_memory: int | None
+    pack_weights: bool | None
+    compile_layers: bool
+    cuda_graphs: bool
+    use_chat_template: bool | None
+
+
+class PretrainedFields(LoadedFields, total=False):
+    """All fields but `model`: how it is loaded, too."""
+
+    tokenizer: str | None
+    revision: str | None
+    dtype: str
+    device: str | None
+    device_map: str | Mapping[str, Any] | None
+    attn_implementation: str | None
+    quantization_config: Mapping[str, Any] | None
+    model_kwargs: Mapping[str, Any]
+    trust_remote_code: bool
+
+
+class ConfigFields(PretrainedFields, total=False):
+    """`Config`: every field."""
+
+    model: str
