@@ -24,6 +24,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 from langchain_core.utils.json import parse_partial_json
 
 from power_sampling import Chunk, Completion, InputError, Progress, Reply
+from power_sampling.integrations import openai_call, reply_of
 
 __all__ = ["ChunkWriter", "engine_messages", "generation_of"]
 
@@ -85,20 +86,15 @@ def _of_user(message: HumanMessage) -> Iterator[dict[str, Any]]:
 def _of_assistant(message: AIMessage) -> dict[str, Any]:
     blocks = message.content if isinstance(message.content, list) else [message.content]
     said = [block for block in blocks if not _is(block, *THOUGHTS, *CALLS)]
-    calls = [_call(c["id"], c["name"], c["args"]) for c in message.tool_calls]
-    calls += [_call(c["id"], c["name"], c["args"]) for c in message.invalid_tool_calls]
+    calls = [openai_call(c["id"], c["name"], c["args"]) for c in message.tool_calls]
+    calls += [openai_call(c["id"], c["name"], c["args"]) for c in message.invalid_tool_calls]
     known = {call["id"] for call in calls}
     for block in blocks:
         if isinstance(block, dict) and _is(block, "tool_use", "tool_call") and block.get("id") not in known:
             arguments = block["input"] if "input" in block else block.get("args")
-            calls.append(_call(block.get("id"), block.get("name"), arguments))
+            calls.append(openai_call(block.get("id"), block.get("name"), arguments))
     named = {"name": message.name} if message.name else {}
     return {"role": "assistant", "content": _text(said), **named, **({"tool_calls": calls} if calls else {})}
-
-
-def _call(identity: str | None, name: str | None, arguments: Any) -> dict[str, Any]:
-    function = {"name": name or "", "arguments": {} if arguments is None else arguments}
-    return {"id": identity or "", "type": "function", "function": function}
 
 
 def _result(content: Any, identity: str, name: str | None, *, is_error: bool) -> dict[str, Any]:
@@ -152,7 +148,7 @@ def _text_of_block(block: Any) -> str:
 
 def generation_of(completion: Completion, metadata: dict[str, Any]) -> ChatGeneration:
     """A finished reply as a message: text in `content`, thoughts in `additional_kwargs`, calls as `tool_calls`."""
-    reply = _reply(completion)
+    reply = reply_of(completion)
     message = AIMessage(
         content=reply.content,
         additional_kwargs=_thoughts(reply.reasoning),
@@ -190,7 +186,7 @@ class ChunkWriter:
             yield from self._end(piece.completion)
 
     def _end(self, completion: Completion) -> Iterator[ChatGenerationChunk]:
-        if calls := _call_chunks(_reply(completion)):
+        if calls := _call_chunks(reply_of(completion)):
             yield _chunk(content="", tool_call_chunks=calls)
         metadata = self._metadata(completion)
         last = AIMessageChunk(
@@ -206,10 +202,6 @@ def _chunk(**fields: Any) -> ChatGenerationChunk:
 def _progress(progress: Progress) -> dict[str, Any]:
     stats = {name: float(value) for name, value in progress.stats.items()}
     return {"done": progress.done, "total": progress.total, "stats": stats}
-
-
-def _reply(completion: Completion) -> Reply:
-    return completion.reply or Reply(content=completion.text)
 
 
 def _thoughts(reasoning: str) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 
-from power_sampling import ConfigurationError, settled_choice
+from power_sampling import ConfigurationError
+from power_sampling.integrations import normalize_tool_choice
 
 __all__ = ["ToolLike", "as_json_schema", "as_tools", "chosen", "is_strict", "shown", "wanted_schema", "without_nulls"]
 
@@ -36,7 +37,7 @@ def _as_tool(tool: ToolLike, strict: bool | None) -> dict[str, Any]:
 
 def chosen(tool_choice: Any, tools: Sequence[Mapping[str, Any]]) -> str:
     """`auto`, `none`, `required`, or the name of the one tool: all forms of `tool_choice` that integrations accept."""
-    return settled_choice(tool_choice, [str(tool["function"]["name"]) for tool in tools])
+    return normalize_tool_choice(tool_choice, [str(tool["function"]["name"]) for tool in tools])
 
 
 def is_strict(tools: Sequence[Mapping[str, Any]], strict: bool | None) -> bool:

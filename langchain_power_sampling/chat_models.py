@@ -6,7 +6,8 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
-from typing import Any, ClassVar, NamedTuple
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self, Unpack
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput, ModelProfile
@@ -16,17 +17,19 @@ from langchain_core.runnables import ConfigurableField, Runnable
 from langchain_core.runnables.utils import AnyConfigurableField
 from pydantic import Field, SecretStr
 
-from langchain_power_sampling._base import PROVIDER, BasePowerSampling, generation_info, token_usage
+from langchain_power_sampling._base import BasePowerSampling, generation_info, refuse_several, token_usage
 from langchain_power_sampling._configurable import ConfigurableAlternatives, ConfigurableFields
 from langchain_power_sampling._errors import langchain_errors
+from langchain_power_sampling._fields import ChatFields, LoadedChatFields
 from langchain_power_sampling._messages import ChunkWriter, engine_messages, generation_of
 from langchain_power_sampling._structured import Method, StructuredRunnable, structured
 from langchain_power_sampling._tools import ToolLike, as_tools, chosen, is_strict, shown, wanted_schema, without_nulls
 from power_sampling import Completion, Conversation, PowerSampler
+from power_sampling.integrations import CONSTRAINTS, PROVIDER
 
 __all__ = ["ChatPowerSampling"]
 
-CONSTRAINTS = ("json_schema", "regex", "choices", "grammar")
+CONVERSATION_OPTIONS = ("tools", "tool_choice", "strict", "parallel_tool_calls")  # of a call, beside its settings
 USAGE = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
@@ -35,6 +38,7 @@ class _Request(NamedTuple):
 
     sampler: PowerSampler
     conversation: Conversation
+    n: int
 
     def metadata(self, completion: Completion) -> dict[str, Any]:
         """What `response_metadata` tells of a reply."""
@@ -182,10 +186,7 @@ class ChatPowerSampling(BasePowerSampling[AIMessage], BaseChatModel):
     """
 
     call_options: ClassVar[tuple[str, ...]] = (
-        "tools",
-        "tool_choice",
-        "strict",
-        "parallel_tool_calls",
+        *CONVERSATION_OPTIONS,
         "response_format",
         "stream",  # LangChain's own switch; it passes it on
         "ls_structured_output_format",  # LangChain's own note for traces
@@ -199,11 +200,27 @@ class ChatPowerSampling(BasePowerSampling[AIMessage], BaseChatModel):
     api_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
     """Accepted, so that this class drops in where a hosted model was: a local model asks for none."""
 
-    def __init__(self, **fields: Any) -> None:
+    def __init__(self, **fields: Unpack[ChatFields]) -> None:
         """Any field of `power_sampling.Config`, `n`, `max_tokens`, and the fields every LangChain chat model has."""
         if isinstance(fields.get("profile"), _ResolvedProfile):
             del fields["profile"]
         super().__init__(**fields)
+
+    @classmethod
+    def from_config(cls, source: str | Path | Mapping[str, Any] | None = None, **overrides: Unpack[ChatFields]) -> Self:
+        """Settings from a YAML or TOML file or a mapping, under `POWER_SAMPLING_*`, under keyword arguments.
+
+        A mapping may hold the fields of this class too (`n`); a file holds those of `power_sampling.Config`.
+        """
+        return cls._of_source(source, overrides)
+
+    @classmethod
+    def from_model(cls, model: Any, tokenizer: Any, **fields: Unpack[LoadedChatFields]) -> Self:
+        """Around a transformers model and tokenizer that are already loaded. The tokenizer is copied.
+
+        `model` may also be an engine of your own: any `power_sampling.engines.protocol.LanguageModel`.
+        """
+        return cls._around(model, tokenizer, fields)
 
     # ------------------------------------------------------------ what LangChain asks about an object
 
@@ -231,24 +248,14 @@ class ChatPowerSampling(BasePowerSampling[AIMessage], BaseChatModel):
         return profile  # type: ignore[return-value]  # a subclass of dict says who made it; a TypedDict has none
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        own = {"model": self.model, "temperature": self.temperature, "max_tokens": self.max_new_tokens}
-        given = {**own, **{("max_tokens" if n == "max_new_tokens" else n): v for n, v in kwargs.items()}}
-        params = LangSmithParams(
-            ls_provider=PROVIDER,
-            ls_model_type="chat",
-            ls_model_name=given["model"],
-            ls_temperature=given["temperature"],
-            ls_max_tokens=given["max_tokens"],
-        )
-        if stops := list(self.stop) if stop is None else stop:
-            params["ls_stop"] = stops
-        return params
+        return self._ls_params("chat", stop, kwargs)
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        """The key of LangChain's cache: the settings as they are now, and all that the call says."""
-        params = {**self._get_invocation_params(stop=stop, **kwargs), **kwargs}
-        params.pop("stream", None)
-        return json.dumps(params, sort_keys=True, default=repr)
+        """The key of LangChain's cache: the settings of the call, and what else it says."""
+        with langchain_errors():
+            settings = self._under(stop, kwargs)._identifying_params
+        options = {name: kwargs[name] for name in CONVERSATION_OPTIONS if name in kwargs}
+        return json.dumps({**settings, **options, "_type": self._llm_type}, sort_keys=True, default=repr)
 
     def _combine_llm_outputs(self, _llm_outputs: list[dict[str, Any] | None], /) -> dict[str, Any]:
         outputs = [output for output in _llm_outputs if output]  # a cached reply has none
@@ -261,7 +268,7 @@ class ChatPowerSampling(BasePowerSampling[AIMessage], BaseChatModel):
             return super().get_num_tokens_from_messages(messages, tools)
         with langchain_errors():
             conversation = self._conversation(messages, {"tools": tools})
-            return len(self._sampler(None, {}).encode(conversation))
+            return len(self._sampler.encode(conversation))
 
     # ------------------------------------------------------------ one reply
 
@@ -274,7 +281,7 @@ class ChatPowerSampling(BasePowerSampling[AIMessage], BaseChatModel):
     ) -> ChatResult:
         with langchain_errors():
             request = self._request(messages, stop, kwargs)
-            return request.result(request.sampler.generate([request.conversation], n=self._count(kwargs)))
+            return request.result(request.sampler.generate([request.conversation], n=request.n))
 
     async def _agenerate(
         self,
@@ -285,8 +292,7 @@ class ChatPowerSampling(BasePowerSampling[AIMessage], BaseChatModel):
     ) -> ChatResult:
         with langchain_errors():
             request = await asyncio.to_thread(self._request, messages, stop, kwargs)
-            completions = await request.sampler.agenerate([request.conversation], n=self._count(kwargs))
-            return request.result(completions)
+            return request.result(await request.sampler.agenerate([request.conversation], n=request.n))
 
     # ------------------------------------------------------------ a stream
 
@@ -298,8 +304,8 @@ class ChatPowerSampling(BasePowerSampling[AIMessage], BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         with langchain_errors():
-            self._one(kwargs)
             request = self._request(messages, stop, kwargs)
+            refuse_several(request.n)
             writer = ChunkWriter(request.metadata)
             with closing(request.sampler.stream(request.conversation)) as pieces:
                 for piece in pieces:
@@ -316,8 +322,8 @@ class ChatPowerSampling(BasePowerSampling[AIMessage], BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         with langchain_errors():
-            self._one(kwargs)
             request = await asyncio.to_thread(self._request, messages, stop, kwargs)
+            refuse_several(request.n)
             writer = ChunkWriter(request.metadata)
             async with aclosing(request.sampler.astream(request.conversation)) as pieces:
                 async for piece in pieces:
@@ -328,12 +334,16 @@ class ChatPowerSampling(BasePowerSampling[AIMessage], BaseChatModel):
 
     def _request(self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]) -> _Request:
         """What a call asks for. Loads nothing."""
-        settings = dict(kwargs)
-        if settings.get("response_format") is not None:
-            settings.update(dict.fromkeys(CONSTRAINTS))  # the call's format takes the place of the object's constraint
-            settings["json_schema"] = wanted_schema(settings["response_format"])
-        sampler = self._sampler(stop, settings)
-        return _Request(sampler, self._conversation(messages, kwargs))
+        model = self._under(stop, kwargs)
+        return _Request(model._sampler, self._conversation(messages, kwargs), model.n)
+
+    def _settings(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """A call's `response_format` takes the place of every constraint."""
+        settings = super()._settings(overrides)
+        if overrides.get("response_format") is not None:
+            settings.update(dict.fromkeys(CONSTRAINTS))
+            settings["json_schema"] = wanted_schema(overrides["response_format"])
+        return settings
 
     def _conversation(self, messages: Sequence[BaseMessage], options: Mapping[str, Any]) -> Conversation:
         strict = options.get("strict")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, closing
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Self, Unpack
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LangSmithParams
 from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 
-from langchain_power_sampling._base import PROVIDER, BasePowerSampling, generation_info, token_usage
+from langchain_power_sampling._base import BasePowerSampling, generation_info, refuse_several, token_usage
 from langchain_power_sampling._errors import langchain_errors
+from langchain_power_sampling._fields import LLMFields, LoadedLLMFields
 from power_sampling import Chunk, Completion, PowerSampler, Prompt
 
 __all__ = ["PowerSamplingLLM"]
@@ -57,23 +59,32 @@ class PowerSamplingLLM(BasePowerSampling[str], BaseLLM):
     PowerSamplingError while generating.
     """
 
+    def __init__(self, **fields: Unpack[LLMFields]) -> None:
+        """Any field of `power_sampling.Config`, `n`, `max_tokens`, and the fields every LangChain model has."""
+        super().__init__(**fields)
+
+    @classmethod
+    def from_config(cls, source: str | Path | Mapping[str, Any] | None = None, **overrides: Unpack[LLMFields]) -> Self:
+        """Settings from a YAML or TOML file or a mapping, under `POWER_SAMPLING_*`, under keyword arguments.
+
+        A mapping may hold the fields of this class too (`n`); a file holds those of `power_sampling.Config`.
+        """
+        return cls._of_source(source, overrides)
+
+    @classmethod
+    def from_model(cls, model: Any, tokenizer: Any, **fields: Unpack[LoadedLLMFields]) -> Self:
+        """Around a transformers model and tokenizer that are already loaded. The tokenizer is copied.
+
+        `model` may also be an engine of your own: any `power_sampling.engines.protocol.LanguageModel`.
+        """
+        return cls._around(model, tokenizer, fields)
+
     @property
     def _llm_type(self) -> str:
         return "power-sampling"
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        sampler = self._sampler(stop, kwargs)
-        generation = sampler.generation
-        params = LangSmithParams(
-            ls_provider=PROVIDER,
-            ls_model_type="llm",
-            ls_model_name=sampler.model_name,
-            ls_temperature=generation.temperature,
-            ls_max_tokens=generation.max_new_tokens,
-        )
-        if generation.stop:
-            params["ls_stop"] = list(generation.stop)
-        return params
+        return self._ls_params("llm", stop, kwargs)
 
     # ------------------------------------------------------------ one batch
 
@@ -81,30 +92,22 @@ class PowerSamplingLLM(BasePowerSampling[str], BaseLLM):
         self, prompts: list[str], stop: list[str] | None = None, callbacks: Any = None, **kwargs: Any
     ) -> LLMResult:
         """One completion per prompt, decoded as one batch. Keyword arguments override the settings."""
-        llm, run_options = self._under(stop, kwargs)
+        llm, run_options = self._of_call(stop, kwargs)
         return BaseLLM.generate(llm, prompts, list(llm.stop), callbacks, **run_options)
 
     async def agenerate(
         self, prompts: list[str], stop: list[str] | None = None, callbacks: Any = None, **kwargs: Any
     ) -> LLMResult:
         """`generate`, without blocking the event loop; cancelling the task stops the work."""
-        llm, run_options = self._under(stop, kwargs)
+        llm, run_options = self._of_call(stop, kwargs)
         return await BaseLLM.agenerate(llm, prompts, list(llm.stop), callbacks, **run_options)
 
-    def _under(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
-        """This object with the settings of a call as its own, and what else the call said.
-
-        The key of LangChain's cache is made of the object's fields and the call's `stop`: an override that is no
-        field would replay an answer drawn under other settings.
-        """
+    def _of_call(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
+        """This object under the settings of a call, and what else the call says. LangChain makes the key of its cache
+        of an object's fields: an override that is no field would replay an answer drawn under other settings."""
         run_options = {name: value for name, value in kwargs.items() if name in RUN_OPTIONS}
-        overrides = {name: value for name, value in kwargs.items() if name not in RUN_OPTIONS}
-        if stop is None and not overrides:
-            return self, run_options
         with langchain_errors():
-            settings = self._settings(overrides) | dict(self._sampler(stop, overrides).generation)
-            fields = {name: getattr(self, name) for name in type(self).model_fields}
-            return type(self)(**{**fields, **settings, "n": self._count(overrides)}), run_options
+            return self._under(stop, {n: v for n, v in kwargs.items() if n not in RUN_OPTIONS}), run_options
 
     def _generate(
         self,
@@ -114,9 +117,9 @@ class PowerSamplingLLM(BasePowerSampling[str], BaseLLM):
         **kwargs: Any,
     ) -> LLMResult:
         with langchain_errors():
-            sampler, presented = self._request(prompts, stop, kwargs)
-            n = self._count(kwargs)
-            return _result(sampler, sampler.generate(presented, n=n), n)
+            llm = self._under(stop, kwargs)
+            sampler, presented = llm._request(prompts)
+            return _result(sampler, sampler.generate(presented, n=llm.n), llm.n)
 
     async def _agenerate(
         self,
@@ -126,9 +129,9 @@ class PowerSamplingLLM(BasePowerSampling[str], BaseLLM):
         **kwargs: Any,
     ) -> LLMResult:
         with langchain_errors():
-            sampler, presented = await asyncio.to_thread(self._request, prompts, stop, kwargs)
-            n = self._count(kwargs)
-            return _result(sampler, await sampler.agenerate(presented, n=n), n)
+            llm = self._under(stop, kwargs)
+            sampler, presented = await asyncio.to_thread(llm._request, prompts)
+            return _result(sampler, await sampler.agenerate(presented, n=llm.n), llm.n)
 
     def _call(
         self,
@@ -160,8 +163,9 @@ class PowerSamplingLLM(BasePowerSampling[str], BaseLLM):
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
         with langchain_errors():
-            self._one(kwargs)
-            sampler, (presented,) = self._request([prompt], stop, kwargs)
+            llm = self._under(stop, kwargs)
+            refuse_several(llm.n)
+            sampler, (presented,) = llm._request([prompt])
             with closing(sampler.stream(presented)) as pieces:
                 for piece in pieces:
                     chunk = _chunk(sampler, piece)
@@ -179,8 +183,9 @@ class PowerSamplingLLM(BasePowerSampling[str], BaseLLM):
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
         with langchain_errors():
-            self._one(kwargs)
-            sampler, (presented,) = await asyncio.to_thread(self._request, [prompt], stop, kwargs)
+            llm = self._under(stop, kwargs)
+            refuse_several(llm.n)
+            sampler, (presented,) = await asyncio.to_thread(llm._request, [prompt])
             async with aclosing(sampler.astream(presented)) as pieces:
                 async for piece in pieces:
                     chunk = _chunk(sampler, piece)
@@ -190,11 +195,10 @@ class PowerSamplingLLM(BasePowerSampling[str], BaseLLM):
                         await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                     yield chunk
 
-    def _request(
-        self, prompts: list[str], stop: list[str] | None, overrides: Mapping[str, Any]
-    ) -> tuple[PowerSampler, list[Prompt]]:
-        """The runtime under the settings of one call, and the prompts as the model is to see them. Loads the model."""
-        sampler = self._sampler(stop, overrides)
+    def _request(self, prompts: list[str]) -> tuple[PowerSampler, list[Prompt]]:
+        """The runtime under the settings of this object, and the prompts as the model is to see them. Loads the
+        model."""
+        sampler = self._sampler
         if sampler.is_chat_model:
             return sampler, [[{"role": "user", "content": prompt}] for prompt in prompts]
         return sampler, list(prompts)

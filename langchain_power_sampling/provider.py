@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from power_sampling import ConfigurationError, MissingDependencyError
+from power_sampling.integrations import PROVIDER
 
 __all__ = ["register_provider"]
-
-PROVIDER = "power_sampling"
 
 
 def register_provider() -> None:

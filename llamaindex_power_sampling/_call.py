@@ -8,9 +8,9 @@ from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, cast
 
-from llamaindex_power_sampling._overflow import OverflowPolicy, fitted
 from llamaindex_power_sampling._responses import Response, Writer
 from power_sampling import Conversation, PowerSampler
+from power_sampling.integrations import OverflowPolicy, fit_context
 
 __all__ = ["Call"]
 
@@ -32,7 +32,7 @@ class Call(Generic[Response]):
     overflow: OverflowPolicy
 
     def _ready(self) -> tuple[PowerSampler, str | Conversation, Writer[Response]]:
-        sampler, prompt = fitted(self.sampler, self.prompt(), self.overflow)
+        sampler, prompt = fit_context(self.sampler, self.prompt(), self.overflow)
         writer = self.make_writer(is_text=isinstance(prompt, str), logprobs=sampler.generation.logprobs)
         return sampler, prompt, writer
 

@@ -18,6 +18,7 @@ from llama_index.core.base.llms.types import (
 )
 
 from power_sampling import InputError
+from power_sampling.integrations import openai_call
 
 __all__ = ["EngineMessages", "calls_of", "engine_messages"]
 
@@ -83,7 +84,9 @@ def _texts(blocks: Sequence[Any]) -> Iterator[str]:
 def calls_of(message: ChatMessage) -> list[dict[str, Any]]:
     """The calls of an assistant's message in OpenAI's form, arguments as they came: those of its blocks, then those of
     `additional_kwargs` that are not the same ones again."""
-    found = [_call(b.tool_call_id, b.tool_name, b.tool_kwargs) for b in message.blocks if isinstance(b, ToolCallBlock)]
+    found = [
+        openai_call(b.tool_call_id, b.tool_name, b.tool_kwargs) for b in message.blocks if isinstance(b, ToolCallBlock)
+    ]
     seen = {_identity(call) for call in found}
     for given in message.additional_kwargs.get("tool_calls") or ():
         call = _of_any_form(given)
@@ -97,11 +100,9 @@ def _of_any_form(given: Any) -> dict[str, Any]:
     value = given if isinstance(given, Mapping) else given.model_dump()
     function = value.get("function", value)
     arguments: Any = next((function[key] for key in ("arguments", "tool_kwargs") if key in function), {})
-    return _call(value.get("id") or value.get("tool_id"), function.get("name") or function.get("tool_name"), arguments)
-
-
-def _call(identity: str | None, name: str | None, arguments: Any) -> dict[str, Any]:
-    return {"id": identity or "", "type": "function", "function": {"name": name or "", "arguments": arguments}}
+    return openai_call(
+        value.get("id") or value.get("tool_id"), function.get("name") or function.get("tool_name"), arguments
+    )
 
 
 def _identity(call: Mapping[str, Any]) -> str:

@@ -18,7 +18,8 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 
-from power_sampling import Chunk, Completion, InvalidToolCall, Reply
+from power_sampling import Chunk, Completion, InvalidToolCall
+from power_sampling.integrations import completion_facts, reply_of, token_logprobs
 
 __all__ = ["ChatWriter", "CompletionWriter", "Response", "Writer"]
 
@@ -41,7 +42,7 @@ class Writer(ABC, Generic[Response]):
 
     def whole(self, completion: Completion) -> Response:
         """The response to a request that was not streamed."""
-        reply = _reply(completion)
+        reply = reply_of(completion)
         self._content, self._reasoning = reply.content, reply.reasoning
         return self._last(completion, None, "")
 
@@ -62,20 +63,12 @@ class Writer(ABC, Generic[Response]):
 
     def _facts(self, completion: Completion, *, has_calls: bool = False) -> dict[str, Any]:
         """The fields both kinds of response have for what is known of a completion."""
-        facts: dict[str, Any] = {
-            "raw": {
-                "usage": completion.usage,
-                "finish_reason": "tool_calls" if has_calls else completion.finish_reason,
-                "stop": completion.stop,
-                "logp": completion.logp,
-                "seed": completion.seed,
-                "power_sampling": completion.diagnostics.to_dict(),
-            },
-            "additional_kwargs": dict(completion.usage),
-        }
+        raw = completion_facts(completion)
+        if has_calls:
+            raw["finish_reason"] = "tool_calls"
+        facts: dict[str, Any] = {"raw": raw, "additional_kwargs": completion.usage}
         if self._logprobs:
-            tokens = zip(completion.token_text, completion.token_logp, strict=True)
-            facts["logprobs"] = [[LogProb(token=token, logprob=logp)] for token, logp in tokens]
+            facts["logprobs"] = [[LogProb(**token)] for token in token_logprobs(completion)]
         return facts
 
 
@@ -101,7 +94,7 @@ class ChatWriter(Writer[ChatResponse]):
         self._names = names
 
     def _last(self, completion: Completion, delta: str | None, reasoning: str) -> ChatResponse:
-        reply = _reply(completion)
+        reply = reply_of(completion)
         calls = [_Call(c.id, self._names.get(c.name, c.name), dict(c.arguments)) for c in reply.tool_calls]
         for invalid in reply.invalid_tool_calls:
             if (call := self._unknown_tool(invalid)) is not None:
@@ -151,7 +144,3 @@ class ChatWriter(Writer[ChatResponse]):
         ]
         kwargs = {"tool_calls": also} if also else {}
         return ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=kwargs)
-
-
-def _reply(completion: Completion) -> Reply:
-    return completion.reply or Reply(content=completion.text)

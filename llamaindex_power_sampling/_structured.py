@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import AsyncGenerator, Generator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, MessageRole, TextBlock
+from llama_index.core.llms import LLM
 from llama_index.core.output_parsers import PydanticOutputParser
 from llama_index.core.program.function_program import get_function_tool
 from llama_index.core.program.utils import FlexibleModel, process_streaming_objects
@@ -17,13 +18,9 @@ from pydantic import BaseModel
 from llamaindex_power_sampling._tools import as_tools, selections
 from power_sampling import ConfigurationError
 
-if TYPE_CHECKING:
-    from llamaindex_power_sampling.base import PowerSamplingLLM
-
 __all__ = ["ConstrainedProgram", "check_mode"]
 
 Model = TypeVar("Model", bound=BaseModel)
-Partial: TypeAlias = "Model | FlexibleModel"
 
 AS_ANSWER = (
     PydanticProgramMode.DEFAULT,
@@ -66,7 +63,7 @@ class ConstrainedProgram(BasePydanticProgram[Model]):
     def __init__(
         self,
         output_cls: type[Model],
-        llm: PowerSamplingLLM,
+        llm: LLM,
         prompt: BasePromptTemplate,
         mode: PydanticProgramMode = PydanticProgramMode.DEFAULT,
     ) -> None:

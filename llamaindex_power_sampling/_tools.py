@@ -11,7 +11,8 @@ from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.tools.types import BaseTool
 
 from llamaindex_power_sampling._messages import calls_of
-from power_sampling import ConfigurationError, settled_choice
+from power_sampling import ConfigurationError
+from power_sampling.integrations import normalize_tool_choice
 
 __all__ = ["ToolLike", "as_tools", "chosen", "original_names", "selections", "without_names"]
 
@@ -64,8 +65,8 @@ def chosen(choice: Any, tools: Sequence[Mapping[str, Any]], *, required: bool = 
     """`auto`, `none`, `required`, or the name of the one tool as the model knows it: all forms of `tool_choice` that
     integrations accept. Raises ConfigurationError for a choice that names no tool."""
     shown = {original: name for name, original in original_names(tools).items()}
-    settled = settled_choice(choice, list(dict.fromkeys([*shown, *shown.values()])), required=required)
-    return shown.get(settled, settled)
+    name = normalize_tool_choice(choice, list(dict.fromkeys([*shown, *shown.values()])), required=required)
+    return shown.get(name, name)
 
 
 def selections(message: ChatMessage) -> list[ToolSelection]:

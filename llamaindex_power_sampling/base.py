@@ -6,13 +6,11 @@ event, over undecorated code: what is asked makes a `Call`, and that has the way
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, Unpack, cast
 
-from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_messages_to_prompt
 from llama_index.core.base.llms.types import (
     ChatMessage,
     ChatResponse,
@@ -24,46 +22,27 @@ from llama_index.core.base.llms.types import (
     LLMMetadata,
     MessageRole,
 )
-from llama_index.core.chat_engine.types import AgentChatResponse
 from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
-from llama_index.core.instrumentation.events.llm import LLMStructuredPredictEndEvent, LLMStructuredPredictStartEvent
 from llama_index.core.llms import CustomLLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
-from llama_index.core.llms.function_calling import FunctionCallingLLM
-from llama_index.core.llms.llm import ToolSelection, default_completion_to_prompt
-from llama_index.core.program.utils import FlexibleModel
-from llama_index.core.prompts import BasePromptTemplate
-from llama_index.core.tools.types import BaseTool
-from llama_index_instrumentation import get_dispatcher
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import Field, ValidationError
 
 from llamaindex_power_sampling._call import Call
-from llamaindex_power_sampling._messages import engine_messages
-from llamaindex_power_sampling._overflow import OverflowPolicy
+from llamaindex_power_sampling._calling import ToolCalling
+from llamaindex_power_sampling._fields import LLMFields, LoadedLLMFields
+from llamaindex_power_sampling._prediction import StructuredPrediction
 from llamaindex_power_sampling._responses import ChatWriter, CompletionWriter
-from llamaindex_power_sampling._settings import renamed, resolved
-from llamaindex_power_sampling._structured import ConstrainedProgram, check_mode
-from llamaindex_power_sampling._tools import as_tools, chosen, original_names, selections, without_names
-from power_sampling import (
-    Config,
-    ConfigurationError,
-    Conversation,
-    GenerationConfig,
-    InputError,
-    ModelConfig,
-    PowerSampler,
-)
+from llamaindex_power_sampling._runtime import ALIASES, RuntimeLLM
+from llamaindex_power_sampling._structured import check_mode
+from llamaindex_power_sampling._tools import as_tools, chosen, original_names, without_names
+from power_sampling import ConfigurationError, Conversation, PowerSampler
+from power_sampling.integrations import OverflowPolicy, resolve_settings, settings_around_loaded
 
 __all__ = ["PowerSamplingLLM"]
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
-Model = TypeVar("Model", bound=BaseModel)
 
-LOADING = ModelConfig.model_fields.keys() - {"max_rows", "use_chat_template"}  # fields that act when weights are loaded
-BOUND_TO_PROCESS = ("callback_manager", "rate_limiter")  # fields that copies share and pickles leave out
 TOOL_OPTIONS = ("tools", "tool_choice", "parallel_tool_calls", "strict")  # of one call, beside the settings
-
-dispatcher = get_dispatcher(__name__)
 
 
 def _completion_endpoint(method: Endpoint) -> Endpoint:
@@ -76,11 +55,17 @@ def _chat_endpoint(method: Endpoint) -> Endpoint:
     return cast(Endpoint, llm_chat_callback()(method))
 
 
-def _user(text: str) -> dict[str, str]:
-    return {"role": "user", "content": text}
+def _resolved(
+    owner: type[RuntimeLLM], source: str | Path | Mapping[str, Any] | None, fields: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Constructor arguments, of a dictionary that `to_dict` wrote too: that names the class."""
+    if isinstance(source, Mapping):
+        source = {name: value for name, value in source.items() if name != "class_name"}
+    given = {name: value for name, value in fields.items() if name != "class_name"}
+    return resolve_settings(owner, source, given, aliases=ALIASES)
 
 
-class PowerSamplingLLM(Config, FunctionCallingLLM, CustomLLM):
+class PowerSamplingLLM(RuntimeLLM, StructuredPrediction, ToolCalling, CustomLLM):
     """Completions of a local language model drawn from p(x)^alpha, or plainly, as the settings say.
 
     Instantiate; the weights are loaded on first use, once per process for equal model settings:
@@ -132,8 +117,6 @@ class PowerSamplingLLM(Config, FunctionCallingLLM, CustomLLM):
     PowerSamplingError while generating: none is a ValueError, which response synthesizers turn into empty answers.
     """
 
-    model_config = ConfigDict(frozen=False)  # core assigns callback_manager after construction
-
     context_window: int | None = Field(default=None, ge=1)
     """Tokens of prompt and answer together by which LlamaIndex cuts its prompts; None: what the model can take."""
     context_overflow: OverflowPolicy = "error"
@@ -146,35 +129,31 @@ class PowerSamplingLLM(Config, FunctionCallingLLM, CustomLLM):
     """Whether agents call tools by the model's own format (FunctionAgent) or by text (ReActAgent); None: by its own
     where it has a chat template."""
 
-    _runtime: PowerSampler = PrivateAttr()  # holds the weights as long as this object lives
-    _was_handed_over: bool = PrivateAttr(default=False)
-    _knows_system_role: bool | None = PrivateAttr(default=None)
-
-    def __init__(self, **fields: Any) -> None:
+    def __init__(self, **fields: Unpack[LLMFields]) -> None:
         """Any field of `power_sampling.Config`, `num_output`, those of this class, and the fields of every LLM."""
         try:
-            super().__init__(**resolved(None, fields))
+            super().__init__(**_resolved(type(self), None, fields))
         except ValidationError as error:
             raise ConfigurationError(str(error)) from error
         check_mode(self.pydantic_program_mode)
         self._runtime = PowerSampler.of(self)
 
     @classmethod
-    def from_config(cls, source: str | Path | Mapping[str, Any] | None = None, **overrides: Any) -> Self:
+    def from_config(cls, source: str | Path | Mapping[str, Any] | None = None, **overrides: Unpack[LLMFields]) -> Self:
         """Settings from a YAML or TOML file or a mapping, under `POWER_SAMPLING_*`, under keyword arguments.
 
         A mapping may hold the fields of this class too; a file holds those of `power_sampling.Config`.
         """
-        return cls(**resolved(source, overrides))
+        return cls(**_resolved(cls, source, overrides))
 
     @classmethod
-    def from_model(cls, model: Any, tokenizer: Any, **fields: Any) -> Self:
-        """Around a transformers model and tokenizer that are already loaded. The tokenizer is copied."""
-        given = resolved(None, fields)
-        # how to load models, the environment may say for other objects; an argument that says so is refused
-        settings = {n: v for n, v in given.items() if n in Config.model_fields and (n not in LOADING or n in fields)}
-        runtime = PowerSampler.from_model(model, tokenizer, **settings)
-        llm = cls(**{**given, "model": runtime.model_name})
+    def from_model(cls, model: Any, tokenizer: Any, **fields: Unpack[LoadedLLMFields]) -> Self:
+        """Around a transformers model and tokenizer that are already loaded. The tokenizer is copied.
+
+        `model` may also be an engine of your own: any `power_sampling.engines.protocol.LanguageModel`.
+        """
+        runtime, settings = settings_around_loaded(cls, model, tokenizer, fields, aliases=ALIASES)
+        llm = cls(**settings)
         llm._runtime = runtime
         llm._was_handed_over = True
         return llm
@@ -209,7 +188,7 @@ class PowerSamplingLLM(Config, FunctionCallingLLM, CustomLLM):
             "class_name": self.class_name(),
             "model_name": self.model,
             "model": self.model,
-            "sampler": self._under({}).generation.sampler.name,
+            "sampler": self.current_config().sampler.name,
             "alpha": self.alpha,
             "temperature": self.temperature,
             "num_output": self.max_new_tokens,
@@ -279,186 +258,3 @@ class PowerSamplingLLM(Config, FunctionCallingLLM, CustomLLM):
         names = original_names(tools)
         prompt = partial(self._presented_messages, messages, conversation, names)
         return Call(sampler, prompt, partial(ChatWriter, names=names), self.context_overflow)
-
-    def _under(self, overrides: Mapping[str, Any]) -> PowerSampler:
-        """The runtime under the settings of one call: its own over the object's. Loads nothing."""
-        own = {name: getattr(self, name) for name in GenerationConfig.model_fields}
-        return self._runtime.with_settings(**{**own, **renamed(overrides)})
-
-    def _presented(self, prompt: str, formatted: bool = False) -> str | Conversation:
-        """A text as the runtime takes it (the rules are in the docstring of the class). May load the model."""
-        if formatted:
-            return prompt
-        to_prompt = self.completion_to_prompt or default_completion_to_prompt
-        if to_prompt is default_completion_to_prompt and self._runtime.is_chat_model:
-            return Conversation(messages=engine_messages(self._extend_messages([ChatMessage(prompt)])))
-        return self._extend_prompt(to_prompt(prompt))
-
-    def _presented_messages(
-        self, messages: Sequence[ChatMessage], conversation: Conversation, names: Mapping[str, str]
-    ) -> str | Conversation:
-        """Messages as the runtime takes them. May load the model."""
-        shown = {original: name for name, original in names.items()}
-        converted = engine_messages(messages, shown)  # refuses images before anybody drops them
-        if self._uses_template:
-            return replace(conversation, messages=converted)
-        if conversation.tools:
-            raise InputError(
-                "Tools are shown through the chat template, and this object uses none (a base model, "
-                "use_chat_template=False or messages_to_prompt). Use a ReActAgent, which asks for tools in plain text."
-            )
-        return (self.messages_to_prompt or generic_messages_to_prompt)(messages)
-
-    @property
-    def _uses_template(self) -> bool:
-        """Whether messages go through the chat template. May load the model."""
-        render = self.messages_to_prompt or generic_messages_to_prompt
-        return render is generic_messages_to_prompt and self._runtime.is_chat_model
-
-    @property
-    def _accepts_system_role(self) -> bool:
-        """Whether the system's words keep a turn of their own. Loads the model."""
-        if self._knows_system_role is None:
-            apart, together = [{"role": "system", "content": "x"}, _user("x")], [_user("x\n\nx")]
-            encode = self._runtime.encode
-            self._knows_system_role = not self._uses_template or encode(apart) != encode(together)
-        return self._knows_system_role
-
-    # ------------------------------------------------------------ tools
-
-    def _prepare_chat_with_tools(
-        self,
-        tools: Sequence[BaseTool],
-        user_msg: str | ChatMessage | None = None,
-        chat_history: list[ChatMessage] | None = None,
-        verbose: bool = False,
-        allow_parallel_tool_calls: bool = False,
-        tool_required: bool = False,
-        tool_choice: str | Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """Arguments of `chat`. `tool_choice` is None, `auto`, `none`, `required`, a tool's name or OpenAI's dictionary;
-        a settled choice comes before `tool_required`. The history is copied."""
-        said = [] if user_msg is None else [ChatMessage(user_msg) if isinstance(user_msg, str) else user_msg]
-        converted = as_tools(tools)
-        return {
-            "messages": [*(chat_history or ()), *said],
-            "tools": converted,
-            "tool_choice": chosen(tool_choice, converted, required=tool_required),
-            "parallel_tool_calls": allow_parallel_tool_calls,
-            **kwargs,
-        }
-
-    def get_tool_calls_from_response(
-        self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
-    ) -> list[ToolSelection]:
-        """The calls of a response, under the names of the tools. A stream has none before its last chunk.
-
-        Raises ValueError, as core's consumers expect, where there is none and one was wanted.
-        """
-        found = selections(response.message)
-        if error_on_no_tool_call and not found:
-            raise ValueError(
-                f"Expected at least one tool call, but the model answered {response.message.content!r:.200}."
-            )
-        return found
-
-    def predict_and_call(self, tools: Sequence[BaseTool], *args: Any, **kwargs: Any) -> AgentChatResponse:
-        """Let the model choose a tool, and call it. The call is decoded under the tools' schemas, so it names one of
-        them and has its arguments."""
-        return super().predict_and_call(tools, *args, **self._strictly(kwargs))
-
-    async def apredict_and_call(self, tools: Sequence[BaseTool], *args: Any, **kwargs: Any) -> AgentChatResponse:
-        """`predict_and_call`, without blocking the event loop."""
-        return await super().apredict_and_call(tools, *args, **self._strictly(kwargs))
-
-    def _strictly(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        return {"strict": True, **kwargs} if self.metadata.is_function_calling_model else dict(kwargs)
-
-    # ------------------------------------------------------------ structured prediction
-
-    def structured_predict(
-        self,
-        output_cls: type[Model],
-        prompt: BasePromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> Model:
-        """An object of a pydantic class, decoded under its schema in every mode (see ConstrainedProgram).
-
-        Raises NoLegalCompletionError where `max_new_tokens` is too short for one.
-        """
-        dispatcher.event(
-            LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=prompt_args)
-        )
-        result = self._program(output_cls, prompt)(llm_kwargs=llm_kwargs, **prompt_args)
-        dispatcher.event(LLMStructuredPredictEndEvent(output=result))
-        return result
-
-    async def astructured_predict(
-        self,
-        output_cls: type[Model],
-        prompt: BasePromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> Model:
-        """`structured_predict`, without blocking the event loop, and with the same prompt."""
-        dispatcher.event(
-            LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=prompt_args)
-        )
-        result = await self._program(output_cls, prompt).acall(llm_kwargs=llm_kwargs, **prompt_args)
-        dispatcher.event(LLMStructuredPredictEndEvent(output=result))
-        return result
-
-    def _structured_stream_call(
-        self,
-        output_cls: type[Model],
-        prompt: BasePromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> Generator[Model | FlexibleModel, None, None]:
-        return self._program(output_cls, prompt).stream_call(llm_kwargs=llm_kwargs, **prompt_args)
-
-    async def _structured_astream_call(
-        self,
-        output_cls: type[Model],
-        prompt: BasePromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> AsyncGenerator[Model | FlexibleModel, None]:
-        return await self._program(output_cls, prompt).astream_call(llm_kwargs=llm_kwargs, **prompt_args)
-
-    def _program(self, output_cls: type[Model], prompt: BasePromptTemplate) -> ConstrainedProgram[Model]:
-        return ConstrainedProgram(output_cls, self, prompt, self.pydantic_program_mode)
-
-    # ------------------------------------------------------------ copies and pickles
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Fields of generation may be assigned and act from the next call on; those of the model may not."""
-        if name in ModelConfig.model_fields:
-            raise ConfigurationError(
-                f"{name}: the model of an object is fixed. Build another object; those with equal model settings share "
-                "their weights."
-            )
-        super().__setattr__(name, value)
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        """A copy on the same weights, the same callbacks and the same rate limiter."""
-        shared = (self._runtime, *(getattr(self, name) for name in BOUND_TO_PROCESS))
-        return super().__deepcopy__({**(memo or {}), **{id(part): part for part in shared}})
-
-    def __getstate__(self) -> dict[str, Any]:
-        """The settings alone. Core's version would pickle weights, and take what it cannot pickle from the live object.
-
-        Callbacks and rate limiter stay in their process. A function that cannot be pickled raises: without it the
-        prompts would be others.
-        """
-        if self._was_handed_over:
-            raise ConfigurationError(
-                f"{self.model!r} was handed over as a loaded model (from_model), and weights are never pickled. Build "
-                "the object from a hub id or a folder, or call from_model in the other process."
-            )
-        return {name: getattr(self, name) for name in type(self).model_fields if name not in BOUND_TO_PROCESS}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        type(self).__init__(self, **state)

@@ -21,7 +21,6 @@ from power_sampling.config import (
     ParallelTempering,
     ParticleGibbs,
     SequentialMonteCarlo,
-    unaliased,
 )
 from power_sampling.errors import (
     ChatTemplateError,
@@ -42,9 +41,9 @@ from power_sampling.errors import (
     RequestTimeoutError,
     UnsupportedModelError,
 )
+from power_sampling.integrations.deprecated import settled_choice, unaliased
 from power_sampling.runtime import PowerSampler, Prompt
 from power_sampling.sources import load_config
-from power_sampling.text.tools import settled_choice
 from power_sampling.types import (
     Chunk,
     Completion,

@@ -6,7 +6,7 @@ the command line. No torch in here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -40,7 +40,6 @@ __all__ = [
     "ParticleGibbs",
     "SamplerConfig",
     "SequentialMonteCarlo",
-    "unaliased",
 ]
 
 
@@ -52,9 +51,9 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _as_choices(value: Any) -> Any:
-    if isinstance(value, (str, Mapping)) or (isinstance(value, Sequence) and not all(value)):
+    if isinstance(value, (str, Mapping)) or (isinstance(value, Collection) and not all(value)):
         raise ConfigurationError(f"choices: expected a list of texts, none of them empty, got {value!r}.")
-    if isinstance(value, Sequence) and not value:
+    if isinstance(value, Collection) and not value:
         raise ConfigurationError("choices: an empty list admits no completion; leave it out, or give at least one.")
     return value
 
@@ -152,26 +151,11 @@ class Config(GenerationConfig, ModelConfig):
 
     def model_part(self) -> ModelConfig:
         """The fields that decide which weights are loaded."""
-        return ModelConfig(**self._part(ModelConfig))
+        return ModelConfig.model_construct(**self._part(ModelConfig))  # checked already
 
     def generation_part(self) -> GenerationConfig:
         """The fields that decide how a completion is drawn."""
-        return GenerationConfig(**self._part(GenerationConfig))
+        return GenerationConfig.model_construct(**self._part(GenerationConfig))  # checked already
 
     def _part(self, part: type[Settings]) -> dict[str, Any]:
         return {name: getattr(self, name) for name in part.model_fields if name in self.model_fields_set}
-
-
-def unaliased(fields: Mapping[str, Any], aliases: Sequence[str]) -> dict[str, Any]:
-    """The fields with what frameworks call `max_new_tokens` under that name. Raises ConfigurationError where two names
-    of it have two values."""
-    renamed = dict(fields)
-    for alias in aliases:
-        if alias in renamed:
-            limit = renamed.pop(alias)
-            if renamed.setdefault("max_new_tokens", limit) != limit:
-                raise ConfigurationError(
-                    f"{alias} and max_new_tokens are the same setting: got {limit!r} and "
-                    f"{renamed['max_new_tokens']!r}; give one."
-                )
-    return renamed

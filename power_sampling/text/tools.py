@@ -11,17 +11,17 @@ in a system message.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from power_sampling.errors import ConfigurationError, InputError
+from power_sampling.errors import InputError
 from power_sampling.text import tool_grammar, tool_messages
 from power_sampling.text.calls import ARGS, CALL, PYTHON_TAG, TOOL_CALLS
 from power_sampling.text.reply import THINK_END, ParseResponse, Plain, ReplyReader, TemplateReader
 from power_sampling.types import Conversation
 
-__all__ = ["ToolFormat", "settled_choice", "tool_format"]
+__all__ = ["ToolFormat", "tool_format"]
 
 MARKERS = {"hermes": CALL, "llama3": PYTHON_TAG, "mistral": TOOL_CALLS}
 
@@ -151,29 +151,6 @@ def _uses_tools(template: str) -> bool:
     except TemplateSyntaxError:  # it has tags of its own, such as `generation`
         return bool(re.search(r"\btools\b", template))
     return "tools" in meta.find_undeclared_variables(parsed)
-
-
-def settled_choice(choice: Any, names: Sequence[str], *, required: bool = False) -> str:
-    """`auto`, `none`, `required`, or one of `names`, as a Conversation has it: from all forms of `tool_choice` that
-    frameworks know (None, True, `any`, a name, OpenAI's and Anthropic's dictionaries). A settled choice comes before
-    `required`. Raises ConfigurationError for a choice that names no tool."""
-    given = choice
-    if isinstance(choice, Mapping):
-        function = choice.get("function")
-        name = function.get("name") if isinstance(function, Mapping) else choice.get("name")
-        choice = name or choice.get("type") or repr(dict(choice))
-    if choice in (None, False, "", "auto"):
-        choice = "required" if required else "auto"
-    if choice in ("auto", "none"):
-        return str(choice)
-    choice = "required" if choice in (True, "any", "required") else choice
-    if not names:
-        raise ConfigurationError(f"tool_choice={given!r} asks for a call, but there are no tools; give some.")
-    if choice != "required" and choice not in names:
-        raise ConfigurationError(
-            f"tool_choice={given!r} names no tool: expected 'auto', 'none', 'any', 'required' or one of {list(names)}."
-        )
-    return str(choice)
 
 
 def _may_be_many(conversation: Conversation) -> bool:

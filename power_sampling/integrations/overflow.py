@@ -1,5 +1,5 @@
-"""What becomes of a prompt that leaves no room for its answer. LlamaIndex budgets with another tokenizer and without
-the chat template, so such prompts do arrive."""
+"""What becomes of a prompt that leaves no room for its answer. Frameworks count with another tokenizer and without the
+chat template, so such prompts do arrive."""
 
 from __future__ import annotations
 
@@ -7,19 +7,26 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
-from power_sampling import Conversation, EmptyPromptError, PowerSampler
+from power_sampling.errors import EmptyPromptError
+from power_sampling.runtime import PowerSampler
+from power_sampling.types import Conversation
 
-__all__ = ["OverflowPolicy", "fitted"]
+__all__ = ["OverflowPolicy", "fit_context"]
 
 OverflowPolicy: TypeAlias = Literal["error", "truncate_left", "shrink_output"]
+"""`error`: the request raises ContextOverflowError. `truncate_left`: the oldest turns go, then the beginning of the
+longest text, never the system's words. `shrink_output`: a shorter answer."""
 
 Messages: TypeAlias = list[dict[str, Any]]
 
 
-def fitted(
+def fit_context(
     sampler: PowerSampler, prompt: str | Conversation, policy: OverflowPolicy
 ) -> tuple[PowerSampler, str | Conversation]:
-    """The request as the policy wants it. What cannot be made to fit is left for the engine to refuse."""
+    """The request as the policy wants it. What cannot be made to fit is left for the sampler to refuse.
+
+    Every policy but `error` loads the model.
+    """
     window = None if policy == "error" else sampler.context_window
     if window is None:
         return sampler, prompt

@@ -1,0 +1,33 @@
+"""What a framework's answer says of a completion, as plain JSON values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from power_sampling.types import Completion, Reply
+
+__all__ = ["completion_facts", "reply_of", "token_logprobs"]
+
+
+def completion_facts(completion: Completion) -> dict[str, Any]:
+    """What is known of a completion beside its text: `finish_reason`, `stop`, `logp`, `seed`, `usage` (token counts)
+    and `power_sampling` (the sampler's diagnostics)."""
+    return {
+        "finish_reason": completion.finish_reason,
+        "stop": completion.stop,
+        "logp": completion.logp,
+        "seed": completion.seed,
+        "usage": completion.usage,
+        "power_sampling": completion.diagnostics.to_dict(),
+    }
+
+
+def token_logprobs(completion: Completion) -> list[dict[str, Any]]:
+    """The log p of every token: `{"token": text, "logprob": number}`, in order."""
+    tokens = zip(completion.token_text, completion.token_logp, strict=True)
+    return [{"token": token, "logprob": logp} for token, logp in tokens]
+
+
+def reply_of(completion: Completion) -> Reply:
+    """The completion taken apart; of a text prompt, all of it is content."""
+    return completion.reply or Reply(content=completion.text)

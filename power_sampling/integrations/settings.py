@@ -1,0 +1,122 @@
+"""The settings of an adapter: where they come from, what a call overrides, and when they are checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import ConfigDict, PrivateAttr, model_validator
+
+from power_sampling.config import Config, GenerationConfig
+from power_sampling.errors import ConfigurationError
+from power_sampling.runtime import PowerSampler
+from power_sampling.settings import hint
+from power_sampling.sources import load_config
+
+__all__ = [
+    "AdapterConfig",
+    "refuse_unknown",
+    "resolve_max_tokens_alias",
+    "resolve_settings",
+    "settings_around_loaded",
+]
+
+
+class AdapterConfig(Config):
+    """`Config` as fields of a framework's object: a base class beside the framework's own.
+
+    Construction checks every field. Fields may be assigned later; `current_config` checks what was assigned.
+    """
+
+    model_config = ConfigDict(frozen=False)  # frameworks write their own fields after construction
+
+    _checked: Config | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _note_checked_settings(self) -> Self:
+        self._checked = Config.model_construct(**_values(self))
+        return self
+
+    def current_config(self) -> Config:
+        """The settings of this object. Raises ConfigurationError for what was assigned and cannot be honoured."""
+        values = _values(self)
+        if self._checked is None or dict(self._checked) != values:
+            self._checked = Config.parse(values)
+        return self._checked
+
+    def generation_under(self, overrides: Mapping[str, Any]) -> GenerationConfig:
+        """The generation settings of one call: `overrides` over the object's own."""
+        own = self.current_config().generation_part()
+        return GenerationConfig.parse({**dict(own), **overrides}) if overrides else own
+
+    def copy_under(self, config: Config, **others: Any) -> Self:
+        """A copy of this object that has these settings, which are checked already, and these further fields."""
+        copy = self.model_copy(update={**dict(config), **others})
+        copy._checked = config
+        return copy
+
+
+def _values(config: Config) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in Config.model_fields}
+
+
+def resolve_settings(
+    owner: type[Config],
+    source: str | Path | Mapping[str, Any] | None,
+    fields: Mapping[str, Any],
+    *,
+    aliases: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Constructor arguments of `owner`: `fields`, over `POWER_SAMPLING_*`, over `source` (a file or a mapping).
+
+    Fields that `owner` has beside those of `Config` pass through; a mapping may hold them, a file may not. `aliases`
+    are the framework's names for `max_new_tokens`. Raises ConfigurationError for an unknown field or a wrong value.
+    """
+    given = resolve_max_tokens_alias(fields, aliases)
+    if isinstance(source, Mapping):
+        source = resolve_max_tokens_alias(source, aliases)
+        given = {**_beside_config(source), **given}
+        source = {name: value for name, value in source.items() if name in Config.model_fields}
+    own = _beside_config(given)
+    refuse_unknown(owner.__name__, own, [*owner.model_fields, *aliases])
+    config = load_config(source, **{name: value for name, value in given.items() if name not in own})
+    return {**own, **{name: getattr(config, name) for name in config.model_fields_set}}
+
+
+def settings_around_loaded(
+    owner: type[Config], model: Any, tokenizer: Any, fields: Mapping[str, Any], *, aliases: Sequence[str] = ()
+) -> tuple[PowerSampler, dict[str, Any]]:
+    """A runtime around a loaded model (`PowerSampler.from_model`), and the constructor arguments of `owner` that say
+    the same: all of them, so that what the environment says of other models has no effect."""
+    given = resolve_max_tokens_alias(fields, aliases)
+    own = _beside_config(given)
+    refuse_unknown(owner.__name__, own, [*owner.model_fields, *aliases])
+    sampler = PowerSampler.from_model(model, tokenizer, **{n: v for n, v in given.items() if n not in own})
+    return sampler, {**own, **dict(sampler.config)}
+
+
+def _beside_config(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in Config.model_fields}
+
+
+def refuse_unknown(owner: str, given: Iterable[str], known: Sequence[str]) -> None:
+    """Raises ConfigurationError for an argument that `owner` does not know, with the closest name that it does."""
+    for name in given:
+        if name not in known:
+            raise ConfigurationError(f"{owner} has no argument {name!r}.{hint(name, known)}")
+
+
+def resolve_max_tokens_alias(fields: Mapping[str, Any], aliases: Sequence[str]) -> dict[str, Any]:
+    """The fields, with `max_new_tokens` under that name where they say it under one of the `aliases`. Raises
+    ConfigurationError where two of the names have two values."""
+    renamed = dict(fields)
+    for alias in aliases:
+        if alias in renamed:
+            limit = renamed.pop(alias)
+            if renamed.setdefault("max_new_tokens", limit) != limit:
+                raise ConfigurationError(
+                    f"{alias} and max_new_tokens are the same setting: got {limit!r} and "
+                    f"{renamed['max_new_tokens']!r}; give one."
+                )
+    return renamed
