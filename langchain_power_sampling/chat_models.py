@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self, Unpack
+from typing import Any, ClassVar, Self, Unpack
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput, ModelProfile
@@ -17,49 +17,17 @@ from langchain_core.runnables import ConfigurableField, Runnable
 from langchain_core.runnables.utils import AnyConfigurableField
 from pydantic import Field, SecretStr
 
-from langchain_power_sampling._base import BasePowerSampling, generation_info, refuse_several, token_usage
+from langchain_power_sampling._base import BasePowerSampling, refuse_several
 from langchain_power_sampling._configurable import ConfigurableAlternatives, ConfigurableFields
 from langchain_power_sampling._errors import langchain_errors
 from langchain_power_sampling._fields import ChatFields, LoadedChatFields
-from langchain_power_sampling._messages import ChunkWriter, engine_messages, generation_of
+from langchain_power_sampling._messages import ChunkWriter
+from langchain_power_sampling._request import CONVERSATION_OPTIONS, USAGE, Request, conversation_of
 from langchain_power_sampling._structured import Method, StructuredRunnable, structured
-from langchain_power_sampling._tools import ToolLike, as_tools, chosen, is_strict, shown, wanted_schema, without_nulls
-from power_sampling import Completion, Conversation, PowerSampler
-from power_sampling.integrations import CONSTRAINTS, PROVIDER
+from langchain_power_sampling._tools import ToolLike, as_tools, chosen, wanted_schema, without_nulls
+from power_sampling.integrations import CONSTRAINTS
 
 __all__ = ["ChatPowerSampling"]
-
-CONVERSATION_OPTIONS = ("tools", "tool_choice", "strict", "parallel_tool_calls")  # of a call, beside its settings
-USAGE = ("prompt_tokens", "completion_tokens", "total_tokens")
-
-
-class _Request(NamedTuple):
-    """One call: the runtime under its settings, and what the model is to see."""
-
-    sampler: PowerSampler
-    conversation: Conversation
-    n: int
-
-    def metadata(self, completion: Completion) -> dict[str, Any]:
-        """What `response_metadata` tells of a reply."""
-        info = generation_info(completion, logprobs=self.sampler.generation.logprobs)
-        if "logprobs" in info:
-            info["logprobs"] = {"content": info["logprobs"]}
-        if completion.reply and completion.reply.tool_calls:
-            info["finish_reason"] = "tool_calls"
-        info["token_usage"] = {
-            name: info.pop(name) for name in USAGE
-        }  # where LangChain puts it when it merges `result`
-        return {"model_name": self.sampler.model_name, "model_provider": PROVIDER, **info}
-
-    def result(self, completions: list[Completion]) -> ChatResult:
-        return ChatResult(
-            generations=[generation_of(completion, self.metadata(completion)) for completion in completions],
-            llm_output={
-                "model_name": self.sampler.model_name,
-                "token_usage": token_usage(completions, n=len(completions)),
-            },
-        )
 
 
 class _ResolvedProfile(dict[str, Any]):
@@ -267,8 +235,7 @@ class ChatPowerSampling(BasePowerSampling[AIMessage], BaseChatModel):
         if self.custom_get_token_ids is not None:
             return super().get_num_tokens_from_messages(messages, tools)
         with langchain_errors():
-            conversation = self._conversation(messages, {"tools": tools})
-            return len(self._sampler.encode(conversation))
+            return len(self._sampler.encode(conversation_of(messages, {"tools": tools})))
 
     # ------------------------------------------------------------ one reply
 
@@ -332,10 +299,10 @@ class ChatPowerSampling(BasePowerSampling[AIMessage], BaseChatModel):
                             await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                         yield chunk
 
-    def _request(self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]) -> _Request:
+    def _request(self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]) -> Request:
         """What a call asks for. Loads nothing."""
         model = self._under(stop, kwargs)
-        return _Request(model._sampler, self._conversation(messages, kwargs), model.n)
+        return Request(model._sampler, conversation_of(messages, kwargs), model.n)
 
     def _settings(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """A call's `response_format` takes the place of every constraint."""
@@ -344,17 +311,6 @@ class ChatPowerSampling(BasePowerSampling[AIMessage], BaseChatModel):
             settings.update(dict.fromkeys(CONSTRAINTS))
             settings["json_schema"] = wanted_schema(overrides["response_format"])
         return settings
-
-    def _conversation(self, messages: Sequence[BaseMessage], options: Mapping[str, Any]) -> Conversation:
-        strict = options.get("strict")
-        tools = as_tools(options.get("tools") or (), strict)
-        return Conversation(
-            messages=engine_messages(messages),
-            tools=[shown(tool) for tool in tools],
-            tool_choice=chosen(options.get("tool_choice"), tools),
-            parallel_tool_calls=options.get("parallel_tool_calls"),
-            strict=is_strict(tools, strict),
-        )
 
     # ------------------------------------------------------------ tools and schemas
 

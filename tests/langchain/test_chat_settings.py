@@ -285,3 +285,20 @@ def test_the_cache_sees_mutation_and_copies(chat: ChatPowerSampling, requests: l
         model = tiny_model(seed=seed)
         ChatPowerSampling.from_model(model, TOKENIZER, max_new_tokens=2, seed=1, cache=cache).invoke("a")
     assert len(requests) == 5
+
+
+def test_the_cache_tells_stop_strings_of_objects_apart(loads: list[str], requests: list[Any]) -> None:
+    cache, fields = InMemoryCache(), {"model": "tiny", "sampler": "ancestral", "max_new_tokens": 8, "seed": 1}
+    text = ChatPowerSampling(cache=cache, **fields).invoke("a").text
+    stopped = ChatPowerSampling(cache=cache, stop=[text[2]], **fields)
+    assert text[2] not in stopped.invoke("a").text
+    assert stopped.invoke("a", stop=[]).text == text
+    assert len(requests) == 2, "the last call says what the first object says"
+
+
+def test_the_cache_knows_a_setting_by_its_meaning(chat: ChatPowerSampling, requests: list[Any]) -> None:
+    chat = ChatPowerSampling(**{**dict(chat), "cache": InMemoryCache()})
+    for same in ({"max_tokens": 3}, {"max_new_tokens": 3}, {"max_tokens": 3, "stop": []}, {"max_tokens": 3, "n": 1}):
+        chat.invoke("a", **same)
+    ChatPowerSampling(**{**dict(chat), "max_new_tokens": 3}).invoke("a", sampler=chat.sampler.model_dump())
+    assert len(requests) == 1

@@ -17,6 +17,7 @@ from langchain_core.messages import (
 from langchain_core.runnables import RunnableBinding
 
 from langchain_power_sampling import ChatPowerSampling
+from langchain_power_sampling._request import conversation_of
 from power_sampling import (
     ConfigurationError,
 )
@@ -116,10 +117,10 @@ def test_tools_that_cannot_be_honoured_are_refused_when_bound(chat: ChatPowerSam
 def test_strict_reaches_the_engine_from_the_call_and_from_the_tools(chat: ChatPowerSampling) -> None:
     inside = {"type": "function", "function": {**VERDICT_TOOL["function"], "strict": True}}
     asked = {
-        "call": chat._conversation([], {"tools": [VERDICT_TOOL], "strict": True}),
-        "tool": chat._conversation([], {"tools": [inside]}),
-        "off": chat._conversation([], {"tools": [inside], "strict": False}),
-        "unsaid": chat._conversation([], {"tools": [VERDICT_TOOL]}),
+        "call": conversation_of([], {"tools": [VERDICT_TOOL], "strict": True}),
+        "tool": conversation_of([], {"tools": [inside]}),
+        "off": conversation_of([], {"tools": [inside], "strict": False}),
+        "unsaid": conversation_of([], {"tools": [VERDICT_TOOL]}),
     }
     assert {name: c.strict for name, c in asked.items()} == {"call": True, "tool": True, "off": False, "unsaid": False}
     assert all("strict" not in c.tools[0]["function"] for c in asked.values())

@@ -10,6 +10,10 @@ from typing import Any, get_type_hints
 
 import pytest
 
+import langchain_power_sampling
+import llamaindex_power_sampling
+from langchain_power_sampling import _fields as langchain_fields
+from llamaindex_power_sampling import _fields as llamaindex_fields
 from power_sampling import Config, ConfigurationError, GenerationConfig, MetropolisHastings, ModelConfig
 from power_sampling.fields import ConfigFields, GenerationFields, LoadedFields, PretrainedFields
 
@@ -29,6 +33,37 @@ ROOT = Path(__file__).parents[2]
 def test_the_types_name_the_fields_of_the_settings(types: Any, names: set[str]) -> None:
     assert types.__annotations__.keys() == names
     assert not types.__required_keys__
+
+
+@pytest.mark.parametrize(
+    ("owner", "types", "of_loaded", "further"),
+    [
+        (
+            langchain_power_sampling.PowerSamplingLLM,
+            langchain_fields.LLMFields,
+            langchain_fields.LoadedLLMFields,
+            {"max_tokens"},
+        ),
+        (
+            langchain_power_sampling.ChatPowerSampling,
+            langchain_fields.ChatFields,
+            langchain_fields.LoadedChatFields,
+            {"max_tokens"},
+        ),
+        (
+            llamaindex_power_sampling.PowerSamplingLLM,
+            llamaindex_fields.LLMFields,
+            llamaindex_fields.LoadedLLMFields,
+            {"max_tokens", "num_output"},
+        ),
+    ],
+)
+def test_the_types_name_the_fields_of_the_adapters(owner: Any, types: Any, of_loaded: Any, further: set[str]) -> None:
+    internal = {"handle"}  # a field that LangChain makes us have, and no setting
+    names = {*owner.model_fields, *further} - internal
+    assert types.__annotations__.keys() == names
+    loading = Config.model_fields.keys() - GenerationConfig.model_fields.keys() - ModelConfig.SERVING
+    assert of_loaded.__annotations__.keys() == names - loading
 
 
 VALUES: dict[str, list[Any]] = {
