@@ -5,12 +5,14 @@ Shipped, so that the author of another engine or sampler can run them; imports n
 
 from power_sampling.testing.enumeration import Branches, completions, drive, outcomes, power_law, suffixes
 from power_sampling.testing.laws import check_language_model, run_draws
+from power_sampling.testing.rest import comes_to_rest
 from power_sampling.testing.table import TableLM
 
 __all__ = [
     "Branches",
     "TableLM",
     "check_language_model",
+    "comes_to_rest",
     "completions",
     "drive",
     "outcomes",

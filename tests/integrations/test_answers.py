@@ -15,7 +15,7 @@ from power_sampling.integrations import (
     reply_of,
     token_logprobs,
 )
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.support.tiny import tiny_model, tiny_tokenizer
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from langchain_power_sampling import ChatPowerSampling
 from langchain_power_sampling import PowerSamplingLLM as LangChainLLM
 from llamaindex_power_sampling import PowerSamplingLLM as LlamaIndexLLM
 from power_sampling import Config, ConfigurationError, GenerationConfig, ModelConfig, PowerSampler
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.support.tiny import tiny_model, tiny_tokenizer
 
 MH = {"name": "metropolis_hastings", "num_steps": 2, "block_size": 4}
 

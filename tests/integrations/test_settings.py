@@ -24,7 +24,7 @@ from power_sampling.integrations import (
     settings_around_loaded,
 )
 from power_sampling.settings import Settings
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.support.tiny import tiny_model, tiny_tokenizer
 
 MODEL, TOKENIZER = tiny_model(layers=1), tiny_tokenizer()
 ALIASES = ("max_tokens", "num_output")

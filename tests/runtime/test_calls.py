@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from power_sampling import ConfigurationError, PowerSampler
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.support.tiny import tiny_model, tiny_tokenizer
 
 MH = {"name": "metropolis_hastings", "num_steps": 2, "block_size": 4}
 TURN = [{"role": "user", "content": "hi"}]
