@@ -11,9 +11,10 @@ import secrets
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, Unpack, cast, overload
+from typing import Any, NamedTuple, Self, Unpack, cast, overload
 
 from power_sampling.config import Config, GenerationConfig
+from power_sampling.engines.protocol import Ending
 from power_sampling.errors import (
     ConfigurationError,
     ContextOverflowError,
@@ -24,7 +25,11 @@ from power_sampling.errors import (
 from power_sampling.fields import ConfigFields, GenerationFields, LoadedFields, PretrainedFields
 from power_sampling.models import Loaded, Model, get_model, model_from_objects
 from power_sampling.samplers import NumpyRng, sampler_for
+from power_sampling.serving.worker import Job, Outcome, Request, Update
 from power_sampling.sources import load_config, loaded_config
+from power_sampling.text.grammar import answer_rule
+from power_sampling.text.reply import ReplyReader
+from power_sampling.text.stop import StopStrings, TextStream
 from power_sampling.types import (
     Chunk,
     Completion,
@@ -37,13 +42,8 @@ from power_sampling.types import (
     Tokens,
 )
 
-if TYPE_CHECKING:
-    from power_sampling.serving.worker import Job, Outcome, Request, Update
-    from power_sampling.text.reply import ReplyReader
-    from power_sampling.text.stop import TextStream
-
-    Listener = Callable[[Update], None]
-    Listeners = Callable[[int], Listener]
+Listener = Callable[[Update], None]
+Listeners = Callable[[int], Listener]
 
 __all__ = ["PowerSampler", "Prompt", "check_count"]
 
@@ -62,8 +62,6 @@ class _Asked(NamedTuple):
     termination: Termination
 
     def request(self, seed: int, listener: Listener | None) -> Request:
-        from power_sampling.serving.worker import Request
-
         config, is_constrained = self.config, self.termination.constraint is not None
         return Request(
             prompt=self.tokens,
@@ -77,8 +75,6 @@ class _Asked(NamedTuple):
         )
 
     def text_stream(self) -> TextStream:
-        from power_sampling.text.stop import StopStrings, TextStream
-
         codec, stop = self.loaded.codec, self.config.stop
         return TextStream(codec.decode, codec.eos_ids, StopStrings(stop, codec.decode) if stop else None)
 
@@ -502,8 +498,6 @@ def _conversations(
 
 def _asked(prompt: Prompt, tokens: Tokens, loaded: Loaded, config: GenerationConfig) -> _Asked:
     """Raises ContextOverflowError for what does not fit, ConfigurationError for a constraint that is none."""
-    from power_sampling.text.grammar import answer_rule
-
     _check_window(tokens, config, loaded.engine.context_window)
     codec, conversation, answer = loaded.codec, _conversation(prompt), answer_rule(config)
     lark = None if answer is None else f"start: {answer}"

@@ -92,6 +92,33 @@ def test_no_test_module_imports_another() -> None:
                 assert f"{name}.".startswith("tests.support."), f"{path.relative_to(ROOT)} imports {name}"
 
 
+def names_of_modules() -> dict[str, Path]:
+    found = {}
+    for _, path in modules():
+        pieces = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(pieces[:-1] if pieces[-1] == "__init__" else pieces)] = path
+    return found
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Not even for a type. A package's `__init__` gathers the names of its files, and is no part of a circle."""
+    paths = names_of_modules()
+    imports = {name: imported(path) & paths.keys() for name, path in paths.items() if path.stem != "__init__"}
+    open_ones: list[str] = []
+    done: set[str] = set()
+
+    def visit(name: str) -> None:
+        assert name not in open_ones, " imports ".join([*open_ones[open_ones.index(name) :], name])
+        if name not in done:
+            open_ones.append(name)
+            for other in imports.get(name, ()):
+                visit(other)
+            done.add(open_ones.pop())
+
+    for name in imports:
+        visit(name)
+
+
 CONSTRUCTED = {
     "power_sampling": "PowerSampler.from_pretrained('no/such', alpha=2.0)",
     "langchain_power_sampling": "PowerSamplingLLM(model='no/such'), ChatPowerSampling(model='no/such', alpha=2.0)",
