@@ -40,6 +40,7 @@ class GenerationFields(TypedDict, total=False):
 class LoadedFields(GenerationFields, total=False):
     """What can be said about a model that is already loaded (`ModelConfig.SERVING`), beside how it generates."""
 
+    engine: str | Mapping[str, Any] | Settings
     max_rows: int
     prompt_memory: int
     kv_memory: int | None

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self, Unpack, cast, overload
 
 from power_sampling.config import Config, GenerationConfig
-from power_sampling.engines.protocol import Ending
 from power_sampling.errors import (
     ConfigurationError,
     ContextOverflowError,
