@@ -33,8 +33,8 @@ class SamplerOptions(Settings, ABC):
     name: str
 
     def law(self, alpha: float, temperature: float) -> Law:
-        """How its tokens are drawn and weighed, at a temperature above 0. Raises ConfigurationError where the options
-        and alpha do not go together."""
+        """How its tokens are drawn and weighed, at a temperature above 0; with all that its draws ask of an engine
+        besides (entropies, further log q). Raises ConfigurationError where the options and alpha do not go together."""
         return Law(alpha, temperature, temperature / alpha)
 
     @abstractmethod

@@ -76,8 +76,7 @@ class ParallelTempering(SuffixMoves):
 
     def law(self, alpha: float, temperature: float) -> Law:
         """Of the coldest rung."""
-        self.powers(alpha)
-        return Law(alpha, temperature, self.proposal_temperature or temperature / alpha, self.cut == "entropy")
+        return ladder_of(self, Law(alpha, temperature, temperature / alpha, self.cut == "entropy"))[-1]
 
     def run(self, law: Law, horizon: int, rng: Rng, is_out_of_time: IsOutOfTime) -> Sampler:
         """A completion whose law tends to p^alpha with `num_steps`, and the mean log p at every power of the ladder.
