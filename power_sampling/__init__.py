@@ -20,6 +20,7 @@ from power_sampling.config import (
     ModelConfig,
     ParallelTempering,
     ParticleGibbs,
+    Rejection,
     SequentialMonteCarlo,
 )
 from power_sampling.errors import (
@@ -35,6 +36,7 @@ from power_sampling.errors import (
     ModelError,
     ModelNotFoundError,
     NoLegalCompletionError,
+    NothingAcceptedError,
     OutOfMemoryError,
     PowerSamplingError,
     RequestCancelledError,
@@ -86,6 +88,7 @@ __all__ = [
     "ModelError",
     "ModelNotFoundError",
     "NoLegalCompletionError",
+    "NothingAcceptedError",
     "OutOfMemoryError",
     "ParallelTempering",
     "ParticleGibbs",
@@ -93,6 +96,7 @@ __all__ = [
     "PowerSamplingError",
     "Progress",
     "Prompt",
+    "Rejection",
     "Reply",
     "RequestCancelledError",
     "RequestTimeoutError",

@@ -21,6 +21,7 @@ from power_sampling.samplers import (
     MetropolisHastings,
     ParallelTempering,
     ParticleGibbs,
+    Rejection,
     SamplerConfig,
     SequentialMonteCarlo,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "ModelConfig",
     "ParallelTempering",
     "ParticleGibbs",
+    "Rejection",
     "SamplerConfig",
     "SequentialMonteCarlo",
 ]

@@ -14,6 +14,7 @@
          +- RequestTimeoutError   the hard limit `timeout` ran out; the work was stopped
          +- RequestCancelledError the caller went away
          +- NoLegalCompletionError no completion of at most max_new_tokens tokens that obeys the constraint was found
+         +- NothingAcceptedError  rejection sampling accepted none of its draws
          +- OutOfMemoryError      the request does not fit into memory, whatever else is running
          +- EngineError           the model raised; the cause is chained
          +- EngineClosedError     the worker was shut down
@@ -34,6 +35,7 @@ __all__ = [
     "ModelError",
     "ModelNotFoundError",
     "NoLegalCompletionError",
+    "NothingAcceptedError",
     "OutOfMemoryError",
     "PowerSamplingError",
     "RequestCancelledError",
@@ -96,6 +98,10 @@ class RequestCancelledError(GenerationError):
 
 class NoLegalCompletionError(GenerationError):
     """No completion of at most `max_new_tokens` tokens that obeys the constraint was found."""
+
+
+class NothingAcceptedError(GenerationError):
+    """Rejection sampling accepted none of its draws: the target is too far from what is drawn."""
 
 
 class OutOfMemoryError(GenerationError):

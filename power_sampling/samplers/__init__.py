@@ -20,6 +20,7 @@ from power_sampling.samplers.metropolis_hastings import MetropolisHastings
 from power_sampling.samplers.parallel_tempering import ParallelTempering
 from power_sampling.samplers.particle_gibbs import ParticleGibbs
 from power_sampling.samplers.parts.rng import NumpyRng, Rng
+from power_sampling.samplers.rejection import Rejection
 from power_sampling.samplers.sequential_monte_carlo import SequentialMonteCarlo
 from power_sampling.settings import hint
 from power_sampling.types import Law
@@ -36,6 +37,7 @@ __all__ = [
     "NumpyRng",
     "ParallelTempering",
     "ParticleGibbs",
+    "Rejection",
     "Rng",
     "Sampler",
     "SamplerConfig",
@@ -52,6 +54,7 @@ ALL: tuple[type[SamplerOptions], ...] = (
     ParticleGibbs,
     ParallelTempering,
     Lookahead,
+    Rejection,
     BestOfN,
 )
 BY_NAME: dict[str, type[SamplerOptions]] = {options.model_fields["name"].default: options for options in ALL}

@@ -22,7 +22,7 @@ class Diagnostics:
     sampler: str
     alpha: float
     exactness: Exactness
-    acceptance_rate: float | None  # of Metropolis-Hastings proposals
+    acceptance_rate: float | None  # of proposals; of draws, where the sampler is `rejection`
     ess: float | None  # smallest effective sample size seen, in particles
     log_z: float | None  # estimate of log sum_x p(x)^alpha
     is_budget_spent: bool  # `time_budget` ended the refinement early
