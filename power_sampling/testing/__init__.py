@@ -3,6 +3,7 @@
 Shipped, so that the author of another engine or sampler can run them; imports no test framework.
 """
 
+from power_sampling.testing.contract import check_sampler
 from power_sampling.testing.enumeration import Branches, completions, drive, outcomes, power_law, suffixes
 from power_sampling.testing.laws import check_language_model, run_draws
 from power_sampling.testing.rest import comes_to_rest
@@ -12,6 +13,7 @@ __all__ = [
     "Branches",
     "TableLM",
     "check_language_model",
+    "check_sampler",
     "comes_to_rest",
     "completions",
     "drive",
