@@ -62,7 +62,8 @@ class BasePowerSampling(AdapterConfig, BaseLanguageModel[LanguageModelOutputVar]
         """What the subclasses' `from_model` does."""
         _check_count(fields)
         sampler, settings = settings_around_loaded(cls, model, tokenizer, fields, aliases=ALIASES)
-        return cls(**settings, handle=Handle(sampler.config.model_part(), sampler))
+        config = ModelConfig.model_construct(**{name: settings[name] for name in ModelConfig.model_fields})
+        return cls(**settings, handle=Handle(config, sampler))
 
     @classmethod
     def _resolved(cls, source: str | Path | Mapping[str, Any] | None, fields: Mapping[str, Any]) -> dict[str, Any]:

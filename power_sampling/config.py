@@ -136,16 +136,16 @@ class ModelConfig(TorchFields):
         return self
 
     def engine_options(self) -> TorchOptions:
-        """The engine's options, flat fields included. Raises ConfigurationError where a field stands in both places
-        with two values."""
-        flat = {n: getattr(self, n) for n in TorchFields.model_fields if n in self.model_fields_set}
-        own = {n: getattr(self.engine, n) for n in self.engine.model_fields_set}
-        for name in flat.keys() & own.keys():
-            if flat[name] != own[name]:
-                raise ConfigurationError(
-                    f"{name} stands in engine ({own[name]!r}) and beside it ({flat[name]!r}); give it once."
-                )
-        return type(self.engine).parse({**flat, **own})
+        """The engine's options, flat fields included: of its two places, the one counts that differs from the default.
+        So it does not matter which fields were given and which filled in, as in settings that were written out and read
+        back. Raises ConfigurationError where both differ from it and from each other."""
+        options, defaults = dict(self.engine), type(self.engine)()
+        for name in TorchFields.model_fields:
+            flat, own, default = getattr(self, name), options[name], getattr(defaults, name)
+            if flat != default and own not in (default, flat):
+                raise ConfigurationError(f"{name} stands in engine ({own!r}) and beside it ({flat!r}); give it once.")
+            options[name] = own if flat == default else flat
+        return type(self.engine).parse(options)
 
 
 class Config(GenerationConfig, ModelConfig):

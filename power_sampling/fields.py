@@ -13,10 +13,13 @@ from typing import Any, TypeAlias, TypedDict
 
 from power_sampling.settings import Settings
 
-__all__ = ["ConfigFields", "GenerationFields", "LoadedFields", "PretrainedFields", "SamplerChoice"]
+__all__ = ["ConfigFields", "EngineChoice", "GenerationFields", "LoadedFields", "PretrainedFields", "SamplerChoice"]
 
 SamplerChoice: TypeAlias = str | Mapping[str, Any] | Settings
 """A sampler's name, a mapping with `name` and its options, or an object such as `MetropolisHastings(num_steps=4)`."""
+
+EngineChoice: TypeAlias = str | Mapping[str, Any] | Settings
+"""An engine's name, a mapping with `name` and its options, or an object of its options."""
 
 
 class GenerationFields(TypedDict, total=False):
@@ -40,7 +43,7 @@ class GenerationFields(TypedDict, total=False):
 class LoadedFields(GenerationFields, total=False):
     """What can be said about a model that is already loaded (`ModelConfig.SERVING`), beside how it generates."""
 
-    engine: str | Mapping[str, Any] | Settings
+    engine: EngineChoice
     max_rows: int
     prompt_memory: int
     kv_memory: int | None

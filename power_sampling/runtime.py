@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self, Unpack, cast, overload
 
-from power_sampling.config import Config, GenerationConfig
+from power_sampling.config import Config, GenerationConfig, ModelConfig
 from power_sampling.errors import (
     ConfigurationError,
     ContextOverflowError,
@@ -167,9 +167,12 @@ class PowerSampler:
 
     @property
     def config(self) -> Config:
-        """All settings in force. Loads nothing."""
-        model = {**dict(self._model.config), "use_chat_template": self._use_chat_template}
-        return Config.model_construct(**model, **dict(self.generation))  # checked already
+        """All settings in force; those of the engine in `engine`, and beside it where they have a flat field. Loads
+        nothing."""
+        model = self._model.config
+        flat = {name: value for name, value in model.engine if name in ModelConfig.model_fields}
+        own = {**dict(model), **flat, "use_chat_template": self._use_chat_template}
+        return Config.model_construct(**own, **dict(self.generation))  # checked already
 
     @property
     def model_name(self) -> str:

@@ -33,11 +33,13 @@ def load_config(source: str | Path | Mapping[str, Any] | None = None, **override
 def loaded_config(name: str, fields: Mapping[str, Any]) -> Config:
     """Settings of a model of this name that is already loaded: `fields`, over the environment.
 
-    Variables that say how a model is loaded (`POWER_SAMPLING_DTYPE`) are meant for other models and have no effect. A
-    field that says so is kept; whoever takes the model in refuses it.
+    Variables that say how a model is loaded (`POWER_SAMPLING_DTYPE`, or `dtype` in `POWER_SAMPLING_ENGINE`) are meant
+    for other models and have no effect. A field that says so is kept; whoever takes the model in refuses it.
     """
     honoured = {*GenerationConfig.model_fields, *ModelConfig.SERVING}
     variables = {field: value for field, value in environment().items() if field in honoured}
+    if isinstance(engine := variables.get("engine"), Mapping):
+        variables["engine"] = {option: engine[option] for option in engine if option in (*ModelConfig.SERVING, "name")}
     return Config.parse({"model": name, **variables, **fields})
 
 

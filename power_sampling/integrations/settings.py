@@ -12,7 +12,7 @@ from power_sampling.config import Config, GenerationConfig
 from power_sampling.errors import ConfigurationError
 from power_sampling.runtime import PowerSampler
 from power_sampling.settings import hint
-from power_sampling.sources import load_config
+from power_sampling.sources import load_config, loaded_config
 
 __all__ = [
     "AdapterConfig",
@@ -92,8 +92,9 @@ def settings_around_loaded(
     given = resolve_max_tokens_alias(fields, aliases)
     own = _beside_config(given)
     refuse_unknown(owner.__name__, own, [*owner.model_fields, *aliases])
-    sampler = PowerSampler.from_model(model, tokenizer, **{n: v for n, v in given.items() if n not in own})
-    return sampler, {**own, **dict(sampler.config)}
+    settings: Any = {name: value for name, value in given.items() if name not in own}
+    sampler = PowerSampler.from_model(model, tokenizer, **settings)
+    return sampler, {**own, **dict(loaded_config(sampler.model_name, settings))}
 
 
 def _beside_config(fields: Mapping[str, Any]) -> dict[str, Any]:

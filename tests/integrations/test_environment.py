@@ -10,6 +10,7 @@ from langchain_power_sampling import ChatPowerSampling
 from langchain_power_sampling import PowerSamplingLLM as LangChainLLM
 from llamaindex_power_sampling import PowerSamplingLLM as LlamaIndexLLM
 from power_sampling import Config, ConfigurationError, GenerationConfig, ModelConfig, PowerSampler
+from power_sampling.engines.options import TorchOptions
 from tests.support.tiny import tiny_model, tiny_tokenizer
 
 MH = {"name": "metropolis_hastings", "num_steps": 2, "block_size": 4}
@@ -30,6 +31,7 @@ GENERATION = {
     "grammar": ("'start: \"a\"'", 'start: "a"'),
 }
 SERVING = {
+    "engine": ("{name: torch, max_rows: 7, dtype: float16}", TorchOptions(max_rows=7)),
     "max_rows": ("3", 3),
     "prompt_memory": ("2", 2),
     "kv_memory": ("64", 64),
@@ -49,6 +51,12 @@ def pair() -> tuple[Any, Any]:
 def test_the_tables_above_are_complete() -> None:
     assert GENERATION.keys() == GenerationConfig.model_fields.keys()
     assert SERVING.keys() == ModelConfig.SERVING
+
+
+def told(config: Config) -> dict[str, Any]:
+    """What settings say, in whichever of its places an option of the engine stands."""
+    options = config.engine_options()
+    return {**config.model_dump(exclude={"engine", *type(options).model_fields}), "engine": options}
 
 
 def runtime_of(made: Any) -> PowerSampler:
@@ -74,10 +82,8 @@ def test_a_loaded_model_honours_the_environment(
     text, value = {**GENERATION, **SERVING}[name]
     monkeypatch.setenv(f"POWER_SAMPLING_{name.upper()}", text)
     made = owner.from_model(*pair)
-    told = [getattr(runtime_of(made).config, name)]
-    if made is not runtime_of(made):
-        told.append(getattr(made, name))
-    for found in told:
+    for owner_of_field in (runtime_of(made).config, runtime_of(made).config if made is runtime_of(made) else made):
+        found = getattr(owner_of_field, name)
         assert (found.model_dump() | value == found.model_dump()) if name == "sampler" else found == value
 
 
@@ -87,7 +93,7 @@ def test_what_is_said_of_serving_reaches_the_engine(
 ) -> None:
     monkeypatch.setenv("POWER_SAMPLING_MAX_ROWS", "5")
     made = owner.from_model(*pair)
-    assert runtime_of(made)._model.load().engine.max_rows == 5  # type: ignore[attr-defined]
+    assert runtime_of(made)._model.load().engine.scheduler.max_rows == 5  # type: ignore[attr-defined]
 
 
 @CLASSES
@@ -97,7 +103,7 @@ def test_what_the_environment_says_of_loading_is_meant_for_other_models(
     for name, text in LOADING.items():
         monkeypatch.setenv(f"POWER_SAMPLING_{name.upper()}", text)
     made = owner.from_model(*pair, alpha=3.0)
-    assert runtime_of(made).config == Config(model="LlamaForCausalLM", alpha=3.0)
+    assert told(runtime_of(made).config) == told(Config(model="LlamaForCausalLM", alpha=3.0))
     for name in LOADING if made is not runtime_of(made) else ():
         assert getattr(made, name) == getattr(runtime_of(made).config, name)
     with pytest.raises(ConfigurationError, match="dtype: the model is already loaded"):
@@ -109,7 +115,7 @@ def test_an_argument_comes_before_the_environment(pair: tuple[Any, Any], monkeyp
     monkeypatch.setenv("POWER_SAMPLING_MAX_ROWS", "2")
     sampler = PowerSampler.from_model(*pair, alpha=1.5, max_rows=4)
     assert (sampler.config.alpha, sampler.config.max_rows) == (1.5, 4)
-    assert sampler._model.load().engine.max_rows == 4  # type: ignore[attr-defined]
+    assert sampler._model.load().engine.scheduler.max_rows == 4  # type: ignore[attr-defined]
     monkeypatch.setenv("POWER_SAMPLING_ALHPA", "3")
     with pytest.raises(ConfigurationError, match="POWER_SAMPLING_ALHPA names no field"):
         PowerSampler.from_model(*pair)
@@ -118,7 +124,9 @@ def test_an_argument_comes_before_the_environment(pair: tuple[Any, Any], monkeyp
 def test_config_tells_all_settings_in_force(pair: tuple[Any, Any]) -> None:
     sampler = PowerSampler.from_model(*pair, alpha=2.0, max_rows=4, use_chat_template=False)
     config = sampler.with_settings(seed=5, sampler=MH).config
-    assert config == Config.parse(
-        {"model": "LlamaForCausalLM", "alpha": 2.0, "max_rows": 4, "use_chat_template": False, "seed": 5, "sampler": MH}
-    )
-    assert PowerSampler.from_pretrained("no/such", dtype="float32").config == Config(model="no/such", dtype="float32")
+    fields = {"alpha": 2.0, "max_rows": 4, "use_chat_template": False, "seed": 5, "sampler": MH}
+    assert told(config) == told(Config.parse({"model": "LlamaForCausalLM", **fields}))
+    assert (config.max_rows, config.engine.max_rows) == (4, 4)
+    lazy = PowerSampler.from_pretrained("no/such", engine={"name": "torch", "dtype": "float32"}).config
+    assert told(lazy) == told(Config(model="no/such", dtype="float32"))
+    assert (lazy.dtype, lazy.engine.dtype) == ("float32", "float32")

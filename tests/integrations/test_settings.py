@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,8 @@ def test_settings_around_a_loaded_model_are_complete(monkeypatch: pytest.MonkeyP
     sampler, found = settings_around_loaded(Framework, MODEL, TOKENIZER, fields, aliases=ALIASES)
     assert found.keys() == {*Config.model_fields, "title"}
     assert (found["title"], found["max_new_tokens"], found["alpha"], found["dtype"]) == ("mine", 4, 3.0, "auto")
-    assert Framework(**found).current_config() == sampler.config
+    assert Framework(**found).current_config().engine_options() == sampler.config.engine_options()
+    assert Framework(**found).current_config().generation_part() == sampler.generation
 
 
 def test_names_of_the_horizon() -> None:
@@ -91,6 +93,29 @@ def test_counts() -> None:
     for n in (0, None, "2", 1.5):
         with pytest.raises(ConfigurationError, match="n: expected a whole number"):
             check_count(n)
+
+
+ENGINES = pytest.mark.parametrize(
+    "fields", [{"max_rows": 4}, {"engine": {"name": "torch", "max_rows": 4}}], ids=["flat", "in engine"]
+)
+
+
+@ENGINES
+def test_settings_come_back_wherever_an_option_of_the_engine_stands(fields: dict[str, Any]) -> None:
+    llm, chat = LlamaIndexLLM(model="no/such", **fields), ChatPowerSampling(model="no/such", **fields)
+    back: list[Any] = [
+        LlamaIndexLLM.from_dict(llm.to_dict()),
+        LlamaIndexLLM.from_config(llm.to_dict()),
+        pickle.loads(pickle.dumps(llm)),
+        ChatPowerSampling.from_config(chat.to_config()),
+        ChatPowerSampling(**dict(chat)),
+        pickle.loads(pickle.dumps(chat)),
+        Config.parse(Config.parse(fields).model_dump()),
+    ]
+    assert {each.engine_options().max_rows for each in back} == {4}
+    twice = {"max_rows": 5, "engine": {"name": "torch", "max_rows": 4}}
+    with pytest.raises(ConfigurationError, match=r"max_rows stands in engine \(4\) and beside it \(5\)"):
+        ChatPowerSampling(**twice)
 
 
 # ------------------------------------------------------------ when they are checked
