@@ -22,9 +22,23 @@ class Detokenizer:
         self._start = 0  # the window: from here ...
         self._read = 0  # ... to here is text that was given out
         self.text = ""
+        self._marks = [(0, 0, 0)]  # after so many tokens: where the window stood, and how long the text was
 
     def push(self, *tokens: int) -> str:
         """The text that is complete with these tokens; may be empty."""
+        new = self._advance(tokens)
+        self._marks += [self._marks[-1]] * (len(tokens) - 1) + [(self._start, self._read, len(self.text))]
+        return new
+
+    def fork(self, length: int) -> Detokenizer:
+        """A detokenizer that has been fed the first `length` tokens of this one. Nothing is decoded again."""
+        fork = Detokenizer(self._decode)
+        fork._tokens, fork._marks = self._tokens[:length], self._marks[: length + 1]
+        fork._start, fork._read, end = fork._marks[-1]
+        fork.text = self.text[:end]
+        return fork
+
+    def _advance(self, tokens: Sequence[int]) -> str:
         self._tokens += tokens
         before = self._decode(self._tokens[self._start : self._read])
         after = self._decode(self._tokens[self._start :])

@@ -16,7 +16,7 @@ import re
 import threading
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from power_sampling.errors import ConfigurationError, UnsupportedModelError
 from power_sampling.text.stop import Decode, StopStrings
 from power_sampling.types import Tokens
 
-__all__ = ["GrammarConstraint", "Grammars", "answer_rule", "json_rule"]
+__all__ = ["GrammarConstraint", "Grammars", "Guide", "answer_rule", "json_rule"]
 
 # one line, as json.dumps writes it: free whitespace would let a model spend its horizon on blanks
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -164,9 +164,9 @@ class GrammarConstraint:
         shortest = len(self.ending((), start) or ())
         self.repeat = shortest + SPARE_DEPTH if is_repeated and shortest else 0
 
-    def watch(self, tokens: Tokens) -> _Guide:
+    def watch(self, tokens: Tokens) -> Guide:
         """The guide of a row whose completion starts with `tokens`."""
-        return _Guide(self, self._start.deep_copy(), tokens)
+        return Guide(self, self._start.deep_copy(), tokens)
 
     def accepts(self, text: str) -> bool:
         """Whether a whole text is in the language."""
@@ -216,8 +216,16 @@ def _mask(grammars: Grammars, matcher: Any) -> NDArray[np.bool_]:
     return mask
 
 
-class _Guide:
-    """Follows one row. Satisfies the engine's `Guide`."""
+class _Mark(NamedTuple):
+    """What a guide had found out at a token."""
+
+    ending: Tokens | None
+    alert: int
+    has_looked: bool  # so that its mask is that of the look
+
+
+class Guide:
+    """Follows one row under a constraint."""
 
     def __init__(self, constraint: GrammarConstraint, matcher: Any, tokens: Tokens) -> None:
         self._constraint, self._matcher = constraint, matcher
@@ -226,8 +234,23 @@ class _Guide:
         self._ending: Tokens | None = None  # the only way on, once it has begun
         self._alert = 0  # look at every token when no more than this many are left
         self._look()
+        self._marks = [_Mark(self._ending, self._alert, has_looked=True)]  # after so many tokens
         for token in tokens:
             self._advance(token)
+
+    def fork(self, length: int) -> Guide:
+        """A guide of the same row's first `length` tokens."""
+        excess, matcher = len(self._tokens) - length, self._matcher.deep_copy()
+        if excess and (matcher.is_error() or not matcher.rollback(excess)):
+            return self._constraint.watch(tuple(self._tokens[:length]))  # what is broken cannot be taken back
+        fork = Guide.__new__(Guide)
+        fork._constraint, fork._matcher, fork._mask = self._constraint, matcher, None
+        fork._tokens, fork._marks = self._tokens[:length], self._marks[: length + 1]
+        ending, fork._alert, has_looked = fork._marks[-1]
+        fork._ending = None if has_looked else ending
+        if has_looked:
+            fork._look()  # finds the same again, its mask included
+        return fork
 
     def allowed(self) -> NDArray[np.bool_]:
         if self._mask is None:
@@ -255,10 +278,12 @@ class _Guide:
         self._matcher.consume_token(token)
         self._tokens.append(token)
         self._mask = None
+        has_looked = not self._ending and (self._left <= self._alert or len(self._tokens) % LOOK_EVERY == 0)
         if self._ending:
             self._ending = self._ending[1:]
-        elif self._left <= self._alert or len(self._tokens) % LOOK_EVERY == 0:
+        elif has_looked:
             self._look()
+        self._marks.append(_Mark(self._ending, self._alert, has_looked))
 
     @property
     def _left(self) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from power_sampling.text.detokenizer import Detokenizer
 from power_sampling.types import Tokens
 
-__all__ = ["StopStrings", "TextStream"]
+__all__ = ["StopStrings", "StopWatch", "TextStream"]
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -20,20 +20,17 @@ class StopStrings:
         self._decode = decode
         self._reach = max(len(s) for s in self.strings) - 1
 
-    def watch(self, tokens: Tokens) -> Callable[[int], bool]:
-        """A function of every next token after `tokens`: is a stop string complete now?"""
+    def watch(self, tokens: Tokens) -> StopWatch:
+        """A watch of a completion that starts with `tokens`."""
         detokenizer = Detokenizer(self._decode)
         for token in tokens:  # one by one, as if they had been watched
             detokenizer.push(token)
+        return StopWatch(self, detokenizer)
 
-        def is_stopped(token: int) -> bool:
-            new = detokenizer.push(token)
-            if not new:
-                return False
-            tail = detokenizer.text[-len(new) - self._reach :] if self._reach else new
-            return any(s in tail for s in self.strings)
-
-        return is_stopped
+    def is_completed_by(self, new: str, text: str) -> bool:
+        """Whether a stop string ends in the last piece `new` of a text."""
+        tail = text[-len(new) - self._reach :] if self._reach else new
+        return bool(new) and any(s in tail for s in self.strings)
 
     def find(self, text: str) -> tuple[int, str] | None:
         """Where the earliest stop string begins, and which; the longest of those that begin there."""
@@ -49,6 +46,22 @@ class StopStrings:
             if any(s.startswith(text[-length:]) for s in self.strings):
                 return length
         return 0
+
+
+class StopWatch:
+    """Follows one row."""
+
+    def __init__(self, rule: StopStrings, detokenizer: Detokenizer) -> None:
+        self._rule, self._detokenizer = rule, detokenizer
+
+    def push(self, token: int) -> bool:
+        """Told the next token: is a stop string complete now?"""
+        new = self._detokenizer.push(token)
+        return self._rule.is_completed_by(new, self._detokenizer.text)
+
+    def fork(self, length: int) -> StopWatch:
+        """A watch of the same row's first `length` tokens."""
+        return StopWatch(self._rule, self._detokenizer.fork(length))
 
 
 class TextStream:

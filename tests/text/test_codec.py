@@ -122,7 +122,7 @@ def test_a_stop_string_is_found_across_tokens_from_any_cut(codec: Codec, stop: l
     expected = len(codec.encode(text[:first]))
     for cut in range(expected):
         watch = rule.watch(tokens[:cut])
-        stopped = next(i for i, t in enumerate(tokens[cut:], cut + 1) if watch(t))
+        stopped = next(i for i, t in enumerate(tokens[cut:], cut + 1) if watch.push(t))
         assert stopped == expected
 
 
