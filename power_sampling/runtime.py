@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self, Unpack, cast, overload
 
-from power_sampling.config import Config, GenerationConfig, ModelConfig
+from power_sampling.config import CONSTRAINTS, Config, GenerationConfig, ModelConfig
+from power_sampling.engines.protocol import Capabilities
 from power_sampling.errors import (
     ConfigurationError,
     ContextOverflowError,
@@ -507,8 +508,30 @@ def _asked(prompt: Prompt, tokens: Tokens, loaded: Loaded, config: GenerationCon
         starts_in_reasoning = codec.starts_in_reasoning(tokens)
         lark = codec.tool_format.grammar(conversation, answer, starts_in_reasoning=starts_in_reasoning)
     termination = Termination(codec.eos_ids, config.stop, lark, config.max_new_tokens)
+    _check_capabilities(config, termination, loaded.engine.capabilities)
     loaded.rules(termination)  # raises for a constraint that is none
     return _Asked(loaded, config, tokens, conversation, termination)
+
+
+def _check_capabilities(config: GenerationConfig, termination: Termination, can: Capabilities) -> None:
+    """Raises ConfigurationError for what the engine cannot do, before anything is asked of it."""
+    law = config.law()
+    if law.wants_entropy and not can.entropy:
+        raise ConfigurationError(
+            "sampler: cut='entropy' needs the entropy of the model at every position, which this engine cannot tell. "
+            "Use cut='uniform', or the engine 'torch'."
+        )
+    if law.score_at and not can.score_at:
+        raise ConfigurationError(
+            f"sampler: {config.sampler.name} weighs completions at several temperatures, which this engine cannot do. "
+            "Use metropolis_hastings, or the engine 'torch'."
+        )
+    if termination.constraint is not None and not can.masks:
+        asked = next((name for name in CONSTRAINTS if getattr(config, name) is not None), "tools")
+        raise ConfigurationError(
+            f"{asked}: this engine cannot keep the model from drawing what is not allowed. Leave it out, or use the "
+            "engine 'torch'."
+        )
 
 
 def _check_window(tokens: Tokens, config: GenerationConfig, window: int | None) -> None:

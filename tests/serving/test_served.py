@@ -70,9 +70,9 @@ SAMPLERS: list[Any] = [
 @pytest.mark.parametrize("termination", [EOS, STOP], ids=label)
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda s: f"{s['name']}-{s.get('num_proposals', 1)}")
 def test_the_law_through_the_worker_is_the_power_law(sampler: dict[str, Any], termination: Termination) -> None:
-    """600 answers over some 20 completions, each frequency within 5 standard errors of the target and an allowance for
+    """250 answers over some 20 completions, each frequency within 5 standard errors of the target and an allowance for
     chains and particles that are finite: a right engine fails with probability below 2e-5."""
-    engine, horizon, alpha, n = served(), 4, 2.0, 600
+    engine, horizon, alpha, n = served(), 4, 2.0, 250
     config = GenerationConfig(sampler=sampler, alpha=alpha, max_new_tokens=horizon)
     worker = Worker(engine)
     jobs = worker.submit_all(

@@ -52,12 +52,13 @@ class ServedLM:
         self._queue.pop(ticket, None)
 
     def step(self) -> Stepped:
-        """Nothing, every other time; else one of the draws, whole."""
-        if not self._queue or self._random.random() < 0.5:
+        """Nothing, every now and then; else some of the draws, whole, in an order of its own."""
+        if self._random.random() < 0.2:
             return Stepped()
-        ticket = int(self._random.choice(list(self._queue)))
-        continuation = self._drawn(*self._queue.pop(ticket))
-        return Stepped([ticket], [(ticket, continuation)])
+        ready = [ticket for ticket in self._queue if self._random.random() < 0.5]
+        self._random.shuffle(ready)
+        finished = [(ticket, self._drawn(*self._queue.pop(ticket))) for ticket in ready]
+        return Stepped(ready, finished)
 
     def reset(self) -> None:
         self._queue.clear()
