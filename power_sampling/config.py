@@ -145,7 +145,7 @@ class ModelConfig(TorchFields):
             if flat != default and own not in (default, flat):
                 raise ConfigurationError(f"{name} stands in engine ({own!r}) and beside it ({flat!r}); give it once.")
             options[name] = own if flat == default else flat
-        return type(self.engine).parse(options)
+        return self.engine if options == dict(self.engine) else type(self.engine).parse(options)
 
 
 class Config(GenerationConfig, ModelConfig):

@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, TypeAlias, TypedDict
 
+from power_sampling.engines.options import EngineOptions
 from power_sampling.samplers import SamplerOptions
-from power_sampling.settings import Settings
 
 __all__ = ["ConfigFields", "EngineChoice", "GenerationFields", "LoadedFields", "PretrainedFields", "SamplerChoice"]
 
 SamplerChoice: TypeAlias = str | Mapping[str, Any] | SamplerOptions
 """A sampler's name, a mapping with `name` and its options, or an object such as `MetropolisHastings(num_steps=4)`."""
 
-EngineChoice: TypeAlias = str | Mapping[str, Any] | Settings
+EngineChoice: TypeAlias = str | Mapping[str, Any] | EngineOptions
 """An engine's name, a mapping with `name` and its options, or an object of its options."""
 
 

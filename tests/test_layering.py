@@ -27,6 +27,7 @@ RANK = {
     "fields": 3,
     "vote": 2,
     "config": 3,
+    "fields": 3,
     "sources": 4,
     "engines": 4,
     "text": 4,
