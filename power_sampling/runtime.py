@@ -8,37 +8,26 @@ from __future__ import annotations
 import asyncio
 import queue
 import secrets
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self, Unpack, cast, overload
+from typing import Any, Self, Unpack, cast, overload
 
-from power_sampling.config import CONSTRAINTS, Config, GenerationConfig, ModelConfig
-from power_sampling.engines.protocol import Capabilities
+from power_sampling.config import Config, GenerationConfig, ModelConfig
 from power_sampling.errors import (
     ConfigurationError,
-    ContextOverflowError,
     EmptyPromptError,
-    InputError,
-    NoLegalCompletionError,
 )
 from power_sampling.fields import ConfigFields, GenerationFields, LoadedFields, PretrainedFields
-from power_sampling.models import Loaded, Model, get_model, model_from_objects
-from power_sampling.samplers import NumpyRng, sampler_for
-from power_sampling.serving.worker import Job, Outcome, Request, Update
+from power_sampling.models import Model, get_model, model_from_objects
+from power_sampling.prepared import Prompt, encoded, prepare
+from power_sampling.progress import progress_bar
+from power_sampling.reading import StreamReader, Submitted, completion_of
+from power_sampling.serving.worker import Update
 from power_sampling.sources import load_config, loaded_config
-from power_sampling.text.grammar import answer_rule
-from power_sampling.text.reply import ReplyReader
-from power_sampling.text.stop import StopStrings, TextStream
 from power_sampling.types import (
     Chunk,
     Completion,
-    Conversation,
-    Diagnostics,
     Message,
-    Progress,
-    Reply,
-    Termination,
     Tokens,
 )
 
@@ -47,60 +36,7 @@ Listeners = Callable[[int], Listener]
 
 __all__ = ["PowerSampler", "Prompt", "check_count"]
 
-Prompt = str | Sequence[Message] | Conversation
-
 _DONE = object()
-
-
-class _Asked(NamedTuple):
-    """A prompt as the model is given it, with what is needed to read its answer."""
-
-    loaded: Loaded
-    config: GenerationConfig
-    tokens: Tokens
-    conversation: Conversation | None
-    termination: Termination
-
-    def request(self, seed: int, listener: Listener | None) -> Request:
-        config, is_constrained = self.config, self.termination.constraint is not None
-        return Request(
-            prompt=self.tokens,
-            termination=self.termination,
-            make_sampler=lambda is_out_of_time: sampler_for(
-                config, config.max_new_tokens, NumpyRng(seed), is_out_of_time, is_constrained=is_constrained
-            ),
-            time_budget=config.time_budget,
-            timeout=config.timeout,
-            listener=listener,
-        )
-
-    def text_stream(self) -> TextStream:
-        codec, stop = self.loaded.codec, self.config.stop
-        return TextStream(codec.decode, codec.eos_ids, StopStrings(stop, codec.decode) if stop else None)
-
-    def reply_reader(self) -> ReplyReader | None:
-        """What takes the text apart, in a conversation."""
-        if self.conversation is None:
-            return None
-        codec = self.loaded.codec
-        starts_in_reasoning = codec.starts_in_reasoning(self.tokens)
-        return codec.tool_format.reader(self.conversation, starts_in_reasoning=starts_in_reasoning)
-
-    def control_text(self, tokens: Tokens) -> str:
-        """The text with its control tokens, which the tokenizer's own response template goes by, where it has one."""
-        codec = self.loaded.codec
-        if codec.tool_format.parse_response is None:
-            return ""
-        ended = len(tokens) - (bool(tokens) and tokens[-1] in codec.eos_ids)
-        return codec.decode(tokens[:ended], keep_control_tokens=True)
-
-
-class _Submitted(NamedTuple):
-    """A request under way."""
-
-    job: Job
-    asked: _Asked
-    seed: int
 
 
 class PowerSampler:
@@ -199,10 +135,7 @@ class PowerSampler:
 
     def encode(self, prompt: Prompt) -> Tokens:
         """The tokens the model would be given."""
-        conversation, codec = _conversation(prompt), self._model.load().codec
-        if conversation is not None:
-            return codec.encode_conversation(conversation)
-        return codec.encode(cast("str", prompt))
+        return encoded(prompt, self._model.load().codec)
 
     def token_ids(self, text: str) -> list[int]:
         """The tokens of a text alone, nothing added."""
@@ -294,10 +227,10 @@ class PowerSampler:
 
         The first error stops the other requests of the call and is raised.
         """
-        with _progress(len(prompts) * check_count(n), is_shown=show_progress) as bars:
-            submitted = self._submit(prompts, n, overrides, bars.listener if bars else None)
+        with progress_bar(len(prompts) * check_count(n), is_shown=show_progress) as bar:
+            submitted = self._submit(prompts, n, overrides, bar.listener if bar else None)
             try:
-                return [_read(s, s.job.future.result()) for s in submitted]
+                return [completion_of(s, s.job.future.result()) for s in submitted]
             finally:
                 _cancel(submitted)
 
@@ -311,7 +244,7 @@ class PowerSampler:
         updates: queue.SimpleQueue[Any] = queue.SimpleQueue()
         (submitted,) = self._submit([prompt], 1, overrides, lambda _: updates.put)
         submitted.job.future.add_done_callback(lambda _: updates.put(_DONE))
-        reader = _StreamReader(submitted)
+        reader = StreamReader(submitted)
         try:
             while (update := updates.get()) is not _DONE:
                 if (chunk := reader.chunk(update)) is not None:
@@ -401,11 +334,11 @@ class PowerSampler:
         **overrides: Unpack[GenerationFields],
     ) -> list[Completion]:
         """`generate`, without blocking the event loop; cancelling the task stops the work."""
-        with _progress(len(prompts) * check_count(n), is_shown=show_progress) as bars:
-            submitted = await self._asubmit(prompts, n, overrides, bars.listener if bars else None)
+        with progress_bar(len(prompts) * check_count(n), is_shown=show_progress) as bar:
+            submitted = await self._asubmit(prompts, n, overrides, bar.listener if bar else None)
             try:
                 outcomes = await asyncio.gather(*[asyncio.wrap_future(s.job.future) for s in submitted])
-                return [_read(s, outcome) for s, outcome in zip(submitted, outcomes, strict=True)]
+                return [completion_of(s, outcome) for s, outcome in zip(submitted, outcomes, strict=True)]
             finally:
                 _cancel(submitted)
 
@@ -419,7 +352,7 @@ class PowerSampler:
                 loop.call_soon_threadsafe(updates.put_nowait, item)
 
         (submitted,) = await self._asubmit([prompt], 1, overrides, lambda _: put)
-        reader = _StreamReader(submitted)
+        reader = StreamReader(submitted)
         try:
             submitted.job.future.add_done_callback(lambda _: put(_DONE))
             while (update := await updates.get()) is not _DONE:
@@ -443,17 +376,17 @@ class PowerSampler:
         n: int,
         overrides: Mapping[str, Any],
         listener_of: Listeners | None,
-    ) -> list[_Submitted]:
+    ) -> list[Submitted]:
         """Encode all, refuse what cannot be answered, then submit all: no request runs if another is refused."""
         config, loaded = self._overridden(overrides), self._model.load()
-        asked = [_asked(prompt, self.encode(prompt), loaded, config) for prompt in prompts]
-        seeds = [secrets.randbits(63) if config.seed is None else config.seed + i for _ in asked for i in range(n)]
-        asked = [one for one in asked for _ in range(n)]
+        prepared = [prepare(prompt, loaded, config) for prompt in prompts]
+        seeds = [secrets.randbits(63) if config.seed is None else config.seed + i for _ in prepared for i in range(n)]
+        prepared = [one for one in prepared for _ in range(n)]
         requests = [
             one.request(seed, listener_of(i) if listener_of else None)
-            for i, (one, seed) in enumerate(zip(asked, seeds, strict=True))
+            for i, (one, seed) in enumerate(zip(prepared, seeds, strict=True))
         ]
-        return [_Submitted(*each) for each in zip(loaded.worker.submit_all(requests), asked, seeds, strict=True)]
+        return [Submitted(*each) for each in zip(loaded.worker.submit_all(requests), prepared, seeds, strict=True)]
 
     async def _asubmit(
         self,
@@ -461,7 +394,7 @@ class PowerSampler:
         n: int,
         overrides: Mapping[str, Any],
         listener_of: Listeners | None,
-    ) -> list[_Submitted]:
+    ) -> list[Submitted]:
         """`_submit` on another thread, since it may load the model. A caller cancelled meanwhile leaves no work."""
         task = asyncio.create_task(asyncio.to_thread(self._submit, prompts, n, overrides, listener_of))
         try:
@@ -478,16 +411,6 @@ def check_count(n: Any) -> int:
     return n
 
 
-def _conversation(prompt: Prompt) -> Conversation | None:
-    """A prompt that goes through the chat template, or None for a text."""
-    if isinstance(prompt, str):
-        return None
-    messages = prompt.messages if isinstance(prompt, Conversation) else prompt
-    if isinstance(messages, Sequence) and all(isinstance(message, Mapping) for message in messages):
-        return prompt if isinstance(prompt, Conversation) else Conversation(messages=messages)
-    raise InputError(f"A prompt is a text or a list of messages, got {type(prompt).__name__}: {prompt!r:.80}.")
-
-
 def _conversations(
     conversations: Sequence[Message] | Sequence[Sequence[Message]],
 ) -> tuple[Sequence[Sequence[Message]], bool]:
@@ -499,162 +422,7 @@ def _conversations(
     return cast("Sequence[Sequence[Message]]", conversations), False
 
 
-def _asked(prompt: Prompt, tokens: Tokens, loaded: Loaded, config: GenerationConfig) -> _Asked:
-    """Raises ContextOverflowError for what does not fit, ConfigurationError for a constraint that is none."""
-    _check_window(tokens, config, loaded.engine.context_window)
-    codec, conversation, answer = loaded.codec, _conversation(prompt), answer_rule(config)
-    lark = None if answer is None else f"start: {answer}"
-    if conversation is not None:
-        starts_in_reasoning = codec.starts_in_reasoning(tokens)
-        lark = codec.tool_format.grammar(conversation, answer, starts_in_reasoning=starts_in_reasoning)
-    termination = Termination(codec.eos_ids, config.stop, lark, config.max_new_tokens)
-    _check_capabilities(config, termination, loaded.engine.capabilities)
-    loaded.rules(termination)  # raises for a constraint that is none
-    return _Asked(loaded, config, tokens, conversation, termination)
-
-
-def _check_capabilities(config: GenerationConfig, termination: Termination, can: Capabilities) -> None:
-    """Raises ConfigurationError for what the engine cannot do, before anything is asked of it."""
-    law = config.law()
-    if law.wants_entropy and not can.entropy:
-        raise ConfigurationError(
-            "sampler: cut='entropy' needs the entropy of the model at every position, which this engine cannot tell. "
-            "Use cut='uniform', or the engine 'torch'."
-        )
-    if law.score_at and not can.score_at:
-        raise ConfigurationError(
-            f"sampler: {config.sampler.name} weighs completions at several temperatures, which this engine cannot do. "
-            "Use metropolis_hastings, or the engine 'torch'."
-        )
-    if termination.constraint is not None and not can.masks:
-        asked = next((name for name in CONSTRAINTS if getattr(config, name) is not None), "tools")
-        raise ConfigurationError(
-            f"{asked}: this engine cannot keep the model from drawing what is not allowed. Leave it out, or use the "
-            "engine 'torch'."
-        )
-
-
-def _check_window(tokens: Tokens, config: GenerationConfig, window: int | None) -> None:
-    if window is not None and len(tokens) + config.max_new_tokens > window:
-        raise ContextOverflowError(
-            f"The prompt has {len(tokens)} tokens and max_new_tokens is {config.max_new_tokens}, together "
-            f"{len(tokens) + config.max_new_tokens}; the context window is {window}. Shorten the prompt or lower "
-            "max_new_tokens."
-        )
-
-
-def _cancel(submitted: Sequence[_Submitted]) -> None:
+def _cancel(submitted: Sequence[Submitted]) -> None:
     for s in submitted:
         if not s.job.future.done():
             s.job.cancel()
-
-
-def _read(s: _Submitted, outcome: Outcome, text: TextStream | None = None, reply: Reply | None = None) -> Completion:
-    """The completion a finished request stands for; `text` and `reply` where they are read already."""
-    answer, chain, config = outcome.answer, outcome.answer.chain, s.asked.config
-    if chain.end == "illegal":
-        raise NoLegalCompletionError(
-            f"No completion of at most {config.max_new_tokens} tokens (max_new_tokens) that obeys the constraint was "
-            "found. Raise max_new_tokens, bound the constraint (maxLength, maxItems), or spend more steps or particles."
-        )
-    if text is None:
-        text = s.asked.text_stream()
-        text.finish(chain.tokens)
-        if reader := s.asked.reply_reader():
-            reader.push(s.asked.control_text(chain.tokens) or text.text)
-            _, reply = reader.finish()
-    return Completion(
-        text=text.text,
-        reply=reply,
-        tokens=chain.tokens,
-        logp=float(chain.logp.sum()),
-        token_logp=tuple(chain.logp.tolist()),
-        token_text=s.asked.loaded.codec.spell(chain.tokens),
-        finish_reason="stop" if chain.is_terminated else "length",
-        stop=text.stopped_by,
-        prompt_tokens=len(s.asked.tokens),
-        seed=s.seed,
-        diagnostics=Diagnostics(
-            sampler=config.sampler.name,
-            alpha=config.law().alpha,
-            exactness=answer.exactness,
-            acceptance_rate=answer.acceptance_rate,
-            ess=answer.ess,
-            log_z=answer.log_z,
-            is_budget_spent=answer.is_budget_spent,
-            curve=answer.curve,
-            tokens_decoded=outcome.tokens_decoded,
-            tokens_prefilled=outcome.tokens_prefilled,
-            tokens_reused=outcome.tokens_reused,
-            serial_steps=outcome.serial_steps,
-            seconds=outcome.seconds,
-        ),
-    )
-
-
-class _StreamReader:
-    """Updates of one request turned into chunks."""
-
-    def __init__(self, submitted: _Submitted) -> None:
-        self._submitted = submitted
-        self._text = submitted.asked.text_stream()
-        self._reply = submitted.asked.reply_reader()
-        self._waits = submitted.asked.loaded.codec.tool_format.parse_response is not None
-        self._progress: Progress | None = None
-
-    def chunk(self, update: Update) -> Chunk | None:
-        """A chunk where there is new text or new progress."""
-        text = self._text.advance(update.settled)
-        if not text and update.progress is self._progress:
-            return None
-        self._progress = update.progress
-        content, reasoning = self._reply.push(text) if self._reply and not self._waits else ("", "")
-        return Chunk(text, progress=update.progress, content=content, reasoning=reasoning)
-
-    def last(self, outcome: Outcome) -> Chunk:
-        tokens = outcome.answer.chain.tokens
-        text, content, reasoning, reply = self._text.finish(tokens), "", "", None
-        if self._reply:
-            pushed = self._reply.push(self._submitted.asked.control_text(tokens) or text)
-            rest, reply = self._reply.finish()
-            content, reasoning = pushed[0] + rest[0], pushed[1] + rest[1]
-        completion = _read(self._submitted, outcome, self._text, reply)
-        return Chunk(text, completion, self._progress, content, reasoning)
-
-
-@contextmanager
-def _progress(requests: int, *, is_shown: bool) -> Iterator[_Bars | None]:
-    """The bar of a call, where it is to be shown; it ends full where the call succeeds."""
-    if not is_shown:
-        yield None
-        return
-    bars = _Bars(requests)
-    try:
-        yield bars
-        bars.finish()
-    finally:
-        bars.close()
-
-
-class _Bars:
-    """One progress bar over all requests of a call, in the samplers' steps."""
-
-    def __init__(self, requests: int) -> None:
-        from tqdm.auto import tqdm
-
-        self._shares = [0.0] * requests
-        self._bar = tqdm(total=100, unit="%", bar_format="{desc}{percentage:3.0f}%|{bar}| {elapsed}{postfix}")
-
-    def listener(self, index: int) -> Callable[[Update], None]:
-        def update(u: Update) -> None:
-            self._shares[index] = u.progress.done / max(1, u.progress.total)
-            self._bar.n = round(100 * sum(self._shares) / len(self._shares))
-            self._bar.set_postfix({name: f"{value:.3g}" for name, value in u.progress.stats.items()})
-
-        return update
-
-    def finish(self) -> None:
-        self._bar.n = 100
-
-    def close(self) -> None:
-        self._bar.close()

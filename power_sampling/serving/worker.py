@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from power_sampling.engines.protocol import LanguageModel, Peeks
 from power_sampling.errors import (
@@ -43,6 +43,12 @@ class Outcome(NamedTuple):
     tokens_reused: int
     serial_steps: int
     seconds: float
+
+    def facts(self) -> dict[str, Any]:
+        """What is known of the answer and what it cost, by the names of `Diagnostics`."""
+        cost = self._asdict()
+        del cost["answer"]
+        return {**self.answer.facts(), **cost}
 
 
 class Update(NamedTuple):

@@ -6,7 +6,7 @@ Nothing here computes a probability, knows a model, a tokenizer or a device.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -224,3 +224,9 @@ class Answer(NamedTuple):
     log_z: float | None = None
     is_budget_spent: bool = False
     curve: tuple[tuple[float, float], ...] | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """All but the chain, by the names of `Diagnostics`."""
+        facts = self._asdict()
+        del facts["chain"]
+        return facts

@@ -1,0 +1,141 @@
+"""A prompt made ready for the model: checked, encoded and constrained once, with what is needed to read its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from power_sampling.config import CONSTRAINTS, GenerationConfig
+from power_sampling.engines.protocol import Capabilities
+from power_sampling.errors import ConfigurationError, ContextOverflowError, InputError
+from power_sampling.models import Loaded
+from power_sampling.samplers import NumpyRng, sampler_for
+from power_sampling.serving.worker import Request, Update
+from power_sampling.text.codec import Codec
+from power_sampling.text.grammar import answer_rule
+from power_sampling.text.reply import ReplyReader
+from power_sampling.text.stop import StopStrings, TextStream
+from power_sampling.types import Conversation, Message, Termination, Tokens
+
+__all__ = ["PreparedPrompt", "Prompt", "encoded", "prepare"]
+
+Prompt: TypeAlias = str | Sequence[Message] | Conversation
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedPrompt:
+    """One prompt under the settings of one call. Requests of several seeds share it."""
+
+    codec: Codec
+    config: GenerationConfig
+    tokens: Tokens
+    conversation: Conversation | None  # None: a text, completed as it stands
+    starts_in_reasoning: bool
+    termination: Termination
+
+    def request(self, seed: int, listener: Callable[[Update], None] | None) -> Request:
+        """What the worker is asked."""
+        config, is_constrained = self.config, self.termination.constraint is not None
+        return Request(
+            prompt=self.tokens,
+            termination=self.termination,
+            make_sampler=lambda is_out_of_time: sampler_for(
+                config, config.max_new_tokens, NumpyRng(seed), is_out_of_time, is_constrained=is_constrained
+            ),
+            time_budget=config.time_budget,
+            timeout=config.timeout,
+            listener=listener,
+        )
+
+    def text_stream(self) -> TextStream:
+        """Turns settled tokens into text."""
+        codec, stop = self.codec, self.termination.stop
+        return TextStream(codec.decode, codec.eos_ids, StopStrings(stop, codec.decode) if stop else None)
+
+    def reply_reader(self) -> ReplyReader | None:
+        """Takes the text apart, in a conversation."""
+        if self.conversation is None:
+            return None
+        return self.codec.tool_format.reader(self.conversation, starts_in_reasoning=self.starts_in_reasoning)
+
+    @property
+    def is_read_at_the_end(self) -> bool:
+        """Whether the tokenizer's own response template reads the reply, which takes all of it."""
+        return self.codec.tool_format.parse_response is not None
+
+    def control_text(self, tokens: Tokens) -> str:
+        """The text with its control tokens, which the tokenizer's own response template goes by, where it has one."""
+        if not self.is_read_at_the_end:
+            return ""
+        ended = len(tokens) - (bool(tokens) and tokens[-1] in self.codec.eos_ids)
+        return self.codec.decode(tokens[:ended], keep_control_tokens=True)
+
+
+def prepare(prompt: Prompt, loaded: Loaded, config: GenerationConfig) -> PreparedPrompt:
+    """Raises InputError for what is no prompt, ContextOverflowError for what does not fit, ConfigurationError for what
+    the engine cannot do and for a constraint that is none."""
+    codec, conversation = loaded.codec, _conversation(prompt)
+    tokens = _tokens(prompt, conversation, codec)
+    _check_window(tokens, config, loaded.engine.context_window)
+    starts_in_reasoning = conversation is not None and codec.starts_in_reasoning(tokens)
+    answer = answer_rule(config)
+    lark = None if answer is None else f"start: {answer}"
+    if conversation is not None:
+        lark = codec.tool_format.grammar(conversation, answer, starts_in_reasoning=starts_in_reasoning)
+    termination = Termination(codec.eos_ids, config.stop, lark, config.max_new_tokens)
+    _check_capabilities(config, termination, loaded.engine.capabilities)
+    loaded.rules(termination)  # raises for a constraint that is none
+    return PreparedPrompt(codec, config, tokens, conversation, starts_in_reasoning, termination)
+
+
+def encoded(prompt: Prompt, codec: Codec) -> Tokens:
+    """The tokens the model is given."""
+    return _tokens(prompt, _conversation(prompt), codec)
+
+
+def _tokens(prompt: Prompt, conversation: Conversation | None, codec: Codec) -> Tokens:
+    if conversation is not None:
+        return codec.encode_conversation(conversation)
+    assert isinstance(prompt, str), "what is no conversation is a text"
+    return codec.encode(prompt)
+
+
+def _conversation(prompt: Prompt) -> Conversation | None:
+    """A prompt that goes through the chat template, or None for a text."""
+    if isinstance(prompt, str):
+        return None
+    messages = prompt.messages if isinstance(prompt, Conversation) else prompt
+    if isinstance(messages, Sequence) and all(isinstance(message, Mapping) for message in messages):
+        return prompt if isinstance(prompt, Conversation) else Conversation(messages=messages)
+    raise InputError(f"A prompt is a text or a list of messages, got {type(prompt).__name__}: {prompt!r:.80}.")
+
+
+def _check_capabilities(config: GenerationConfig, termination: Termination, can: Capabilities) -> None:
+    """Raises ConfigurationError for what the engine cannot do, before anything is asked of it."""
+    law = config.law()
+    if law.wants_entropy and not can.entropy:
+        raise ConfigurationError(
+            "sampler: cut='entropy' needs the entropy of the model at every position, which this engine cannot tell. "
+            "Use cut='uniform', or the engine 'torch'."
+        )
+    if law.score_at and not can.score_at:
+        raise ConfigurationError(
+            f"sampler: {config.sampler.name} weighs completions at several temperatures, which this engine cannot do. "
+            "Use metropolis_hastings, or the engine 'torch'."
+        )
+    if termination.constraint is not None and not can.masks:
+        asked = next((name for name in CONSTRAINTS if getattr(config, name) is not None), "tools")
+        raise ConfigurationError(
+            f"{asked}: this engine cannot keep the model from drawing what is not allowed. Leave it out, or use the "
+            "engine 'torch'."
+        )
+
+
+def _check_window(tokens: Tokens, config: GenerationConfig, window: int | None) -> None:
+    if window is not None and len(tokens) + config.max_new_tokens > window:
+        raise ContextOverflowError(
+            f"The prompt has {len(tokens)} tokens and max_new_tokens is {config.max_new_tokens}, together "
+            f"{len(tokens) + config.max_new_tokens}; the context window is {window}. Shorten the prompt or lower "
+            "max_new_tokens."
+        )

@@ -1,0 +1,82 @@
+"""Outcomes of the worker read: completions, and the chunks of a stream."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from power_sampling.errors import NoLegalCompletionError
+from power_sampling.prepared import PreparedPrompt
+from power_sampling.serving.worker import Job, Outcome, Update
+from power_sampling.text.stop import TextStream
+from power_sampling.types import Chunk, Completion, Diagnostics, Progress, Reply
+
+__all__ = ["StreamReader", "Submitted", "completion_of"]
+
+
+class Submitted(NamedTuple):
+    """A request under way."""
+
+    job: Job
+    prompt: PreparedPrompt
+    seed: int
+
+
+def completion_of(
+    s: Submitted, outcome: Outcome, text: TextStream | None = None, reply: Reply | None = None
+) -> Completion:
+    """The completion a finished request stands for; `text` and `reply` where they are read already."""
+    chain, config = outcome.answer.chain, s.prompt.config
+    if chain.end == "illegal":
+        raise NoLegalCompletionError(
+            f"No completion of at most {config.max_new_tokens} tokens (max_new_tokens) that obeys the constraint was "
+            "found. Raise max_new_tokens, bound the constraint (maxLength, maxItems), or spend more steps or particles."
+        )
+    if text is None:
+        text = s.prompt.text_stream()
+        text.finish(chain.tokens)
+        if reader := s.prompt.reply_reader():
+            reader.push(s.prompt.control_text(chain.tokens) or text.text)
+            _, reply = reader.finish()
+    return Completion(
+        text=text.text,
+        reply=reply,
+        tokens=chain.tokens,
+        logp=float(chain.logp.sum()),
+        token_logp=tuple(chain.logp.tolist()),
+        token_text=s.prompt.codec.spell(chain.tokens),
+        finish_reason="stop" if chain.is_terminated else "length",
+        stop=text.stopped_by,
+        prompt_tokens=len(s.prompt.tokens),
+        seed=s.seed,
+        diagnostics=Diagnostics(sampler=config.sampler.name, alpha=config.law().alpha, **outcome.facts()),
+    )
+
+
+class StreamReader:
+    """Updates of one request turned into chunks."""
+
+    def __init__(self, submitted: Submitted) -> None:
+        self._submitted = submitted
+        self._text = submitted.prompt.text_stream()
+        self._reply = submitted.prompt.reply_reader()
+        self._waits = submitted.prompt.is_read_at_the_end
+        self._progress: Progress | None = None
+
+    def chunk(self, update: Update) -> Chunk | None:
+        """A chunk where there is new text or new progress."""
+        text = self._text.advance(update.settled)
+        if not text and update.progress is self._progress:
+            return None
+        self._progress = update.progress
+        content, reasoning = self._reply.push(text) if self._reply and not self._waits else ("", "")
+        return Chunk(text, progress=update.progress, content=content, reasoning=reasoning)
+
+    def last(self, outcome: Outcome) -> Chunk:
+        tokens = outcome.answer.chain.tokens
+        text, content, reasoning, reply = self._text.finish(tokens), "", "", None
+        if self._reply:
+            pushed = self._reply.push(self._submitted.prompt.control_text(tokens) or text)
+            rest, reply = self._reply.finish()
+            content, reasoning = pushed[0] + rest[0], pushed[1] + rest[1]
+        completion = completion_of(self._submitted, outcome, self._text, reply)
+        return Chunk(text, completion, self._progress, content, reasoning)
