@@ -1,4 +1,4 @@
-"""The smallest backend of the stepped engine, to copy for a new machine: states are tokens, logits come from a table."""
+"""The smallest backend of the stepped engine, one to copy: states are tokens, logits come from a table."""
 
 from __future__ import annotations
 
