@@ -1,7 +1,7 @@
-"""Tool calls written as text, read: between tags, in a row, or as plain JSON.
+"""Tool calls written as text, read: JSON values, in a row or alone. How one family writes them is in `formats/`.
 
 Nothing here raises on what a model wrote: what looks like a call and is none comes back as an InvalidToolCall whose
-error the model can act on.
+error the model can act on. (`decode_json` raises ValueError, for those who read more than JSON.)
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ __all__ = [
     "PYTHON_TAG",
     "TOOL_CALLS",
     "Call",
+    "broken_call",
     "call_of",
+    "calls_of",
+    "decode_json",
     "new_id",
     "plain_calls",
     "row_of_calls",
-    "tagged_calls",
 ]
 
 Call = ToolCall | InvalidToolCall
@@ -35,8 +37,6 @@ CALL, CALL_END = "<tool_call>", "</tool_call>"  # Hermes, Qwen
 PYTHON_TAG = "<|python_tag|>"  # Llama 3
 TOOL_CALLS, ARGS = "[TOOL_CALLS]", "[ARGS]"  # Mistral
 
-_TAG_END = re.compile(rf"\s*(?:{CALL_END}|(?={CALL})|\Z)")  # a forgotten end tag does no harm
-_LATER_END = re.compile(rf"{CALL_END}|(?={CALL})|\Z")
 _SEPARATOR = re.compile(rf"(?:[\s;,]|{re.escape(PYTHON_TAG)}|{re.escape(TOOL_CALLS)})*")
 _NAMED = re.compile(r"([^\s{}\[\]](?:[^{}\[\]\n]*[^\s{}\[\]])?)\s*(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?\s*(?=\{)")
 _NAME = re.compile(r'[\[\s]*\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"name"\s*:\s*"([^"\\]+)"')
@@ -57,38 +57,12 @@ def call_of(value: Any, raw: str, names: Collection[str]) -> Call:
     arguments = value.get("arguments", value.get("parameters", {}))
     if isinstance(arguments, str):
         try:
-            arguments = _decode(arguments)[0]
+            arguments = decode_json(arguments)[0]
         except ValueError as error:
             return _invalid(name, raw, f"The arguments of {name!r} are no valid JSON: {error}.")
     if not isinstance(arguments, dict):
         return _invalid(name, raw, f"The arguments of {name!r} must be a JSON object, not {type(arguments).__name__}.")
     return ToolCall(name=name, arguments=arguments, id=new_id())
-
-
-def tagged_calls(text: str, names: Collection[str]) -> tuple[list[Call], str]:
-    """The calls between `<tool_call>` tags, and the text outside of them."""
-    calls: list[Call] = []
-    outside, at = [], 0
-    while (start := text.find(CALL, at)) >= 0:
-        outside.append(text[at:start])
-        found, at = _tagged(text, start + len(CALL), names)
-        calls += found
-    outside.append(text[at:])
-    return calls, "\n".join(piece.strip("\n") for piece in outside if piece.strip())
-
-
-def _tagged(text: str, body: int, names: Collection[str]) -> tuple[list[Call], int]:
-    """The calls of one block whose inside begins at `body`, and where the block ends."""
-    error = "there is more after it"
-    try:
-        value, end = _decode(text, body)
-        if closed := _TAG_END.match(text, end):
-            return _calls_of(value, text[body:end].strip(), names), closed.end()
-    except ValueError as reason:
-        error = str(reason)
-    end = next((m.start() for m in _LATER_END.finditer(text, body)), len(text))
-    raw = text[body:end].strip()
-    return [_broken(raw, error)], end + len(CALL_END) * text.startswith(CALL_END, end)
 
 
 def row_of_calls(text: str, names: Collection[str]) -> tuple[list[Call], str] | None:
@@ -124,18 +98,18 @@ def _one_or_more(text: str, at: int, names: Collection[str], *, is_certain: bool
     if named and not is_certain and named[1] not in names:
         return None
     try:
-        value, end = _decode(text, named.end() if named else at)
+        value, end = decode_json(text, named.end() if named else at)
     except ValueError as error:
         head = named or _NAME.match(text, at)
         if is_certain or (head and head[1] in names):
-            return [_broken(text[at:].strip(), str(error), head[1] if head else None)], len(text)
+            return [broken_call(text[at:].strip(), str(error), head[1] if head else None)], len(text)
         return None
     if named:
         value = {"name": named[1], "arguments": value}
     items = value if isinstance(value, list) else [value]
     if not items or not (is_certain or all(_is_call(item) for item in items)):
         return None
-    return _calls_of(value, text[at:end], names), end
+    return calls_of(value, text[at:end], names), end
 
 
 def _is_call(value: Any) -> bool:
@@ -144,13 +118,15 @@ def _is_call(value: Any) -> bool:
     )
 
 
-def _calls_of(value: Any, raw: str, names: Collection[str]) -> list[Call]:
+def calls_of(value: Any, raw: str, names: Collection[str]) -> list[Call]:
+    """The calls that a JSON value or a list of them stands for; `raw` is its text."""
     if isinstance(value, list):
         return [call_of(item, json.dumps(item, ensure_ascii=False), names) for item in value]
     return [call_of(value, raw, names)]
 
 
-def _broken(raw: str, error: str, name: str | None = None) -> InvalidToolCall:
+def broken_call(raw: str, error: str, name: str | None = None) -> InvalidToolCall:
+    """A call that is no JSON."""
     if name is None and (head := _NAME.match(raw)):
         name = head[1]
     return _invalid(name, raw, f"The call is no valid JSON, or it was cut short: {error}.")
@@ -167,7 +143,7 @@ def _no_number(constant: str) -> NoReturn:
 _DECODER = json.JSONDecoder(strict=False, parse_constant=_no_number)  # a bare line break in a string is forgiven
 
 
-def _decode(text: str, at: int = 0) -> tuple[Any, int]:
+def decode_json(text: str, at: int = 0) -> tuple[Any, int]:
     """The JSON value at a position, and where it ends. Raises ValueError."""
     try:
         return _DECODER.raw_decode(text, _end(re.compile(r"\s*"), text, at))

@@ -14,8 +14,8 @@ from typing import Any
 
 from power_sampling.errors import ChatTemplateError, EmptyPromptError
 from power_sampling.text import roles
+from power_sampling.text.formats import ToolFormat, tool_format
 from power_sampling.text.grammar import Grammars
-from power_sampling.text.tools import ToolFormat, tool_format
 from power_sampling.types import Conversation, Message, Tokens
 
 __all__ = ["Codec"]

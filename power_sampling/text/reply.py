@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
-from power_sampling.text.calls import CALL, Call, call_of, plain_calls, row_of_calls, tagged_calls
+from power_sampling.text.calls import Call, call_of, plain_calls, row_of_calls
 from power_sampling.types import InvalidToolCall, Reply, ToolCall
 
 __all__ = ["THINK", "THINK_END", "ParseResponse", "Plain", "ReplyReader", "TemplateReader"]
@@ -19,6 +19,7 @@ THINK, THINK_END = "<think>", "</think>"
 
 Plain = Literal["none", "one", "many"]
 ParseResponse = Callable[[str], Mapping[str, Any]]
+ReadCalls = Callable[[str, Collection[str]], tuple[list[Call], str] | None]
 
 # the beginning of what may be calls in plain JSON: a brace, a bracket, or a fence around one
 _PLAIN_START = re.compile(r"\s*(?:\Z|[{\[]|`{1,3}\Z|```(?:j|js|jso|json)?\s*(?:\Z|[{\[]))")
@@ -29,19 +30,22 @@ class ReplyReader:
     """Reads one reply.
 
     `names` are the tools on offer; without any, only the reasoning is told from the content. `openings` are the texts
-    that begin calls; `plain` says whether a reply that is nothing but JSON may be one call, or many, as well.
+    that begin calls, and `read_calls` reads a text that begins so: the calls, and what is content beside them. `plain`
+    says whether a reply that is nothing but JSON may be one call, or many, as well.
     """
 
     def __init__(
         self,
         names: Collection[str] = (),
         *,
-        openings: Sequence[str] = (CALL,),
+        openings: Sequence[str] = (),
+        read_calls: ReadCalls = row_of_calls,
         plain: Plain = "none",
         starts_in_reasoning: bool = False,
     ) -> None:
         self._names = names
         self._openings = tuple(openings) if names else ()
+        self._read = read_calls
         self._plain = plain if names else "none"
         self._stage: Literal["start", "reasoning", "content", "calls"] = "reasoning" if starts_in_reasoning else "start"
         self._held = ""  # came, and not released yet
@@ -120,8 +124,7 @@ class ReplyReader:
 
     def _read_calls(self) -> str:
         """Reads the calls in what is held, and returns what is content after all."""
-        text = self._held.lstrip("\n")
-        found = tagged_calls(text, self._names) if text.startswith(CALL) else row_of_calls(text, self._names)
+        found = self._read(self._held.lstrip("\n"), self._names)
         if found is None:
             return self._held
         self._calls, rest = found

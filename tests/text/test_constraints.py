@@ -40,8 +40,9 @@ IDS = [f"horizon {case[1]}, alpha {case[3]}, tau {case[5]}" for case in CASES]
 
 def words_of(case: tuple[Any, ...]) -> set[Tokens]:
     """The words that fit, as completions: with EOS where the horizon leaves room for it."""
-    horizon, constraint = case[1], case[4].constraint
-    return {w if len(w) == horizon else (*w, 0) for w in constraint.words if len(w) <= horizon}
+    horizon = case[1]
+    words = [tuple(map(int, word)) for word in case[4].constraint.split("|")]
+    return {w if len(w) == horizon else (*w, 0) for w in words if len(w) <= horizon}
 
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from power_sampling.errors import InputError
+from power_sampling.text.formats import ToolFormat, tool_format
+from power_sampling.text.formats.messages import TOOLS_PROMPT
 from power_sampling.text.reply import ReplyReader
-from power_sampling.text.tool_messages import TOOLS_PROMPT
-from power_sampling.text.tools import ToolFormat, tool_format
 from power_sampling.types import Conversation, Reply
 from tests.support.tiny import CHAT_TEMPLATE, tiny_tokenizer
 

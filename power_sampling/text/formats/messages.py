@@ -1,28 +1,28 @@
-"""Messages with tool calls, put into the shape that a chat template can print. The given messages are never changed."""
+"""Messages with tool calls, put into a shape that chat templates can print. The caller's messages are never changed.
+
+What a template has no place for is written as text: the tools in a system message, calls and results between tags.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from power_sampling.text.calls import CALL, CALL_END
 from power_sampling.types import Message
 
 __all__ = [
     "TOOLS_PROMPT",
+    "Messages",
     "cleaned",
     "functions",
-    "one_call_each",
-    "with_short_ids",
     "with_tools_explained",
     "with_written_calls",
     "with_written_results",
 ]
 
-Messages = list[dict[str, Any]]
+Messages: TypeAlias = list[dict[str, Any]]
 
 TOOLS_PROMPT = """You can call these functions:
 
@@ -76,7 +76,7 @@ def _cleaned_call(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def functions(tools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Tools in OpenAI's form, without what is none of the model's business."""
+    """Tools in OpenAI's form, without what the model need not know."""
     return [
         {
             "type": "function",
@@ -85,43 +85,6 @@ def functions(tools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         }
         for tool in tools
     ]
-
-
-def one_call_each(messages: Messages) -> Messages:
-    """Llama 3's template refuses several calls in one message: each gets its own, followed by its result."""
-    result: Messages = []
-    rest = list(messages)
-    while rest:
-        message = rest.pop(0)
-        calls = message.get("tool_calls", ())
-        if len(calls) < 2:
-            result.append(message)
-            continue
-        for i, call in enumerate(calls):
-            result.append(message | {"tool_calls": [call], "content": message["content"] if i == 0 else ""})
-            results = next((n for n, m in enumerate(rest) if m.get("role") != "tool"), len(rest))
-            own = next((n for n in range(results) if rest[n].get("tool_call_id") == call["id"]), None)
-            if own is not None:
-                result.append(rest.pop(own))
-    return result
-
-
-def with_short_ids(messages: Messages) -> Messages:
-    """Mistral's templates refuse ids that are not nine letters and digits; equal ids stay equal."""
-
-    def short(message: dict[str, Any]) -> dict[str, Any]:
-        new = dict(message)
-        if "tool_calls" in new:
-            new["tool_calls"] = [call | {"id": _short_id(call["id"])} for call in new["tool_calls"]]
-        if "tool_call_id" in new or new.get("role") == "tool":
-            new["tool_call_id"] = _short_id(str(new.get("tool_call_id", "")))
-        return new
-
-    return [short(message) for message in messages]
-
-
-def _short_id(given: str) -> str:
-    return given if re.fullmatch(r"[a-zA-Z0-9]{9}", given) else hashlib.sha256(given.encode()).hexdigest()[:9]
 
 
 def with_written_calls(messages: Messages) -> Messages:

@@ -1,0 +1,67 @@
+"""Mistral, in two forms: a list of calls, or names each followed by its arguments.
+
+[TOOL_CALLS] [{"name": "weather", "arguments": {"city": "Köln"}}]        Mistral
+[TOOL_CALLS]weather[ARGS]{"city": "Köln"}                                MistralArgs, the newer form
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection
+from typing import Any
+
+from power_sampling.text.calls import ARGS, TOOL_CALLS
+from power_sampling.text.formats.base import ToolFormat
+from power_sampling.text.formats.lark import either, literal
+from power_sampling.text.formats.messages import Messages
+
+__all__ = ["Mistral", "MistralArgs"]
+
+
+class Mistral(ToolFormat):
+    family = "mistral"
+    marker = TOOL_CALLS
+
+    @classmethod
+    def fits(cls, template: str) -> bool:
+        return TOOL_CALLS in template
+
+    def shaped(self, messages: Messages) -> Messages:
+        """The templates refuse ids that are not nine letters and digits; equal ids stay equal."""
+        return [_with_short_ids(message) for message in messages]
+
+    def openings(self, names: Collection[str]) -> tuple[str, ...]:
+        return TOOL_CALLS, '[{"name"'
+
+    def calls_rule(self, *, may_be_many: bool) -> str:
+        first = '" "? "[" call'
+        return f'{first} (", " call)* "]"' if may_be_many else f'{first} "]"'
+
+
+class MistralArgs(Mistral):
+    @classmethod
+    def fits(cls, template: str) -> bool:
+        return TOOL_CALLS in template and ARGS in template
+
+    def openings(self, names: Collection[str]) -> tuple[str, ...]:
+        return TOOL_CALLS, *(name + mark for name in names for mark in ("{", ARGS))
+
+    def call_rule(self, name: str, arguments: str) -> str:
+        return f"{literal(name)} {either(ARGS, self.special_ids)} {arguments}"
+
+    def calls_rule(self, *, may_be_many: bool) -> str:
+        return f"call ({either(TOOL_CALLS, self.special_ids)} call)*" if may_be_many else "call"
+
+
+def _with_short_ids(message: dict[str, Any]) -> dict[str, Any]:
+    new = dict(message)
+    if "tool_calls" in new:
+        new["tool_calls"] = [call | {"id": _short_id(call["id"])} for call in new["tool_calls"]]
+    if "tool_call_id" in new or new.get("role") == "tool":
+        new["tool_call_id"] = _short_id(str(new.get("tool_call_id", "")))
+    return new
+
+
+def _short_id(identity: str) -> str:
+    return identity if re.fullmatch(r"[a-zA-Z0-9]{9}", identity) else hashlib.sha256(identity.encode()).hexdigest()[:9]

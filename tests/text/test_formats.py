@@ -1,0 +1,93 @@
+"""What a family's grammar admits is what its reader understands, whatever a model makes of the grammar."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from power_sampling.text.calls import ARGS, CALL, CALL_END
+from power_sampling.text.codec import Codec
+from power_sampling.text.formats import FAMILIES, ToolFormat, Turn
+from power_sampling.text.rules import Rules
+from power_sampling.types import Conversation, Reply, Termination
+from tests.support.tiny import tiny_tokenizer
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 4}, "days": {"type": "integer", "minimum": 0, "maximum": 9}},
+    "required": ["city"],
+}
+TOOLS = (
+    {"type": "function", "function": {"name": "weather", "parameters": SCHEMA}},
+    {"type": "function", "function": {"name": 'größe "x"', "parameters": {"type": "object", "properties": {}}}},
+)
+HORIZON = 260
+
+
+def added_ids(family: type[ToolFormat], tokenizer: Any) -> dict[str, int]:
+    """Gives a tokenizer the family's markers as tokens: control tokens, but for Hermes, whose tags stay in the text."""
+    if family.marker == CALL:
+        tokenizer.add_tokens([CALL, CALL_END])
+    else:
+        markers = {"additional_special_tokens": [family.marker, ARGS]}
+        tokenizer.add_special_tokens(markers, replace_extra_special_tokens=False)
+    return {str(name): int(token) for name, token in tokenizer.get_added_vocab().items()}
+
+
+def replies(turn: Turn, tokenizer: Any, count: int, *, seed: int) -> list[tuple[str, Reply]]:
+    """Random legal completions of a turn's grammar, each with what the reader makes of it."""
+    codec, grammar = Codec(tokenizer), turn.grammar(None, starts_in_reasoning=False)
+    rules = Rules(codec.decode, codec.grammars(len(tokenizer)))
+    rule = rules(Termination(codec.eos_ids, constraint=grammar, max_new_tokens=HORIZON))
+    assert rule is not None
+    random = np.random.default_rng(seed)
+    found: list[tuple[str, Reply]] = []
+    while len(found) < count:
+        watch, tokens, end = rule.watch(()), [], None
+        while end is None and len(tokens) < HORIZON:
+            allowed = watch.allowed()
+            assert allowed is not None
+            token = int(random.choice(np.flatnonzero(allowed)))
+            if token in codec.eos_ids:
+                break
+            tokens.append(token)
+            end = watch.push(token)
+        if end is None:  # not a dead end at the horizon, which a random walk can run into
+            text, reader = codec.decode(tokens), turn.reader(starts_in_reasoning=False)
+            reader.push(text)
+            found.append((text, reader.finish()[1]))
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
+@pytest.mark.parametrize("has_tokens", [False, True])
+@pytest.mark.parametrize("may_be_many", [False, True])
+def test_every_call_that_the_grammar_admits_is_read(
+    family: type[ToolFormat], has_tokens: bool, may_be_many: bool
+) -> None:
+    tokenizer = tiny_tokenizer()
+    ids = added_ids(family, tokenizer) if has_tokens else {}
+    conversation = Conversation(
+        messages=(), tools=TOOLS, tool_choice="required", parallel_tool_calls=may_be_many, strict=True
+    )
+    for text, reply in replies(family(special_ids=ids).turn(conversation), tokenizer, 12, seed=1):
+        assert reply.tool_calls and not reply.invalid_tool_calls and not reply.content.strip(), text
+        assert may_be_many or len(reply.tool_calls) == 1
+        for call in reply.tool_calls:
+            assert call.name in ("weather", 'größe "x"')
+            assert ("city" in call.arguments) == (call.name == "weather")
+
+
+def test_a_template_of_the_newer_form_is_not_taken_for_the_older_one() -> None:
+    """The order of FAMILIES decides where two fit."""
+    fitting = [family.__name__ for family in FAMILIES if family.fits("[TOOL_CALLS] [ARGS]")]
+    assert fitting == ["MistralArgs", "Mistral"]
+
+
+def test_tools_are_checked_once_a_turn() -> None:
+    turn = FAMILIES[0]().turn(Conversation(messages=({"role": "user", "content": "x"},), tools=TOOLS))
+    assert set(turn.tools) == {"weather", 'größe "x"'}
+    assert turn.prepare()[1]["tools"][0]["function"]["name"] == "weather"
+    assert turn.grammar(None, starts_in_reasoning=False) is None
