@@ -9,6 +9,7 @@ import pytest
 
 from power_sampling.config import GenerationConfig
 from power_sampling.engines.protocol import Cost, LanguageModel
+from power_sampling.engines.stepped.states import States
 from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.samplers import NumpyRng, sampler_for
 from power_sampling.serving.draws import Draws
@@ -84,13 +85,13 @@ def test_on_a_model_with_states_forked_while_they_are_drawn(
     """In float64. Most of the steps go, which takes forks from rows that are still being decoded."""
     model = tiny_model(family, vocab_size=40).double()
     forked = []
-    cached = TorchLM._cached
+    cached = States.cached
 
-    def watched(self: TorchLM, memo: Any, length: int) -> Any:
+    def watched(self: States, memo: Any, length: int) -> Any:
         forked.append(hasattr(memo, "row") and length > memo.cached.state.length)
         return cached(self, memo, length)
 
-    monkeypatch.setattr(TorchLM, "_cached", watched)
+    monkeypatch.setattr(States, "cached", watched)
     fields: dict[str, Any] = {"block_size": 12, "num_steps": 10, "alpha": 1.5, "horizon": 24}
     for ending in (ENDLESS, EOS):
         sequential, cost = run(TorchLM(model), list(range(2)), ending, prefetch=0, **fields)

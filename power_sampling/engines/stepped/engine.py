@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import count
-from typing import Any
 
 from power_sampling.engines.protocol import Capabilities, Cost, RuleMaker, Stepped, Watch, no_rules
 from power_sampling.engines.row import Row, context_of
@@ -19,6 +18,7 @@ from power_sampling.engines.stepped.prefill import Prefill
 from power_sampling.engines.stepped.prefixes import PrefixCache
 from power_sampling.engines.stepped.scheduler import Scheduler
 from power_sampling.engines.stepped.sequence import Prompt, Seq
+from power_sampling.engines.stepped.states import States
 from power_sampling.errors import OutOfMemoryError
 from power_sampling.types import Continuation, Draw, Floats, Termination, Tokens
 
@@ -50,6 +50,7 @@ class SteppedEngine:
         self._budget = Budget(nbytes, backend.empty)
         self._prefill = Prefill(backend, PrefixCache(prompt_memory, backend.empty), self._budget)
         self.scheduler = Scheduler(max_rows, self._budget)
+        self._states = States(backend, self.scheduler, self._budget, self._prefill)
         self._tickets = count()
         self._finished: list[tuple[int, Continuation]] = []
 
@@ -74,7 +75,7 @@ class SteppedEngine:
     def add(self, prompt: Prompt, draw: Draw) -> int:
         ticket = next(self._tickets)
         context = context_of(prompt.tokens, draw)
-        cached = self._cached(draw.chain.memo, len(context) - 1) if draw.cut else Cached(self.backend.empty)
+        cached = self._states.cached(draw.chain.memo, len(context) - 1) if draw.cut else Cached(self.backend.empty)
         seq = Seq(Row(ticket, draw, prompt.eos_ids, _watch(prompt, draw)), prompt, cached, context)
         beside = self._budget.per_token * len(prompt.tokens)
         if not self._budget.fits(1, seq.longest, beside):
@@ -89,7 +90,7 @@ class SteppedEngine:
 
     def drop(self, ticket: int) -> None:
         if self.scheduler.waiting.pop(ticket, None) is None and (place := self.scheduler.place(ticket)) is not None:
-            self._leave([place])
+            self._states.leave([place])
 
     def so_far(self, ticket: int) -> Continuation:
         seq = self.scheduler[ticket]
@@ -133,12 +134,12 @@ class SteppedEngine:
         if not self.scheduler.waiting:
             return
         while (place := self.scheduler.to_preempt()) is not None:
-            self._preempt(place)
+            self._states.preempt(place)
         queue = self.scheduler.queue()
         self._prefill.prepare(self.scheduler.prompts_to_prefill(queue))
         admitted = self.scheduler.admissible(queue)
         for seq in admitted:
-            seq.cached = self._budget.retain(self._state_to_start_from(seq))
+            seq.cached = self._budget.retain(self._states.to_start_from(seq))
         self._choose_first_tokens([seq for seq in admitted if seq.starts_at_prompt])
         for seq in admitted:
             del self.scheduler.waiting[seq.row.ticket]
@@ -156,7 +157,7 @@ class SteppedEngine:
         self.scheduler.running += seqs
         if seqs:
             states = [seq.cached.state for seq in seqs]
-            self._make_room()
+            self._states.make_room()
             self.backend.enter(states, self.scheduler.most_rows(self.scheduler.running))
 
     def _decode(self) -> list[int]:
@@ -172,10 +173,10 @@ class SteppedEngine:
     def _retire(self) -> None:
         """Rows that have ended leave the batch."""
         ended = [i for i, seq in enumerate(self.scheduler.running) if seq.row.end]
-        self._finished += [(self.scheduler.running[i].row.ticket, self._continuation(i)) for i in ended]
-        self._leave(ended)
+        self._finished += [(self.scheduler.running[i].row.ticket, self._states.continuation(i)) for i in ended]
+        self._states.leave(ended)
         if ended:
-            self._make_room()
+            self._states.make_room()
 
     def _halve(self) -> bool:
         """After an allocation failed: give everything back, and go on with half as much at a time. False: there is
@@ -199,59 +200,6 @@ class SteppedEngine:
         """Forget all rows in decoding."""
         self.scheduler.running.clear()
         self.backend.clear()
-
-    # ------------------------------------------------------------ states
-
-    def _cached(self, memo: object, length: int) -> Cached:
-        """What a chain's memo has of the first `length` tokens: the state of a row that has ended, or that of a row
-        still in decoding."""
-        if isinstance(memo, Seq):
-            place = self.scheduler.place(memo.row.ticket)
-            if place is not None and length > memo.cached.state.length:
-                return self._budget.retain(self._state(place, length))
-            memo = memo.cached
-        return memo if isinstance(memo, Cached) else Cached(self.backend.empty)
-
-    def _state_to_start_from(self, seq: Seq) -> Any:
-        """Its chain's, or its prompt's and, for a chain whose state is not cached, that of its tokens."""
-        fed = seq.fed
-        state = seq.cached.state.head(min(seq.cached.state.length, len(fed)))
-        if not state.length:
-            state = seq.prompt.state.head(min(len(seq.prompt.tokens), len(fed)))
-        return self._prefill.extend(seq.prompt, state, fed)
-
-    def _state(self, place: int, length: int | None = None) -> Any:
-        """Of a running row's first `length` tokens; of all it has been fed but its last token, where none is given."""
-        seq = self.scheduler.running[place]
-        length = len(seq.fed) if length is None else length
-        base = seq.cached.state if seq.cached.state.length else seq.prompt.state
-        return self.backend.state(place, base.head(min(base.length, length)), length)
-
-    def _continuation(self, place: int) -> Continuation:
-        """What a row drew. Its memo is the state of everything but the last token, which was never fed."""
-        seq = self.scheduler.running[place]
-        if seq.row.end == "floor":
-            return seq.row.continuation()
-        return seq.row.continuation(self._budget.retain(self._state(place), seq.row.watch, seq.prompt.rule))
-
-    def _preempt(self, place: int) -> None:
-        seq = self.scheduler.running[place]
-        seq.cached = self._budget.retain(self._state(place))
-        self.scheduler.waiting[seq.row.ticket] = seq
-        self._leave([place])
-        self.backend.cancel_step(seq.row)
-
-    def _leave(self, gone: Sequence[int]) -> None:
-        if gone:
-            self.scheduler.leave(gone)
-            self.backend.leave(gone)
-
-    def _make_room(self) -> None:
-        """Evict states that have no room beside the rows in decoding."""
-        scheduler, budget = self.scheduler, self._budget
-        longest = max((seq.longest for seq in scheduler.running), default=0)
-        buffers = max(self.backend.batch_bytes, budget.needed(len(scheduler.running), longest))
-        budget.evict(budget.nbytes - buffers, [prompt.state for prompt in scheduler.prompts()])
 
 
 def _watch(prompt: Prompt, draw: Draw) -> Watch | None:

@@ -227,15 +227,11 @@ class BatchCache(Cache):
         window = slice(start, start + (new if length is None else length))
         return tuple(
             (layer.keys[row, :, window].clone(), layer.values[row, :, window].clone()) if layer.is_initialized else None
-            for layer in self._layers()
+            for layer in self.layers
         )
 
-    def _layers(self) -> list[_Layer]:
-        layers: list[_Layer] = self.layers
-        return layers
-
     def _initialized(self) -> list[_Layer]:
-        return [layer for layer in self._layers() if layer.is_initialized]
+        return [layer for layer in self.layers if layer.is_initialized]
 
     def _layer(self, index: int) -> _Layer:
         while len(self.layers) <= index:
