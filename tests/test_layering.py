@@ -34,6 +34,7 @@ RANK = {
     "models": 6,
     "progress": 6,
     "prepared": 6.5,
+    "configured": 6.7,
     "reading": 6.7,
     "runtime": 7,
     "integrations": 8,
