@@ -5,30 +5,40 @@ A watch forks with its row's chain, so that no token is watched twice.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from power_sampling.errors import ConfigurationError
-from power_sampling.text.grammar import GrammarConstraint, Grammars, Guide
+from power_sampling.text.grammar import Grammars
+from power_sampling.text.guide import GrammarConstraint, Guide
 from power_sampling.text.stop import Decode, StopStrings, StopWatch
 from power_sampling.types import Termination, Tokens
 
 __all__ = ["Rules"]
 
 
+MOST_RULES = 64  # kept: what is asked when a request is made and when it is opened, and by equal requests
+
+
 class Rules:
     """The rules of one tokenizer: a termination's stop strings, and its constraint where there are `grammars`.
 
     Called with a termination it returns its rule, or None where only EOS and length end a completion. Raises
-    ConfigurationError for a constraint that cannot be compiled. What is compiled is kept: the second call costs little.
+    ConfigurationError for a constraint that cannot be compiled. Rules are kept: the second call
+    costs nothing.
     """
 
     def __init__(self, decode: Decode, grammars: Grammars | None = None) -> None:
         self._decode, self._grammars = decode, grammars
+        self._rule = lru_cache(MOST_RULES)(self._make)
 
     def __call__(self, termination: Termination) -> _Rule | None:
+        return self._rule(termination)
+
+    def _make(self, termination: Termination) -> _Rule | None:
         stop = StopStrings(termination.stop, self._decode) if termination.stop else None
         constraint = None
         if termination.constraint is not None:

@@ -18,7 +18,8 @@ from power_sampling import (
 from power_sampling.config import GenerationConfig, MetropolisHastings, SequentialMonteCarlo
 from power_sampling.samplers import NumpyRng, sampler_for
 from power_sampling.testing import Branches, TableLM, completions, drive, outcomes, power_law, run_draws, suffixes
-from power_sampling.text.grammar import GrammarConstraint, Grammars, answer_rule
+from power_sampling.text.grammar import Grammars, answer_rule
+from power_sampling.text.guide import GrammarConstraint
 from power_sampling.text.rules import Rules
 from power_sampling.text.stop import StopStrings
 from power_sampling.types import Answer, Continuation, Draw, Law, Termination, Tokens
@@ -233,7 +234,7 @@ def test_a_guide_depends_on_the_tokens_alone() -> None:
 def test_a_stop_string_ends_a_completion_only_where_it_is_complete() -> None:
     constraint = grammar(10, stop=["END"], regex="[a-z]*( END)?")
     for text, is_legal in (("abEND", True), ("ab END", False)):
-        guide = constraint.watch(tuple(constraint.grammars.tokens_of(text)))
+        guide = constraint.watch(tuple(constraint.vocabulary.tokens_of(text)))
         assert guide.is_legal_at_stop() is is_legal
 
 

@@ -10,7 +10,8 @@ import pytest
 from power_sampling import ConfigurationError, PowerSampler
 from power_sampling.config import GenerationConfig
 from power_sampling.text import detokenizer
-from power_sampling.text.grammar import Grammars, Guide, answer_rule
+from power_sampling.text.grammar import Grammars, answer_rule
+from power_sampling.text.guide import Guide
 from power_sampling.text.rules import Rules
 from power_sampling.types import Termination, Tokens
 from tests.support.tiny import tiny_model, tiny_tokenizer
