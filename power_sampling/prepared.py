@@ -13,6 +13,7 @@ from power_sampling.models import Loaded
 from power_sampling.samplers import NumpyRng, sampler_for
 from power_sampling.serving.worker import Request, Update
 from power_sampling.text.codec import Codec
+from power_sampling.text.formats import Turn
 from power_sampling.text.grammar import answer_rule
 from power_sampling.text.reply import ReplyReader
 from power_sampling.text.stop import StopStrings, TextStream
@@ -30,7 +31,7 @@ class PreparedPrompt:
     codec: Codec
     config: GenerationConfig
     tokens: Tokens
-    conversation: Conversation | None  # None: a text, completed as it stands
+    turn: Turn | None  # of the assistant; None: a text, completed as it stands
     starts_in_reasoning: bool
     termination: Termination
 
@@ -55,9 +56,7 @@ class PreparedPrompt:
 
     def reply_reader(self) -> ReplyReader | None:
         """Takes the text apart, in a conversation."""
-        if self.conversation is None:
-            return None
-        return self.codec.tool_format.reader(self.conversation, starts_in_reasoning=self.starts_in_reasoning)
+        return self.turn.reader(starts_in_reasoning=self.starts_in_reasoning) if self.turn else None
 
     @property
     def is_read_at_the_end(self) -> bool:
@@ -75,36 +74,35 @@ class PreparedPrompt:
 def prepare(prompt: Prompt, loaded: Loaded, config: GenerationConfig) -> PreparedPrompt:
     """Raises InputError for what is no prompt, ContextOverflowError for what does not fit, ConfigurationError for what
     the engine cannot do and for a constraint that is none."""
-    codec, conversation = loaded.codec, _conversation(prompt)
-    tokens = _tokens(prompt, conversation, codec)
+    codec = loaded.codec
+    tokens, turn = _encoded(prompt, codec)
     _check_window(tokens, config, loaded.engine.context_window)
-    starts_in_reasoning = conversation is not None and codec.starts_in_reasoning(tokens)
+    starts_in_reasoning = turn is not None and codec.starts_in_reasoning(tokens)
     answer = answer_rule(config)
     lark = None if answer is None else f"start: {answer}"
-    if conversation is not None:
-        lark = codec.tool_format.grammar(conversation, answer, starts_in_reasoning=starts_in_reasoning)
+    if turn is not None:
+        lark = turn.grammar(answer, starts_in_reasoning=starts_in_reasoning)
     termination = Termination(codec.eos_ids, config.stop, lark, config.max_new_tokens)
     _check_capabilities(config, termination, loaded.engine.capabilities)
     loaded.rules(termination)  # raises for a constraint that is none
-    return PreparedPrompt(codec, config, tokens, conversation, starts_in_reasoning, termination)
+    return PreparedPrompt(codec, config, tokens, turn, starts_in_reasoning, termination)
 
 
 def encoded(prompt: Prompt, codec: Codec) -> Tokens:
     """The tokens the model is given."""
-    return _tokens(prompt, _conversation(prompt), codec)
+    return _encoded(prompt, codec)[0]
 
 
-def _tokens(prompt: Prompt, conversation: Conversation | None, codec: Codec) -> Tokens:
-    if conversation is not None:
-        return codec.encode_conversation(conversation)
-    assert isinstance(prompt, str), "what is no conversation is a text"
-    return codec.encode(prompt)
-
-
-def _conversation(prompt: Prompt) -> Conversation | None:
-    """A prompt that goes through the chat template, or None for a text."""
+def _encoded(prompt: Prompt, codec: Codec) -> tuple[Tokens, Turn | None]:
+    """Messages go through the chat template, with their tools as the model knows them; a text stands as it is."""
     if isinstance(prompt, str):
-        return None
+        return codec.encode(prompt), None
+    turn = codec.tool_format.turn(_conversation(prompt))
+    messages, arguments = turn.prepare()
+    return codec.encode_chat(messages, **arguments), turn
+
+
+def _conversation(prompt: Sequence[Message] | Conversation) -> Conversation:
     messages = prompt.messages if isinstance(prompt, Conversation) else prompt
     if isinstance(messages, Sequence) and all(isinstance(message, Mapping) for message in messages):
         return prompt if isinstance(prompt, Conversation) else Conversation(messages=messages)

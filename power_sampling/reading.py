@@ -43,7 +43,7 @@ def completion_of(
         tokens=chain.tokens,
         logp=float(chain.logp.sum()),
         token_logp=tuple(chain.logp.tolist()),
-        token_text=s.prompt.codec.spell(chain.tokens),
+        token_text=s.prompt.codec.token_strings(chain.tokens),
         finish_reason="stop" if chain.is_terminated else "length",
         stop=text.stopped_by,
         prompt_tokens=len(s.prompt.tokens),

@@ -16,7 +16,7 @@ from power_sampling.errors import ChatTemplateError, EmptyPromptError
 from power_sampling.text import roles
 from power_sampling.text.formats import ToolFormat, tool_format
 from power_sampling.text.grammar import Grammars
-from power_sampling.types import Conversation, Message, Tokens
+from power_sampling.types import Message, Tokens
 
 __all__ = ["Codec"]
 
@@ -32,6 +32,7 @@ class Codec:
         own = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
         self.eos_ids: frozenset[int] = frozenset([*own, *eos_ids])
         self.vocab_size: int = max(tokenizer.get_vocab().values(), default=-1) + 1
+        self._strings: dict[int, str] = {}  # of single tokens, at most the vocabulary
         self._special = sorted({str(t) for t in tokenizer.all_special_tokens}, key=len, reverse=True)
 
     @property
@@ -63,14 +64,9 @@ class Codec:
             raise EmptyPromptError("The prompt is empty and the tokenizer adds no token of its own; give some text.")
         return ids
 
-    def encode_conversation(self, conversation: Conversation) -> Tokens:
-        """`encode_chat`, the tools shown as the model knows them, or in a system prompt where it knows none."""
-        messages, arguments = self.tool_format.prepare(conversation)
-        return self.encode_chat(messages, **arguments)
-
     def starts_in_reasoning(self, prompt: Tokens) -> bool:
         """Whether the template has opened the model's reasoning at the end of this prompt."""
-        return "".join(self.spell(prompt[-4:])).rstrip().endswith("<think>")
+        return "".join(self.token_strings(prompt[-4:])).rstrip().endswith("<think>")
 
     def encode_chat(self, messages: Sequence[Message], **template_arguments: Any) -> Tokens:
         """Tokens of a conversation through the chat template, ready for the assistant's turn.
@@ -127,13 +123,13 @@ class Codec:
             )
         return str(text)
 
-    def spell(self, tokens: Sequence[int]) -> tuple[str, ...]:
-        """Each token alone, control tokens by name."""
+    def token_strings(self, tokens: Sequence[int]) -> tuple[str, ...]:
+        """Each token alone, control tokens by name. A token is decoded once, however often it is asked for."""
         with self._lock:
-            return tuple(
-                str(self._tokenizer.decode([t], skip_special_tokens=False, clean_up_tokenization_spaces=False))
-                for t in tokens
-            )
+            for t in set(tokens) - self._strings.keys():
+                text = self._tokenizer.decode([t], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+                self._strings[t] = str(text)
+            return tuple(self._strings[t] for t in tokens)
 
     def _without_control_tokens(self, values: Any) -> tuple[Any, list[str]]:
         """Messages and tools with every control token in them replaced by a numbered mark, and what was replaced."""

@@ -11,14 +11,13 @@ import re
 import threading
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
-from power_sampling.config import GenerationConfig
 from power_sampling.errors import ConfigurationError, UnsupportedModelError
 from power_sampling.text.guide import GrammarConstraint, Vocabulary
 from power_sampling.text.stop import Decode, StopStrings
 
-__all__ = ["Grammars", "answer_rule", "json_rule"]
+__all__ = ["Constraints", "Grammars", "answer_rule", "json_rule"]
 
 # one line, as json.dumps writes it: free whitespace would let a model spend its horizon on blanks
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -26,7 +25,20 @@ JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separat
 MOST_COMPILED = 64  # grammars kept
 
 
-def answer_rule(config: GenerationConfig) -> str | None:
+class Constraints(Protocol):
+    """The fields of settings that restrict a completion; one of them at most is given."""
+
+    @property
+    def json_schema(self) -> Mapping[str, Any] | None: ...
+    @property
+    def regex(self) -> str | None: ...
+    @property
+    def choices(self) -> tuple[str, ...] | None: ...
+    @property
+    def grammar(self) -> str | None: ...
+
+
+def answer_rule(config: Constraints) -> str | None:
     """The right-hand side of the Lark rule that the constraint of these settings stands for, if they have one."""
     if config.json_schema is not None:
         return json_rule(config.json_schema)

@@ -121,7 +121,7 @@ def prompt_of(llm: PowerSamplingLLM, given: Any, formatted: bool = False) -> Any
 
 def spelled(llm: PowerSamplingLLM, given: Any, formatted: bool = False) -> str:
     """What the model is given, control tokens by name."""
-    return "".join(llm._runtime._model.load().codec.spell(tokens_of(llm, given, formatted)))
+    return "".join(llm._runtime._model.load().codec.token_strings(tokens_of(llm, given, formatted)))
 
 
 class Steps:

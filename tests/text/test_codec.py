@@ -52,7 +52,7 @@ def test_a_chat_has_the_templates_control_tokens_and_no_others(codec: Codec) -> 
 
 
 def bytes_of(codec: Codec, tokens: tuple[int, ...]) -> str:
-    return "".join(codec.spell(tokens))
+    return "".join(codec.token_strings(tokens))
 
 
 def test_a_last_message_of_the_assistant_is_continued(codec: Codec) -> None:
@@ -163,7 +163,7 @@ SILENT = (  # drops what it does not know
 
 def rendered(template: str, *messages: tuple[str, str]) -> str:
     codec = Codec(tiny_tokenizer(chat_template=template))
-    return "".join(codec.spell(codec.encode_chat([{"role": role, "content": text} for role, text in messages])))
+    return "".join(codec.token_strings(codec.encode_chat([{"role": role, "content": text} for role, text in messages])))
 
 
 def test_what_a_template_has_no_role_for_moves_into_one_it_has() -> None:
