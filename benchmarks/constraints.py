@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import AutoTokenizer
 
-from power_sampling.models import _source
+from power_sampling.engines.torch.load import _source
 
 PERSON = {"name": "Ada Quill", "age": 41, "email": "ada@example.org"}
 GOODS = [{"name": "lamp oil", "unit": "litre", "amount": 2.5}, {"name": "rope", "unit": "metre", "amount": 40}]

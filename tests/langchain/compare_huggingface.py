@@ -26,7 +26,7 @@ from langchain_core.language_models.llms import BaseLLM
 from langchain_huggingface import HuggingFacePipeline
 
 from langchain_power_sampling.testing import LLMIntegrationTests
-from power_sampling.models import _source
+from power_sampling.engines.torch.load import _source
 from tests.support.compare import broken_forward, compare
 from tests.support.langchain import PowerSamplingTests
 

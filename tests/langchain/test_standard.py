@@ -18,9 +18,9 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
 import power_sampling.models
-import power_sampling.runtime
+import power_sampling.prepared
 from langchain_power_sampling import ChatPowerSampling
-from power_sampling.models import _source
+from power_sampling.engines.torch.load import _source
 from tests.support.scripted import TOKENIZER, ScriptedLM
 from tests.support.tiny import tiny_tokenizer
 
@@ -121,13 +121,13 @@ class TestConfigurable(TestPower):
     @pytest.fixture(autouse=True)
     def _configured(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         samplers: list[str] = []
-        make = power_sampling.runtime.sampler_for
+        make = power_sampling.prepared.sampler_for
 
         def sampler_for(config: Any, *args: Any, **kwargs: Any) -> Any:
             samplers.append(config.sampler.name)
             return make(config, *args, **kwargs)
 
-        monkeypatch.setattr(power_sampling.runtime, "sampler_for", sampler_for)
+        monkeypatch.setattr(power_sampling.prepared, "sampler_for", sampler_for)
         token = var_child_runnable_config.set({"configurable": {"sampler": SMC}})
         yield
         var_child_runnable_config.reset(token)

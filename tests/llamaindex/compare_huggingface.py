@@ -24,7 +24,7 @@ from llama_index.llms.huggingface import HuggingFaceLLM
 
 from llamaindex_power_sampling import PowerSamplingLLM
 from llamaindex_power_sampling.testing import LLMConformance
-from power_sampling.models import _source
+from power_sampling.engines.torch.load import _source
 from tests.support.compare import broken_forward, compare
 from tests.support.llamaindex import broken
 
