@@ -10,24 +10,23 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from functools import wraps
 from typing import Annotated, Any, NamedTuple
 
 from power_sampling.config import Config, MetropolisHastings
 from power_sampling.errors import ConfigurationError, PowerSamplingError
+from power_sampling.progress import ProgressBar
 from power_sampling.runtime import PowerSampler
 from power_sampling.samplers import ALL, SamplerOptions
 from power_sampling.sources import load_config
-from power_sampling.types import Completion, Message
+from power_sampling.types import Completion, Message, Progress
 
 try:
     import typer
     from rich.box import SIMPLE
     from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bars
     from rich.table import Table
     from rich.text import Text
 except ModuleNotFoundError as error:
@@ -125,8 +124,8 @@ def generate(
         raise ConfigurationError("--stream and --json exclude each other: JSON is one object, at the end.")
     power_sampler = PowerSampler.of(_settings(given))
     question = _question(power_sampler, _text(prompt), is_quiet=as_json)
-    with _bars(is_shown=not as_json) as bars:
-        completion = _followed(power_sampler, question, bars, show=_write if stream else None)
+    is_shown = not as_json and sys.stderr.isatty()
+    completion = _followed(power_sampler, question, is_shown=is_shown, show=_write if stream else None)
     if as_json:
         typer.echo(json.dumps(_as_dict(completion), ensure_ascii=False))
     else:
@@ -163,9 +162,9 @@ def compare(
     runs = _runs(base, _numbers(alphas), {"num_steps": num_steps, "block_size": block_size})
     text = _text(prompt)
     question = _question(base, text, is_quiet=as_json)
-    with _bars(is_shown=not as_json) as bars:
-        log = None if as_json or not bars.disable else _log
-        completions = [_followed(run, question, bars, log=log) for run in runs]
+    is_shown = not as_json and sys.stderr.isatty()
+    log = None if as_json or is_shown else _log
+    completions = [_followed(run, question, is_shown=is_shown, log=log) for run in runs]
     if as_json:
         found = {"prompt": text, "seed": base.generation.seed, "runs": [_as_dict(c) for c in completions]}
         typer.echo(json.dumps(found, ensure_ascii=False))
@@ -264,43 +263,31 @@ def _runs(base: PowerSampler, alphas: Sequence[float], moves: Mapping[str, int |
 # ------------------------------------------------------------ while it runs
 
 
-@contextmanager
-def _bars(*, is_shown: bool) -> Iterator[Bars]:
-    """Bars on stderr where that is a terminal; they vanish when the work is done."""
-    is_shown = is_shown and sys.stderr.isatty()
-    console = Console(stderr=True, quiet=not is_shown)  # in some versions a disabled bar still prints an empty line
-    words = [TextColumn("{task.description}"), TextColumn("{task.fields[told]}")]
-    columns = [*words, BarColumn(bar_width=20), TimeElapsedColumn()] if console.width >= WIDE else words
-    with Bars(*columns, console=console, disable=not is_shown, transient=True) as bars:
-        yield bars
-
-
 def _followed(
     sampler: PowerSampler,
     question: str | list[Message],
-    bars: Bars,
     *,
+    is_shown: bool,
     show: Callable[[str], None] | None = None,
     log: Callable[[str], None] | None = None,
 ) -> Completion:
     """The completion. Its steps move a bar, until `show` gets the first text; `log` gets a line for each tenth."""
-    label = _label(sampler.generation.sampler.name, sampler.generation.law().alpha)
-    task, tenth = bars.add_task(label, total=None, told=""), -1
-    completion = None
-    with closing(sampler.stream(question)) as chunks:
+    label, tenth, completion = _label(sampler.generation.sampler.name, sampler.generation.law().alpha), -1, None
+    with ProgressBar(is_shown=is_shown, stays=False) as bar, closing(sampler.stream(question)) as chunks:
+        bar.describe(f"{label} ")
         for chunk in chunks:
             completion = chunk.completion
             if chunk.progress is not None:
                 done, total, stats = chunk.progress
                 if completion is not None:
                     done, stats = total, _stats(completion)
-                told = f"step {done}/{total}  {_told(stats)}".rstrip()
-                bars.update(task, total=total, completed=done, told=told)
+                bar.describe(f"{label}  step {done}/{total} ")
+                bar.show(Progress(done, total, stats))
                 if log and 10 * done // total != tenth:
                     tenth = 10 * done // total
-                    log(f"{label}: {told}")
+                    log(f"{label}: step {done}/{total}  {_words(stats)}".rstrip())
             if show and chunk.text:
-                bars.stop()  # text and bars would overwrite each other
+                bar.close()  # text and bar would overwrite each other
                 show(chunk.text)
     assert completion is not None, "the last chunk carries the completion"
     return completion
@@ -314,7 +301,7 @@ def _stats(completion: Completion) -> dict[str, float]:
     return stats | ({"ess": found.ess} if found.ess is not None else {})
 
 
-def _told(stats: Mapping[str, float]) -> str:
+def _words(stats: Mapping[str, float]) -> str:
     words = {"logp": "log p", "acceptance_rate": "accepted"}
     return "  ".join(f"{words.get(name, name)} {_number(value)}" for name, value in stats.items())
 

@@ -16,6 +16,7 @@ from typing import Any
 from power_sampling.config import ModelConfig
 from power_sampling.errors import ContextOverflowError, InputError
 from power_sampling.models import load_pretrained
+from power_sampling.progress import ProgressBar
 from power_sampling.runtime import PowerSampler
 from power_sampling.types import Chunk
 
@@ -90,7 +91,7 @@ def batch_power_sample(
             for prompt, horizon in zip(prompts, horizons, strict=True)
         ]
         begun = [chain([next(stream)], stream) for stream in streams]  # all are under way before one is waited for
-        bar = stack.enter_context(_bar(is_shown=show_progress))
+        bar = stack.enter_context(ProgressBar(is_shown=show_progress))
         return ["".join(_watched(chunks, bar, f"{i}/{len(begun)} ")) for i, chunks in enumerate(begun, start=1)]
 
 
@@ -106,17 +107,12 @@ def _horizon(sampler: PowerSampler, prompt: str, max_len: int) -> int:
     return longest - num_tokens
 
 
-def _bar(*, is_shown: bool) -> Any:
-    from tqdm.auto import tqdm
-
-    return tqdm(total=100, disable=not is_shown, bar_format="{desc}{percentage:3.0f}%|{bar}| {elapsed}{postfix}")
-
-
-def _watched(chunks: Iterator[Chunk], bar: Any, description: str) -> Iterator[str]:
+def _watched(chunks: Iterator[Chunk], bar: ProgressBar, description: str) -> Iterator[str]:
     """The texts of a stream; the bar follows the prompt that is waited for, the others run beside it."""
-    bar.set_description_str(description)
+    bar.describe(description)
     for chunk in chunks:
         if chunk.progress is not None:
-            bar.n = 100 if chunk.completion else round(100 * chunk.progress.done / max(1, chunk.progress.total))
-            bar.set_postfix({name: f"{value:.3g}" for name, value in chunk.progress.stats.items()})
+            bar.show(chunk.progress)
+        if chunk.completion is not None:
+            bar.finish()
         yield chunk.text

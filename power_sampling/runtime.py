@@ -15,7 +15,7 @@ from power_sampling.configured import ConfiguredModel
 from power_sampling.errors import ConfigurationError, EmptyPromptError
 from power_sampling.fields import GenerationFields
 from power_sampling.prepared import Prompt, prepare
-from power_sampling.progress import progress_bar
+from power_sampling.progress import ProgressBar
 from power_sampling.reading import StreamReader, Submitted, completion_of
 from power_sampling.serving.worker import Update
 from power_sampling.types import Chunk, Completion, Message
@@ -132,8 +132,8 @@ class PowerSampler(ConfiguredModel):
 
         The first error stops the other requests of the call and is raised.
         """
-        with progress_bar(len(prompts) * check_count(n), is_shown=show_progress) as bar:
-            submitted = self._submit(prompts, n, overrides, bar.listener if bar else None)
+        with ProgressBar(len(prompts) * check_count(n), is_shown=show_progress) as bar:
+            submitted = self._submit(prompts, n, overrides, _listeners(bar) if show_progress else None)
             try:
                 return [completion_of(s, s.job.future.result()) for s in submitted]
             finally:
@@ -239,8 +239,8 @@ class PowerSampler(ConfiguredModel):
         **overrides: Unpack[GenerationFields],
     ) -> list[Completion]:
         """`generate`, without blocking the event loop; cancelling the task stops the work."""
-        with progress_bar(len(prompts) * check_count(n), is_shown=show_progress) as bar:
-            submitted = await self._asubmit(prompts, n, overrides, bar.listener if bar else None)
+        with ProgressBar(len(prompts) * check_count(n), is_shown=show_progress) as bar:
+            submitted = await self._asubmit(prompts, n, overrides, _listeners(bar) if show_progress else None)
             try:
                 outcomes = await asyncio.gather(*[asyncio.wrap_future(s.job.future) for s in submitted])
                 return [completion_of(s, outcome) for s, outcome in zip(submitted, outcomes, strict=True)]
@@ -319,6 +319,11 @@ def _conversations(
     if isinstance(conversations[0], Mapping):
         return [cast("Sequence[Message]", conversations)], True
     return cast("Sequence[Sequence[Message]]", conversations), False
+
+
+def _listeners(bar: ProgressBar) -> Listeners:
+    """For each request of a call, by its place, what moves the bar."""
+    return lambda request: lambda update: bar.show(update.progress, request)
 
 
 def _cancel(submitted: Sequence[Submitted]) -> None:

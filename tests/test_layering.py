@@ -32,7 +32,7 @@ RANK = {
     "engines": 4,
     "serving": 5,
     "models": 6,
-    "progress": 6,
+    "progress": 1,
     "prepared": 6.5,
     "configured": 6.7,
     "reading": 6.7,
