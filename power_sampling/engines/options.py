@@ -43,15 +43,15 @@ class TorchFields(Settings):
     which are evicted when it gets tight. None: 60 percent of what is free after loading. Should memory run out all
     the same, the batch is halved and goes on."""
     pack_weights: bool | None = None
-    """Lay float32 weights out for the CPU once, at the price of a second copy: several rows then cost little more than
-    one. With g++ (or `$CXX`) on Linux, weights that are the same in fewer bits (those of checkpoints in bfloat16, and
-    of GGUF's Q8_0 and Q4_1) are also kept in those, which few rows read in less time. None: where it can be done, half
-    of the free memory holds the copies, and the model was loaded here (a model handed over loaded is left as it
-    is)."""
+    """Lay float32 weights out for the CPU once: several rows then cost little more than one. With g++ (or `$CXX`) on
+    Linux the copies have the fewest bits that keep every weight as it is: 16 for those of checkpoints in bfloat16, 8
+    or 4 for those of GGUF's Q8_0 and Q4_1. Llama, Mistral, Qwen 2 and Qwen 3 are then computed by layers made for it,
+    where a trial agrees with the plain model; log-probabilities differ by rounding. None: where it can be done, half
+    of the free memory holds the copies, and the model was loaded here (a model handed over loaded is left as it is;
+    with True, later changes of its weights are noticed, exchanged modules and hooks are not)."""
     compile_layers: bool = False
-    """Compile the model's layers for the CPU with torch's compiler: steps take about 0.7 of the time. It takes a C++
-    compiler, and about a minute when the model is loaded for the first time, seconds later. Refused where
-    a layer cannot be compiled or a trial disagrees with the plain model; log-probabilities differ by rounding."""
+    """Deprecated: layers that `pack_weights` chooses by itself took its place, and nothing is compiled for a minute.
+    True asks for those layers, with or without packed weights, and refuses a model that cannot have them."""
     cuda_graphs: bool = False
     """Replay decoding steps on a CUDA GPU as graphs, where the model is one program at every step (no experts, torch's
     own attention, all of it on one GPU); other models and devices decode as before. Not yet run on a GPU."""

@@ -6,26 +6,23 @@ host has seen the one before it (`pipeline.py`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import psutil
 import torch
 from transformers import PreTrainedModel
-from transformers.integrations import sdpa_attention
 
 from power_sampling.engines.choice import Choice
 from power_sampling.engines.row import Row
 from power_sampling.engines.torch.choice import Laws, choose
-from power_sampling.engines.torch.cuda_graphs import StaticSteps, can_be_static
-from power_sampling.engines.torch.forward import Forward, PlainForward
+from power_sampling.engines.torch.forward import Forward
 from power_sampling.engines.torch.kv import BatchCache, KeyValues
 from power_sampling.engines.torch.pipeline import Pending, Steady
+from power_sampling.engines.torch.plain import PlainForward, input_device
 from power_sampling.types import Floats, Law, Tokens
 
 __all__ = ["TorchBackend"]
 
-MASKED_FROM = 256  # slots; measured by benchmarks/processor.py: a quarter faster at 2,000, equal near 200
 SCORE_CHUNK = 64  # positions whose logits over the vocabulary exist at one time while scoring
 
 
@@ -35,8 +32,8 @@ class TorchBackend:
 
     With `lag` (None: on CUDA) a step is launched before the host has seen the one before it, while no row enters or
     leaves, none has a constraint and none is at its last token: all results are the same, and a row that ended before
-    its limit has been decoded once too often, which is discarded. With `static_shapes` decoding steps have few shapes
-    and are replayed on CUDA as graphs, if `can_be_static(model)`.
+    its limit has been decoded once too often, which is discarded. `forward` is the way to the model's logits, which
+    `prepare` chooses; None: the model as transformers has it.
     """
 
     empty = KeyValues()
@@ -48,7 +45,6 @@ class TorchBackend:
         *,
         vocab_size: int | None = None,
         lag: bool | None = None,
-        static_shapes: bool = False,
     ) -> None:
         self.model = model.eval()
         config = model.config.get_text_config(decoder=True)
@@ -56,15 +52,12 @@ class TorchBackend:
         self.context_window: int | None = getattr(config, "max_position_embeddings", None)
         self.forward_calls = self.serial_steps = self.row_steps = 0
         self._forward: Forward = forward or PlainForward(model)
-        self._device = _input_device(model)
+        self._device = input_device(model)
         self._float = torch.float64 if model.dtype == torch.float64 else torch.float32
-        self._masked_from = MASKED_FROM if _masks_help(model, self._device) else math.inf
-        self.batch = BatchCache(masked_from=self._masked_from)
+        self.batch = BatchCache()
         self._lag = self._device.type == "cuda" if lag is None else lag
         self._steady: Steady | None = None
         self.pending: Pending | None = None  # a step that was launched ahead
-        can_be_graphed = static_shapes and can_be_static(model)
-        self.static = StaticSteps(PlainForward(model).logits, self._device) if can_be_graphed else None
 
     @property
     def batch_bytes(self) -> int:
@@ -90,9 +83,8 @@ class TorchBackend:
         logits = self.feed(batch, pieces, keep=torch.tensor(ends))
         longer = []
         for row, (state, piece) in enumerate(zip(states, pieces, strict=True)):
-            at = ends.index(len(piece) - 1) if logits.shape[1] == len(ends) else len(piece) - 1
             extended = state.extended(batch.last(row, widest, len(piece)), len(piece))
-            longer.append((extended, logits[row, at].clone()))
+            longer.append((extended, logits[row, ends.index(len(piece) - 1)].clone()))
         return longer
 
     @torch.inference_mode()
@@ -136,10 +128,7 @@ class TorchBackend:
         self.row_steps += len(rows)
         self.forward_calls += 1
         steady = self._steady
-        if self.static and self.static.fits(self.batch):
-            logits = self.static(self.batch, steady.tokens, steady.positions, steady.pads)
-        else:
-            logits = self._forward(steady.tokens, steady.positions, steady.pads, self.batch)
+        logits = self._forward(steady.tokens, steady.positions, steady.pads, self.batch, 1)
         return steady.choose(logits[:, -1, : self.vocab_size])
 
     @torch.inference_mode()
@@ -154,10 +143,8 @@ class TorchBackend:
             self._steady = None  # it is one step ahead of the row
 
     def clear(self) -> None:
-        self.batch = BatchCache(masked_from=self._masked_from)
+        self.batch = BatchCache()
         self._steady = self.pending = None
-        if self.static:
-            self.static.clear()
 
     # ------------------------------------------------------------ the model
 
@@ -169,7 +156,7 @@ class TorchBackend:
         before = logits[None]  # the logits of the positions whose next tokens are scored
         for start in range(0, len(tokens), SCORE_CHUNK):
             piece = tokens[start : start + SCORE_CHUNK]
-            fed = self.feed(batch, [piece], keep=len(piece))[0, -len(piece) :]
+            fed = self.feed(batch, [piece], keep=len(piece))[0]
             known = torch.cat([before, fed[:-1]])[:, : self.vocab_size].to(self._float)
             logp = torch.log_softmax(known / temperature, -1)
             index = torch.tensor(piece, device=logp.device)
@@ -194,20 +181,3 @@ def _choice(law: Law, numbers: Sequence[float]) -> Choice:
     """A row's columns as its law asks for them: the entropy stands first where any row of the batch asks for it."""
     token, logp, logq, *extras = numbers
     return Choice(int(token), logp, logq, extras[int(not law.wants_entropy) : 1 + len(law.score_at)])
-
-
-def _input_device(model: PreTrainedModel) -> torch.device:
-    """Where a model takes its tokens: where its embeddings are. Those that accelerate has put away are nowhere between
-    two calls; its hook on the model knows where they come to, and brings the logits back there."""
-    device: torch.device = model.get_input_embeddings().weight.device
-    hook = getattr(model, "_hf_hook", None)
-    return torch.device(hook.execution_device) if device.type == "meta" and hook is not None else device
-
-
-def _masks_help(model: PreTrainedModel, device: torch.device) -> bool:
-    """Whether a long step is faster with a mask, even one that hides nothing: on a processor, transformers' attention
-    then reads the keys and values of a group of heads once, and without a mask torch repeats them for every head."""
-    config = model.config.get_text_config(decoder=True)
-    heads = getattr(config, "num_attention_heads", 0)
-    is_grouped = getattr(config, "num_key_value_heads", None) not in (None, heads)
-    return device.type == "cpu" and is_grouped and hasattr(sdpa_attention, "pack_gqa")

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from power_sampling.engines.torch.forward import Forward
 from power_sampling.engines.torch.kv import BatchCache
 
-__all__ = ["StaticSteps", "can_be_static"]
+__all__ = ["GraphedForward", "can_be_static"]
 
 SLOTS = 256  # the window is a multiple of it
 SHAPES = 16  # kept at most; the one used longest ago goes first
@@ -44,52 +45,63 @@ def can_be_static(model: PreTrainedModel) -> bool:
     )
 
 
-class StaticSteps:
-    """The steps of one model, by shape. `forward` takes what `generate` would pass it and returns logits."""
+class GraphedForward:
+    """Another forward, whose steps of one token for every row have few shapes, and are replayed on CUDA. Captures go
+    with the cache whose buffers they write to."""
 
-    def __init__(self, forward: Callable[..., torch.Tensor], device: torch.device) -> None:
+    def __init__(self, forward: Forward, device: torch.device) -> None:
         self._forward, self._device = forward, device
-        self._steps: dict[tuple[int, int], _Step] = {}  # the one used last stands last
-        self._buffers: weakref.ref[torch.Tensor] | None = None
-        self._capture = _Capture(device) if device.type == "cuda" else None
-
-    def fits(self, batch: BatchCache) -> bool:
-        """Whether every layer keeps states of its own."""
-        return bool(batch.layers) and all(layer.is_initialized for layer in batch.layers)
+        self._steps: weakref.WeakKeyDictionary[BatchCache, _Steps] = weakref.WeakKeyDictionary()
+        self.capture = _Capture(device) if device.type == "cuda" else None
 
     def __call__(
-        self, batch: BatchCache, tokens: torch.Tensor, positions: torch.Tensor, pads: torch.Tensor
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        pads: torch.Tensor,
+        cache: BatchCache,
+        keep: int | torch.Tensor,
     ) -> torch.Tensor:
-        """Append a token to every row of `batch`: columns in its order. Returns logits, (rows, vocabulary)."""
-        batch.reserve(1)
-        keys = batch.layers[0].keys
-        if self._buffers is None or self._buffers() is not keys:
-            self.clear()  # they would write where the batch no longer is
-            self._buffers = weakref.ref(keys)
+        is_step = tokens.shape[1] == 1 and isinstance(keep, int)
+        # the steps of models of which some layers keep nothing of their own are not known by shape
+        if not (is_step and cache.layers and all(layer.is_initialized for layer in cache.layers)):
+            return self._forward(tokens, positions, pads, cache, keep)
+        cache.reserve(1)
+        keys = cache.layers[0].keys
+        steps = self._steps.get(cache)
+        if steps is None or steps.buffers() is not keys:  # else they would write where the rows no longer are
+            steps = self._steps[cache] = _Steps(weakref.ref(keys), {})
         rows = len(tokens)
-        shape = (
-            min(1 << (rows - 1).bit_length(), batch.row_capacity),
-            min(-(-(batch.cursor + 1) // SLOTS) * SLOTS, batch.slot_capacity),
+        step = steps.of_shape(
+            min(1 << (rows - 1).bit_length(), cache.row_capacity),
+            min(-(-(cache.cursor + 1) // SLOTS) * SLOTS, cache.slot_capacity),
+            self._device,
         )
-        step = self._steps.pop(shape, None) or _Step(self._forward, *shape, self._device)
-        self._steps[shape] = step
-        if len(self._steps) > SHAPES:
-            del self._steps[next(iter(self._steps))]
-        step.take(tokens, positions, pads + batch.left, batch.cursor)
-        logits = step.run(batch, self._capture)[:rows]
-        batch.advance(1)
+        step.take(tokens, positions, pads + cache.left, cache.cursor)
+        logits = step.run(self._forward, cache, self.capture)[:rows]
+        cache.advance(1)
         return logits
 
-    def clear(self) -> None:
-        """Forget all captures: before the buffers go that they write to."""
-        self._steps.clear()
+
+class _Steps(NamedTuple):
+    """The steps over one cache's buffers, by shape; the one used last stands last."""
+
+    buffers: weakref.ref[torch.Tensor]
+    by_shape: dict[tuple[int, int], _Step]
+
+    def of_shape(self, rows: int, slots: int, device: torch.device) -> _Step:
+        step = self.by_shape.pop((rows, slots), None) or _Step(rows, slots, device)
+        self.by_shape[rows, slots] = step
+        if len(self.by_shape) > SHAPES:
+            del self.by_shape[next(iter(self.by_shape))]
+        return step
 
 
 class _Step:
     """One shape: what goes in, at fixed addresses; and on CUDA its graph with what comes out."""
 
-    def __init__(self, forward: Callable[..., torch.Tensor], rows: int, slots: int, device: torch.device) -> None:
-        self._forward, self._rows, self._slots = forward, rows, slots
+    def __init__(self, rows: int, slots: int, device: torch.device) -> None:
+        self._rows, self._slots = rows, slots
         self._inputs = torch.zeros((3, rows, 1), dtype=torch.long, device=device)
         self._cursor = torch.zeros(1, dtype=torch.long, device=device)
         self._runs = 0
@@ -103,29 +115,36 @@ class _Step:
             place[: len(column)] = column
         self._cursor.fill_(cursor)
 
-    def run(self, batch: BatchCache, capture: _Capture | None) -> torch.Tensor:
+    def run(self, forward: Forward, cache: BatchCache, capture: _Capture | None) -> torch.Tensor:
         self._runs += 1
         if capture is not None and self._runs > PATIENCE and self._graph is None:
             # what is run to warm up writes the same states to the same slot as the step itself
-            self._graph, self._logits = capture(lambda: self._compute(batch))
+            self._graph, self._logits = capture(lambda: self._compute(forward, cache))
         if self._graph is None or self._logits is None:
-            return self._compute(batch)
+            return self._compute(forward, cache)
         self._graph.replay()
         return self._logits
 
-    def _compute(self, batch: BatchCache) -> torch.Tensor:
+    def _compute(self, forward: Forward, cache: BatchCache) -> torch.Tensor:
         tokens, positions, starts = self._inputs
-        window = _Window(batch, self._rows, self._slots, self._cursor)
-        mask = (torch.arange(self._slots, device=starts.device) >= starts).long()  # what lies ahead is hidden as future
-        return self._forward(tokens, positions, mask, window)
+        return forward(tokens, positions, starts, _Window(cache, self._rows, self._slots, self._cursor), 1)
 
 
 class _Window(Cache):
-    """The first rows and slots of a batch's buffers as a cache that is full in size and written at a tensor's slot."""
+    """The first rows and slots of a batch's buffers as a cache that is full in size and written at a tensor's slot. It
+    never grows, and its mask is the same program wherever the rows begin: what lies ahead is hidden as future."""
 
     def __init__(self, batch: BatchCache, rows: int, slots: int, cursor: torch.Tensor) -> None:
         layers = [_WindowLayer(x.keys[:rows, :, :slots], x.values[:rows, :, :slots], cursor) for x in batch.layers]
         super().__init__(layers=layers)
+        self._slots = slots
+
+    def reserve(self, new: int) -> None: ...
+
+    def advance(self, new: int) -> None: ...
+
+    def mask(self, new: int, starts: torch.Tensor, masked_from: float) -> torch.Tensor:
+        return (torch.arange(self._slots, device=starts.device) >= starts).long()
 
 
 class _WindowLayer(CacheLayerMixin):

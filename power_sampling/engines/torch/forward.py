@@ -1,20 +1,22 @@
-"""The one door to the model: tokens in, logits out. Backends know no implementation."""
+"""The one door to a model: tokens and where they stand go in, logits come out.
+
+Whoever decodes knows this and no implementation: `plain.py` calls a model as transformers has it, `cpu/` computes it by
+layers of our own on a processor, `cuda_graphs.py` replays what another one does. `prepare.py` chooses.
+"""
 
 from __future__ import annotations
 
-import inspect
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from transformers import PreTrainedModel
 
 from power_sampling.engines.torch.kv import BatchCache
 
-__all__ = ["Forward", "PlainForward"]
+__all__ = ["Forward", "kept"]
 
 
 class Forward(Protocol):
-    """One pass of a model that appends `new` tokens to every row of a batch."""
+    """One pass of a causal language model over new tokens of every row."""
 
     def __call__(
         self,
@@ -22,50 +24,16 @@ class Forward(Protocol):
         positions: torch.Tensor,
         pads: torch.Tensor,
         cache: BatchCache,
-        keep: int | torch.Tensor = 1,
+        keep: int | torch.Tensor,
     ) -> torch.Tensor:
-        """Tokens and positions (rows, new), pads (rows, 1), all on the device of the model's input. Returns the logits
-        of the last `keep` positions, or of these positions, or of all for a model that cannot tell them apart: (rows,
-        positions, vocabulary)."""
+        """Append `tokens` (rows, new) to the rows of `cache`, which makes room for them and counts them as its own.
+
+        `positions` (rows, new) are theirs, counted from each row's beginning; `pads` (rows, 1) are `cache.pads`. A row
+        that has fewer new tokens than the widest is padded on the right, where nothing of its own looks. Returns the
+        logits of the last `keep` positions, or of those that a tensor lists: (rows, kept, vocabulary)."""
+        ...
 
 
-class PlainForward:
-    """A transformers model, called as `generate` would call it."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self._model = model
-        self._accepted = set(inspect.signature(model.forward).parameters)
-
-    def __call__(
-        self,
-        tokens: torch.Tensor,
-        positions: torch.Tensor,
-        pads: torch.Tensor,
-        cache: BatchCache,
-        keep: int | torch.Tensor = 1,
-    ) -> torch.Tensor:
-        new = tokens.shape[1]
-        cache.reserve(new)
-        logits = self.logits(tokens, positions, cache.mask(new, pads), cache, keep)
-        cache.advance(new)
-        return logits
-
-    def logits(
-        self,
-        tokens: torch.Tensor,
-        positions: torch.Tensor,
-        mask: torch.Tensor | None,
-        cache: Any,
-        keep: int | torch.Tensor = 1,
-    ) -> torch.Tensor:
-        """The model's own call, with what it accepts of this."""
-        arguments: dict[str, Any] = {
-            "input_ids": tokens,
-            "position_ids": positions,
-            "attention_mask": mask,
-            "past_key_values": cache,
-            "use_cache": True,
-            "logits_to_keep": keep,
-        }
-        found: torch.Tensor = self._model(**{n: value for n, value in arguments.items() if n in self._accepted}).logits
-        return found
+def kept(states: torch.Tensor, keep: int | torch.Tensor) -> torch.Tensor:
+    """Of (rows, new, ...), the positions that `keep` names."""
+    return states[:, -keep:] if isinstance(keep, int) else states[:, keep]

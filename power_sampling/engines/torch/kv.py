@@ -133,11 +133,10 @@ class _Layer(CacheLayerMixin):
 class BatchCache(Cache):
     """The rows in decoding. `lengths[i]` tokens of row i are held, in the slots before the cursor."""
 
-    def __init__(self, max_rows: int = 1, *, masked_from: float = math.inf) -> None:
-        """`max_rows`: beyond what is needed, no room is made for more rows. `masked_from`: the window, in slots, from
-        which a step of one token has a mask even where it hides nothing."""
+    def __init__(self, max_rows: int = 1) -> None:
+        """`max_rows`: beyond what is needed, no room is made for more rows."""
         super().__init__(layers=[])
-        self.max_rows, self.masked_from = max_rows, masked_from
+        self.max_rows = max_rows
         self._is_masked = False
         self.lengths: list[int] = []
         self.cursor = 0
@@ -152,6 +151,15 @@ class BatchCache(Cache):
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         return self._layer(layer_idx).update(key_states, value_states)
+
+    def buffers(self, layer_idx: int, groups: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The keys and the values of a layer, (rows, groups, slots, dim), with room for more of both than there are:
+        for who writes there without `update`. Its numbers are of the kind and as many as `like` has in a row."""
+        layer = self._layer(layer_idx)
+        if not layer.is_initialized:
+            states = like.new_empty(1, groups, 1, like.shape[-1])
+            layer.lazy_initialization(states, states)
+        return layer.keys, layer.values
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
         return self.cursor - self.left
@@ -179,10 +187,11 @@ class BatchCache(Cache):
         anything."""
         return self._is_masked
 
-    def mask(self, new: int, pads: torch.Tensor) -> torch.Tensor | None:
-        """(rows, window + new): which slots a row sees, its `new` next ones included; None where it sees them all and
-        none is asked for. `pads` are those of the batch as a column on the device of the mask."""
-        is_long = new == 1 and self.cursor - self.left >= self.masked_from
+    def mask(self, new: int, pads: torch.Tensor, masked_from: float = math.inf) -> torch.Tensor | None:
+        """(rows, window + new): which slots a row sees, its `new` next ones included; None where it sees them all,
+        unless a step of one token has a window of `masked_from` slots or more. `pads` are those of the batch as a
+        column on the device of the mask."""
+        is_long = new == 1 and self.cursor - self.left >= masked_from
         self._is_masked = is_long or min(self.lengths) != max(self.lengths)
         if not self._is_masked:
             return None

@@ -12,6 +12,7 @@ from power_sampling.config import ModelConfig
 from power_sampling.engines.options import TorchOptions
 from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.engines.torch.gguf import embedded_file, unpacked
+from power_sampling.engines.torch.prepare import prepare
 from power_sampling.errors import ConfigurationError, MissingDependencyError, ModelError, ModelNotFoundError
 
 __all__ = ["engine", "load"]
@@ -53,21 +54,19 @@ def load(config: ModelConfig, options: TorchOptions) -> tuple[Any, Any]:
 
 def engine(model: Any, options: TorchOptions, *, vocab_size: int, is_own: bool) -> TorchLM:
     """The engine of a loaded model. `is_own`: it was loaded here, so that it may be laid out anew."""
-    from power_sampling.engines.torch.cpu.packed import pack
-
-    if options.pack_weights or (options.pack_weights is None and is_own):
-        pack(model, is_required=bool(options.pack_weights))
-    if options.compile_layers:
-        from power_sampling.engines.torch.cpu.compiled import compile_layers
-
-        compile_layers(model)
     return TorchLM(
         model,
+        prepare(
+            model,
+            pack_weights=options.pack_weights,
+            compile_layers=options.compile_layers,
+            cuda_graphs=options.cuda_graphs,
+            is_own=is_own,
+        ),
         vocab_size=vocab_size,
         max_rows=options.max_rows,
         prompt_memory=options.prompt_memory * 2**20,
         kv_memory=None if options.kv_memory is None else options.kv_memory * 2**20,
-        static_shapes=options.cuda_graphs and model.device.type == "cuda",
     )
 
 

@@ -283,15 +283,15 @@ def test_a_mask_that_hides_nothing_changes_nothing(name: str, monkeypatch: pytes
     masks: list[bool] = []
     mask = BatchCache.mask
 
-    def noted(self: BatchCache, new: int, pads: torch.Tensor) -> torch.Tensor | None:
-        found = mask(self, new, pads)
+    def noted(self: BatchCache, new: int, pads: torch.Tensor, masked_from: float) -> torch.Tensor | None:
+        found = mask(self, new, pads, masked_from)
         masks.append(new == 1 and found is not None)
         return found
 
     monkeypatch.setattr(BatchCache, "mask", noted)
     results = []
     for start in (8, 10**6):
-        monkeypatch.setattr("power_sampling.engines.torch.backend.MASKED_FROM", start)
+        monkeypatch.setattr("power_sampling.engines.torch.plain.MASKED_FROM", start)
         masks.clear()
         lm = TorchLM(model)
         results.append(run_draws(lm, lm.open(PROMPT, OPEN), [Draw(Chain.empty(), 0, 20, LAW, s) for s in range(3)]))

@@ -14,7 +14,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from power_sampling.engines.stepped.budget import Cached
 from power_sampling.engines.torch import cuda_graphs, pipeline
+from power_sampling.engines.torch.cuda_graphs import GraphedForward
 from power_sampling.engines.torch.engine import TorchLM
+from power_sampling.engines.torch.plain import PlainForward
 from power_sampling.testing import check_language_model, run_draws
 from power_sampling.types import Chain, Continuation, Draw, Termination, Tokens
 from tests.support.lines import ENDINGS, LAWS, PROMPTS, STARTED, VOCAB, assert_same, run
@@ -120,6 +122,10 @@ def test_the_laws_of_a_language_model_hold() -> None:
     check_language_model(TorchLM(tiny_model("mistral", vocab_size=12), lag=True), PROMPTS[0])
 
 
+def graphed(model: Any) -> GraphedForward:
+    return GraphedForward(PlainForward(model), model.device)
+
+
 @pytest.mark.parametrize("name", sorted(set(ARCHITECTURES) - {"mixtral"}))  # its tests choose experts on the host
 @pytest.mark.parametrize(("differing", "static_shapes"), [(False, False), (True, False), (True, True)])
 def test_a_step_reads_nothing_from_the_device(
@@ -128,7 +134,8 @@ def test_a_step_reads_nothing_from_the_device(
     """Tensors on `meta` have no content: whatever looked at one on the host would raise, as would a tensor left on the
     CPU beside them."""
     monkeypatch.setattr(pipeline, "Pending", lambda rows, columns: columns)
-    lm = TorchLM(tiny_model(name, dtype=torch.float32).to("meta"), kv_memory=2**30, static_shapes=static_shapes)
+    model = tiny_model(name, dtype=torch.float32).to("meta")
+    lm = TorchLM(model, kv_memory=2**30, forward=graphed(model) if static_shapes else None)
     for prompt in (PROMPTS[0], PROMPTS[2] if differing else PROMPTS[0]):
         lm.add(lm.open(prompt, ENDINGS["eos"]), Draw(STARTED, 2, 20, LAWS[2], 0))
     with torch.inference_mode():
@@ -147,7 +154,7 @@ def test_steps_of_few_shapes_draw_the_same(name: str, monkeypatch: pytest.Monkey
     tolerance = 1e-6 if name in ROUNDS_TO_FLOAT32 else 1e-9
     model = tiny_model(name, vocab_size=VOCAB)
     expected = run(TorchLM(model, max_rows=5), generations=3)
-    lm = TorchLM(model, max_rows=5, lag=True, static_shapes=True)
+    lm = TorchLM(model, max_rows=5, lag=True, forward=graphed(model))
     shapes: set[tuple[int, int]] = set()
     forward = model.forward
 
@@ -186,19 +193,20 @@ def test_a_step_that_is_recorded_once_can_be_replayed(name: str, monkeypatch: py
     monkeypatch.setattr(Recorded, "replays", 0)
     model = tiny_model(name, vocab_size=VOCAB)
     expected = run(TorchLM(model, max_rows=5), generations=3)
-    lm = TorchLM(model, max_rows=5, lag=True, static_shapes=True)
-    assert lm.backend.static is not None
-    lm.backend.static._capture = Recorded()  # type: ignore[assignment] # it is called alike
+    forward = graphed(model)
+    forward.capture = Recorded()  # type: ignore[assignment] # it is called alike
+    lm = TorchLM(model, max_rows=5, lag=True, forward=forward)
     assert_same(run(lm, generations=3), expected, 1e-6 if name in ROUNDS_TO_FLOAT32 else 1e-9)
-    assert len(lm.backend.static._steps) <= 4 and Recorded.replays > lm.cost.serial_steps / 4
+    assert all(len(steps.by_shape) <= 4 for steps in forward._steps.values())
+    assert Recorded.replays > lm.cost.serial_steps / 4
 
 
 def test_what_was_recorded_for_buffers_that_have_gone_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_graphs, "PATIENCE", 1)
     model = tiny_model(vocab_size=VOCAB)
-    plain, lm = TorchLM(model), TorchLM(model, static_shapes=True)
-    assert lm.backend.static is not None
-    lm.backend.static._capture = Recorded()  # type: ignore[assignment] # it is called alike
+    forward = graphed(model)
+    forward.capture = Recorded()  # type: ignore[assignment] # it is called alike
+    plain, lm = TorchLM(model), TorchLM(model, forward=forward)
     for rows, prompt in ((1, PROMPTS[0]), (4, PROMPTS[0]), (1, PROMPTS[0][::-1])):  # four rows need larger buffers
         draws = [Draw(Chain.empty(), 0, 6, LAWS[0], seed) for seed in range(rows)]
         found, expected = (run_draws(x, x.open(prompt, ENDINGS["endless"]), draws) for x in (lm, plain))

@@ -13,7 +13,7 @@ import torch
 from accelerate import dispatch_model
 
 from power_sampling import PowerSampler
-from power_sampling.engines.torch.cpu.packed import packable
+from power_sampling.engines.torch.cpu.linear import packable
 from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.engines.torch.kv import BatchCache, KeyValues
 from tests.support.lines import VOCAB, assert_same, run

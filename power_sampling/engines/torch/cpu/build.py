@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -25,29 +24,26 @@ TARGETS = {"AVX512": ("-march=x86-64-v4", "-mprefer-vector-width=512"), "AVX2": 
 log = logging.getLogger(__name__)
 
 
-def built(source: Path, serves: Callable[[ctypes.CDLL], bool]) -> ctypes.CDLL | None:
-    """The library of this source, which `serves` is to declare and to try. None on a machine without a processor or a
-    compiler for it (`$CXX`, else g++); where the compiler or the trial fails, a warning is logged too."""
+def built(source: Path) -> ctypes.CDLL | None:
+    """The library of this source and the headers beside it. None on a machine without a processor or a compiler for it
+    (`$CXX`, else g++); where the compiler fails, a warning is logged too."""
     flags = TARGETS.get(torch.backends.cpu.get_cpu_capability())
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if flags is None or compiler is None or sys.platform != "linux":
         return None
     # OpenMP's threads are those that torch's own operators use
     command = [compiler, "-O3", *flags, "-Wno-psabi", "-fPIC", "-shared", "-fopenmp"]
-    identity = hashlib.sha256(source.read_bytes() + repr(command).encode()).hexdigest()[:12]
+    text = b"".join(file.read_bytes() for file in (source, *sorted(source.parent.glob("*.h"))))
+    identity = hashlib.sha256(text + repr(command).encode()).hexdigest()[:12]
     file = cache_folder() / f"{source.stem}-{identity}.so"
     try:
         if not file.is_file():
             _build(command, source, file)
-        library = ctypes.CDLL(str(file))
+        return ctypes.CDLL(str(file))
     except (OSError, subprocess.CalledProcessError) as error:
         reason = error.stderr if isinstance(error, subprocess.CalledProcessError) else error
-        log.warning("Decoding goes on without a faster loop: %s could not be built: %s", source.name, reason)
+        log.warning("Decoding goes on without faster loops: %s could not be built: %s", source.name, reason)
         return None
-    if serves(library):
-        return library
-    log.warning("Decoding goes on without a faster loop: %s failed its trial.", source.name)
-    return None
 
 
 def _build(command: list[str], source: Path, file: Path) -> None:
