@@ -30,8 +30,8 @@ from tqdm import tqdm
 
 from power_sampling.config import GenerationConfig, ModelConfig
 from power_sampling.engines.protocol import Cost
-from power_sampling.engines.torch.cpu.packed import pack
 from power_sampling.engines.torch.engine import TorchLM
+from power_sampling.engines.torch.prepare import prepare
 from power_sampling.models import load_pretrained
 from power_sampling.samplers import NumpyRng, sampler_for
 from power_sampling.serving.worker import Outcome, Request, Worker
@@ -71,29 +71,32 @@ class Bench:
             settings = ModelConfig(device=args.device, dtype=args.dtype)
             self.model, _ = load_pretrained(settings)
             self.theirs, _ = load_pretrained(settings)  # as transformers has it, whatever is done to ours
-        self.packed = 0 if args.no_packing else pack(self.model, is_required=False)
+        self._forward = prepare(self.model, pack_weights=False if args.no_packing else None, is_own=True)
+        self.packed = getattr(self._forward, "nbytes", 0)
         vocab = self.model.config.vocab_size
         self.prompt: Tokens = tuple(int(t) for t in np.random.default_rng(0).integers(100, vocab, size=args.prompt))
         self.fed = self.calls = 0
         self.forward_seconds = 0.0
         self.rows_per_step: list[int] = []
-        for model in {self.model, self.theirs}:
-            self._count_forward(model)
+        self._is_ours = False
+        self.theirs.register_forward_pre_hook(self._count_theirs, with_kwargs=True)
 
-    def _count_forward(self, model: Any) -> None:
-        forward = model.forward
+    def forward(self, tokens: torch.Tensor, *others: Any) -> torch.Tensor:
+        """Ours, counted."""
+        self._count(tokens)
+        self._is_ours, start = True, time.perf_counter()
+        logits = self._forward(tokens, *others)
+        self.forward_seconds += time.perf_counter() - start
+        self._is_ours = False
+        return logits
 
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            self.fed += kwargs["input_ids"].numel()
-            self.calls += 1
-            start = time.perf_counter()
-            try:
-                return forward(*args, **kwargs)
-            finally:
-                self.forward_seconds += time.perf_counter() - start
+    def _count_theirs(self, _: Any, args: Any, fed: dict[str, Any]) -> None:
+        if not self._is_ours:
+            self._count(fed["input_ids"])
 
-        counted.__signature__ = __import__("inspect").signature(forward)  # type: ignore[attr-defined] # TorchLM reads it
-        model.forward = counted
+    def _count(self, tokens: torch.Tensor) -> None:
+        self.fed += tokens.numel()
+        self.calls += 1
 
     def timed(self, work: Callable[[], Any]) -> Side:
         fed, calls = self.fed, self.calls
@@ -134,7 +137,7 @@ class Bench:
         ]
 
     def run(self, requests: list[Request], *, max_rows: int = 32, together: bool = True) -> tuple[list[Outcome], Cost]:
-        engine = TorchLM(self.model, max_rows=max_rows)
+        engine = TorchLM(self.model, self.forward, max_rows=max_rows)
         self.rows_per_step = rows = []
         step = engine.step
 
@@ -264,7 +267,7 @@ def first_token(bench: Bench) -> None:
     ratios = []
     for repetition in range(bench.repetitions):
         tokens = np.random.default_rng(repetition).integers(100, vocab, size=508).tolist()
-        engine = TorchLM(bench.model, prompt_memory=2**30)
+        engine = TorchLM(bench.model, bench.forward, prompt_memory=2**30)
         worker = Worker(engine)
         config = GenerationConfig(sampler="ancestral", max_new_tokens=1)
         sides = []

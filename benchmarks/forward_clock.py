@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from torch import nn
+import torch
+
+from power_sampling.engines.torch.forward import Forward
+from power_sampling.engines.torch.kv import BatchCache
 
 __all__ = ["Call", "ForwardClock"]
 
@@ -22,24 +25,28 @@ class Call(NamedTuple):
 
 
 class ForwardClock:
-    """Records every call of a model from now on. A processor has done a call's work when the call returns; on another
+    """A forward whose every call is recorded. A processor has done a call's work when the call returns; on another
     device calls return early, and what is recorded is too short."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, forward: Forward) -> None:
+        self._forward = forward
         self.calls: list[Call] = []
         self.is_inside = False
-        self._start = 0.0
-        model.register_forward_pre_hook(self._begin, prepend=True)
-        model.register_forward_hook(self._end, with_kwargs=True)
+
+    def __call__(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        pads: torch.Tensor,
+        cache: BatchCache,
+        keep: int | torch.Tensor,
+    ) -> torch.Tensor:
+        self.is_inside, start = True, time.perf_counter()
+        logits = self._forward(tokens, positions, pads, cache, keep)
+        self.calls.append(Call(start, time.perf_counter(), *tokens.shape))
+        self.is_inside = False
+        return logits
 
     def within(self, start: float, end: float) -> float:
         """Seconds inside the forward pass between two readings of the clock."""
         return sum(call.seconds for call in self.calls if start <= call.start and call.end <= end)
-
-    def _begin(self, *_: Any) -> None:
-        self.is_inside = True
-        self._start = time.perf_counter()
-
-    def _end(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        self.calls.append(Call(self._start, time.perf_counter(), *kwargs["input_ids"].shape))
-        self.is_inside = False

@@ -36,8 +36,8 @@ from on_a_thread import on_a_thread
 from tqdm import tqdm
 
 from power_sampling.config import GenerationConfig, ModelConfig
-from power_sampling.engines.torch.cpu.packed import pack
 from power_sampling.engines.torch.engine import TorchLM
+from power_sampling.engines.torch.prepare import prepare
 from power_sampling.models import load_pretrained
 from power_sampling.samplers import NumpyRng, sampler_for
 from power_sampling.serving.worker import Request, Worker
@@ -73,8 +73,7 @@ class Lab:
 
     def __init__(self) -> None:
         self.model, _ = load_pretrained(ModelConfig(device="cpu", dtype="float32"))
-        pack(self.model, is_required=False)
-        self.clock = ForwardClock(self.model)
+        self.clock = ForwardClock(prepare(self.model, is_own=True))
         self._random = np.random.default_rng(0)
         self._held: list[int] = []  # after every step of the engine made last
         self._before = 0  # bytes of the process when that engine was made
@@ -85,7 +84,7 @@ class Lab:
     def engine(self, rows: int) -> TorchLM:
         """A new engine, its buffers looked at after every step: an idle one holds none."""
         self._held, self._before = [], restart_peak()
-        engine = TorchLM(self.model, max_rows=rows)
+        engine = TorchLM(self.model, self.clock, max_rows=rows)
         step = engine.step
 
         def watched() -> Any:

@@ -32,8 +32,8 @@ from tqdm import tqdm
 
 import power_sampling
 from power_sampling.config import GenerationConfig, ModelConfig
-from power_sampling.engines.torch.cpu.packed import pack
 from power_sampling.engines.torch.engine import TorchLM
+from power_sampling.engines.torch.prepare import prepare
 from power_sampling.models import load_pretrained
 from power_sampling.samplers import NumpyRng, sampler_for
 from power_sampling.serving.worker import THREAD_NAME, Request, Worker
@@ -100,13 +100,12 @@ class Bench:
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
         self.model, _ = load_pretrained(ModelConfig(device="cpu", dtype="float32"))
-        pack(self.model, is_required=False)
-        self.clock = ForwardClock(self.model)
+        self.clock = ForwardClock(prepare(self.model, is_own=True))
         self._random = np.random.default_rng(0)
 
     def run(self, sampler: str, rows: int) -> Span:
         config = GenerationConfig(sampler=sampler, alpha=ALPHA, max_new_tokens=self.tokens)
-        worker = Worker(TorchLM(self.model, max_rows=rows))
+        worker = Worker(TorchLM(self.model, self.clock, max_rows=rows))
         requests = [self._request(config, seed) for seed in range(rows)]
         self.clock.calls.clear()
         start = time.perf_counter()

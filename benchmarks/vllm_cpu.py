@@ -6,9 +6,9 @@
     python benchmarks/vllm_cpu.py --python vllm-env/bin/python
 
 The embedded model, float32, all cores. Every row has a prompt of its own, and exactly `--tokens` new tokens are drawn
-from p for it (EOS ignored). vLLM runs in process, no server between, as it comes: it compiles the model when it starts,
-which takes minutes and a C++ compiler. It returns tokens, this engine also log p and the log-weight of each. This
-engine runs as it comes, and with `compile_layers`. All sides are loaded once and warmed up at every number of rows.
+from p for it (EOS ignored). Both engines run as they come, in process, no server between. vLLM compiles the model when
+it starts, which takes minutes and a C++ compiler. It returns tokens, this engine also log p and the log-weight of each.
+Both sides are loaded once and warmed up at every number of rows.
 
 Each side is a process of its own, because two teams of threads in one process slow each other down. It runs this file,
 and answers every line of prompts with the seconds that they took.
@@ -25,7 +25,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 ROWS, PROMPT = (1, 8, 16), 45
@@ -61,7 +60,7 @@ def vllm(folder: str, tokens: int) -> Generate:
     return generate
 
 
-def plain(folder: str, tokens: int, *, is_compiled: bool = False) -> Generate:
+def ours(folder: str, tokens: int) -> Generate:
     from power_sampling.config import GenerationConfig, ModelConfig
     from power_sampling.models import Model
     from power_sampling.samplers import NumpyRng, sampler_for
@@ -69,7 +68,7 @@ def plain(folder: str, tokens: int, *, is_compiled: bool = False) -> Generate:
     from power_sampling.types import Termination
 
     fields: dict[str, Any] = {"model": folder, "device": "cpu", "dtype": "float32", "prompt_memory": 0}
-    model = Model(ModelConfig(**fields, max_rows=max(ROWS), compile_layers=is_compiled))
+    model = Model(ModelConfig(**fields, max_rows=max(ROWS)))
     config = GenerationConfig(sampler="ancestral", max_new_tokens=tokens)
     worker = model.load().worker
 
@@ -86,11 +85,7 @@ def plain(folder: str, tokens: int, *, is_compiled: bool = False) -> Generate:
     return generate
 
 
-SIDES: dict[str, Callable[[str, int], Generate]] = {
-    "ours": plain,
-    "ours, compile_layers": partial(plain, is_compiled=True),
-    "vLLM": vllm,
-}
+SIDES: dict[str, Callable[[str, int], Generate]] = {"ours": ours, "vLLM": vllm}
 
 
 def serve(side: str, folder: str, tokens: int) -> None:
@@ -162,8 +157,8 @@ def compare(python: str, tokens: int, repetitions: int) -> None:
     pythons = {name: python if name == "vLLM" else sys.executable for name in SIDES}
     sides = [Side(name, pythons[name], folder, tokens, threads) for name in SIDES]
     tqdm.write(f"{threads} threads, prompt {PROMPT}, {tokens} new tokens, {repetitions} repetitions")
-    tqdm.write(f"| rows | {', tokens/s | '.join(SIDES)}, tokens/s | ours / vLLM | compiled / vLLM |")
-    tqdm.write("|---" * 6 + "|")
+    tqdm.write(f"| rows | {', tokens/s | '.join(SIDES)}, tokens/s | ours / vLLM |")
+    tqdm.write("|---" * 4 + "|")
     bar = tqdm(total=len(ROWS) * (repetitions + 1), unit="round")
     for rows in ROWS:
         rates: list[list[float]] = [[] for _ in sides]
@@ -172,9 +167,8 @@ def compare(python: str, tokens: int, repetitions: int) -> None:
             for rate, side in zip(rates, sides, strict=True):
                 rate.append(rows * tokens / side(prompts))
             bar.update()
-        *ours, theirs = (statistics.median(rate[1:]) for rate in rates)  # the first warmed up
-        cells = [f"{rate:.1f}" for rate in (*ours, theirs)] + [f"{rate / theirs:.2f}" for rate in ours]
-        tqdm.write(f"| {rows} | {' | '.join(cells)} |")
+        mine, theirs = (statistics.median(rate[1:]) for rate in rates)  # the first warmed up
+        tqdm.write(f"| {rows} | {mine:.1f} | {theirs:.1f} | {mine / theirs:.2f} |")
     bar.close()
     for side in sides:
         side.close()
