@@ -6,7 +6,6 @@ a private copy behind a lock cannot. Nothing here truncates, pads, or knows a mo
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
@@ -16,6 +15,7 @@ from power_sampling.errors import ChatTemplateError, EmptyPromptError
 from power_sampling.text import roles
 from power_sampling.text.formats import ToolFormat, tool_format
 from power_sampling.text.grammar import Grammars
+from power_sampling.text.tokenizer import private_copy
 from power_sampling.types import Message, Tokens
 
 __all__ = ["Codec"]
@@ -27,7 +27,7 @@ class Codec:
     """`tokenizer` is any transformers tokenizer; it is copied and never touched. Safe from any thread."""
 
     def __init__(self, tokenizer: Any, eos_ids: Sequence[int] = ()) -> None:
-        self._tokenizer = copy.deepcopy(tokenizer)
+        self._tokenizer = private_copy(tokenizer)
         self._lock = threading.Lock()
         own = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
         self.eos_ids: frozenset[int] = frozenset([*own, *eos_ids])
