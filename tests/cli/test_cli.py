@@ -244,6 +244,34 @@ def test_without_its_packages_it_says_how_to_install_them() -> None:
     assert "pip install 'power-sampling[cli]'" in result.stderr
 
 
+AT_THE_END = """
+import atexit, gc, sys
+from power_sampling.cli import main
+
+def tell():
+    found = {"torch", "transformers", "tokenizers", "jinja2", "llguidance", "gguf"} & set(sys.modules)
+    print(gc.isenabled(), gc.get_freeze_count() > 50_000, *sorted(found), file=sys.stderr)
+
+atexit.register(tell)
+main()
+"""
+
+
+def at_the_end(*arguments: str) -> str:
+    """Of a process of its own: whether it searches for garbage, whether it spares much, and what it has imported."""
+    command = [sys.executable, "-c", AT_THE_END, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stderr.splitlines()[-1]
+
+
+def test_the_command_searches_for_garbage_once_the_model_is_loaded_and_spares_what_is_there(folder: str) -> None:
+    told = at_the_end("generate", "hello", "--model", folder, *QUICK)
+    assert told == "True True jinja2 tokenizers torch transformers"  # without constraints nothing is built for them
+
+
+def test_what_needs_no_model_imports_nothing_for_one() -> None:
+    assert at_the_end("samplers") == "False False"
+
+
 def test_on_the_embedded_model(embedded: PowerSampler) -> None:
     arguments = [
         "generate",
