@@ -46,16 +46,14 @@ def parts() -> Times:
     with timed("transformers"):
         from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel  # noqa: F401
 
-    from power_sampling.config import GenerationConfig, ModelConfig
-    from power_sampling.models import load_pretrained, serve
-    from power_sampling.runtime import Model, PowerSampler
+    from power_sampling import PowerSampler
+    from power_sampling.config import ModelConfig
+    from power_sampling.models import load_pretrained
 
-    config = ModelConfig(model="embedded")
     with timed("model"):
-        objects = load_pretrained(config)
+        model, tokenizer = load_pretrained(ModelConfig(model="embedded"))
     with timed("engine"):
-        model = Model(config, serve(*objects, config, is_own=True))
-    sampler = PowerSampler(model, GenerationConfig(sampler="ancestral", max_new_tokens=1))
+        sampler = PowerSampler.from_model(model, tokenizer, sampler="ancestral", max_new_tokens=1)
     with timed("first token"):
         sampler.chat([{"role": "user", "content": "Hello"}])
     return found
