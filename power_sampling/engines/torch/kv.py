@@ -203,7 +203,7 @@ class BatchCache(Cache):
         if not self.lengths:
             self.cursor = 0
         longest = max(row.length for row in kept)
-        self._reserve(len(self.lengths) + len(kept), longest, new=1)
+        self.reserve(1, len(self.lengths) + len(kept), longest)
         for row in kept:
             self.lengths.append(row.length)
             slot = self.cursor - row.length
@@ -221,9 +221,20 @@ class BatchCache(Cache):
             self.lengths[place] = self.lengths[source]
         del self.lengths[len(self.lengths) - len(gone) :]
 
-    def reserve(self, new: int) -> None:
-        """Make room for `new` more slots in every row, the ones the next forward pass writes."""
-        self._reserve(len(self.lengths), 0, new)
+    def reserve(self, new: int, rows: int = 0, longest: int = 0) -> None:
+        """Make room for `new` more slots in every row, the ones the next forward pass writes, and for `rows` rows, the
+        longest of `longest`; content moves only if it must."""
+        rows, needed = max(rows, len(self.lengths)), max(longest, max(self.lengths, default=0))
+        cursor = max(self.cursor, needed)
+        if rows <= self.row_capacity and cursor + new <= self.slot_capacity:
+            if cursor != self.cursor:
+                self._shift(cursor)
+        elif rows <= self.row_capacity and 2 * (needed + new) <= self.slot_capacity:
+            self._shift(needed)  # half of the buffer is what finished rows left behind: take it back
+        else:
+            row_capacity = self.row_capacity * (2 if rows > self.row_capacity else 1)
+            row_capacity = max(rows, min(row_capacity, self.max_rows))
+            self._shift(needed, row_capacity, needed + new + max(64, needed // 2))
 
     def advance(self, new: int) -> None:
         """Count `new` slots, which a forward pass has just written, as content of every row."""
@@ -258,20 +269,6 @@ class BatchCache(Cache):
                 layer.lazy_initialization(*states)
             layer.keys[row, :, window] = states[0]
             layer.values[row, :, window] = states[1]
-
-    def _reserve(self, rows: int, longest: int, new: int) -> None:
-        """Room for `rows` rows, the longest of `longest`, and `new` slots behind; content moves only if it must."""
-        needed = max(longest, max(self.lengths, default=0))
-        cursor = max(self.cursor, needed)
-        if rows <= self.row_capacity and cursor + new <= self.slot_capacity:
-            if cursor != self.cursor:
-                self._shift(cursor)
-        elif rows <= self.row_capacity and 2 * (needed + new) <= self.slot_capacity:
-            self._shift(needed)  # half of the buffer is what finished rows left behind: take it back
-        else:
-            row_capacity = self.row_capacity * (2 if rows > self.row_capacity else 1)
-            row_capacity = max(rows, min(row_capacity, self.max_rows))
-            self._shift(needed, row_capacity, needed + new + max(64, needed // 2))
 
     def _shift(self, cursor: int, row_capacity: int | None = None, slot_capacity: int | None = None) -> None:
         """Move all content so that it ends at `cursor`, into larger buffers where capacities are given."""
