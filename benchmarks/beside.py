@@ -20,6 +20,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parents[1]
 PROMPTS = [[{"role": "user", "content": f"What is {i} plus {2 * i}? Explain."}] for i in range(32)]
 POWER = {"name": "metropolis_hastings", "block_size": 12, "num_steps": 3}
+PARTICLES = {"name": "sequential_monte_carlo", "num_particles": 16}
 SCHEMA = {"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer"}}}
 WORK: dict[str, tuple[int, dict[str, Any]]] = {
     "1 request": (1, {"sampler": "ancestral", "max_new_tokens": 64}),
@@ -27,7 +28,7 @@ WORK: dict[str, tuple[int, dict[str, Any]]] = {
     "32 requests": (32, {"sampler": "ancestral", "max_new_tokens": 32}),
     "1 by Metropolis-Hastings": (1, {"sampler": POWER, "max_new_tokens": 48}),
     "8 by Metropolis-Hastings": (8, {"sampler": POWER, "max_new_tokens": 32}),
-    "1 by 16 particles": (1, {"sampler": {"name": "sequential_monte_carlo", "num_particles": 16}, "max_new_tokens": 32}),
+    "1 by 16 particles": (1, {"sampler": PARTICLES, "max_new_tokens": 32}),
     "1 of 16": (1, {"sampler": {"name": "best_of_n", "num_completions": 16}, "max_new_tokens": 32}),
     "8 with a schema": (8, {"sampler": "ancestral", "max_new_tokens": 48, "json_schema": SCHEMA}),
     "8 with a stop string": (8, {"sampler": "ancestral", "max_new_tokens": 48, "stop": ["\n\n"]}),

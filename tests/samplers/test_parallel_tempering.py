@@ -112,7 +112,7 @@ def test_a_chain_weighs_on_a_rung_what_it_would_if_the_rung_had_drawn_it(ending:
 
 
 def test_weights_of_another_rung_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    ladder = Ladder(2, 3.0, ParallelTempering(num_rungs=2))
+    ladder = Ladder(1, 3.0, ParallelTempering(num_rungs=2))
     monkeypatch.setattr(parallel_tempering, "_weighed", lambda chain, laws, k: chain)
     assert ladder.step_gap(swaps_first=True) > 1e-5
 
