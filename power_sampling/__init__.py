@@ -40,6 +40,7 @@ from power_sampling.errors import (
     OutOfMemoryError,
     PowerSamplingError,
     RequestCancelledError,
+    RequestFailedError,
     RequestTimeoutError,
     UnsupportedModelError,
 )
@@ -99,6 +100,7 @@ __all__ = [
     "Rejection",
     "Reply",
     "RequestCancelledError",
+    "RequestFailedError",
     "RequestTimeoutError",
     "SequentialMonteCarlo",
     "ToolCall",

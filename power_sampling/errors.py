@@ -13,10 +13,11 @@
      +- GenerationError
          +- RequestTimeoutError   the hard limit `timeout` ran out; the work was stopped
          +- RequestCancelledError the caller went away
+         +- RequestFailedError    something of the request itself raised: its sampler, constraint, stop rule, listener
          +- NoLegalCompletionError no completion of at most max_new_tokens tokens that obeys the constraint was found
          +- NothingAcceptedError  rejection sampling accepted none of its draws
          +- OutOfMemoryError      the request does not fit into memory, whatever else is running
-         +- EngineError           the model raised; the cause is chained
+         +- EngineError           the model raised (the cause is chained), or its numbers are none
          +- EngineClosedError     the worker was shut down
 
 None of them is a ValueError or a TypeError: frameworks swallow those while generating and answer with an empty string.
@@ -39,6 +40,7 @@ __all__ = [
     "OutOfMemoryError",
     "PowerSamplingError",
     "RequestCancelledError",
+    "RequestFailedError",
     "RequestTimeoutError",
     "UnsupportedModelError",
 ]
@@ -96,6 +98,11 @@ class RequestCancelledError(GenerationError):
     """The caller went away; the work was stopped."""
 
 
+class RequestFailedError(GenerationError):
+    """Something of the request itself raised: its sampler, constraint, stop rule or listener. The original exception is
+    the cause; no other request is touched."""
+
+
 class NoLegalCompletionError(GenerationError):
     """No completion of at most `max_new_tokens` tokens that obeys the constraint was found."""
 
@@ -109,7 +116,7 @@ class OutOfMemoryError(GenerationError):
 
 
 class EngineError(GenerationError):
-    """The model raised while it was decoding; the original exception is the cause."""
+    """The model raised while it was decoding, and the original exception is the cause; or its logits are NaN."""
 
 
 class EngineClosedError(GenerationError):

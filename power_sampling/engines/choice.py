@@ -28,7 +28,8 @@ def choose(logits: Floats, row: Row) -> Choice:
     law, allowed = row.draw.law, row.allowed()
     log_q = log_law(logits, law.proposal_temperature, allowed)
     cdf = np.cumsum(np.exp(log_q))
-    token = int(np.searchsorted(cdf, min(row.uniform() * cdf[-1], np.nextafter(cdf[-1], 0.0)), side="right"))
+    sought = np.searchsorted(cdf, min(row.uniform() * cdf[-1], np.nextafter(cdf[-1], 0.0)), side="right")
+    token = min(int(sought), len(cdf) - 1)  # NaN is found behind the last; `Row.push` refuses its numbers
     log_p = log_law(logits, law.temperature)
     return Choice(token, float(log_p[token]), float(log_q[token]), extras_of(logits, law, allowed, token))
 
@@ -48,5 +49,6 @@ def log_law(logits: Floats, temperature: float, allowed: NDArray[np.bool_] | Non
         logits = np.where(allowed, logits, -np.inf)
     if temperature == 0:
         return np.where(np.arange(len(logits)) == logits.argmax(), 0.0, -np.inf)
-    scaled: Floats = logits / temperature
-    return np.asarray(scaled - np.logaddexp.reduce(scaled))
+    with np.errstate(invalid="ignore"):  # NaN stays NaN
+        scaled: Floats = logits / temperature
+        return np.asarray(scaled - np.logaddexp.reduce(scaled))

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from power_sampling.errors import PowerSamplingError
 from power_sampling.types import Continuation, Draw, Floats, Termination, Tokens
 
 __all__ = [
@@ -101,6 +102,7 @@ class Stepped(NamedTuple):
 
     decoded: Sequence[int] = ()  # tickets of the draws that got on; a draw that is served whole is in here once
     finished: Sequence[tuple[int, Continuation]] = ()
+    failed: Sequence[tuple[int, PowerSamplingError]] = ()  # draws that cannot go on; nothing else is touched by that
 
 
 @runtime_checkable
@@ -142,7 +144,8 @@ class LanguageModel(Protocol):
         """Forget a draw, running or waiting. Unknown tickets are finished ones: nothing happens."""
 
     def step(self) -> Stepped:
-        """Make progress with what is queued, for some 50 ms at most. It may return nothing."""
+        """Make progress with what is queued, for some 50 ms at most. It may return nothing. What is wrong with one draw
+        (its watch raised, its logits are NaN) is returned as failed; what is raised ends every draw."""
 
     def reset(self) -> None:
         """Drop every draw, after an error too."""

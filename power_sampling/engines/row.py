@@ -9,18 +9,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from power_sampling.engines.protocol import Watch
+from power_sampling.errors import EngineError, PowerSamplingError, RequestFailedError
 from power_sampling.types import Continuation, Draw, End, Floats, Tokens
 
 __all__ = ["Row", "context_of"]
 
 
 class Row:
-    """The state of one draw while it is decoded: its uniforms, its numbers, and whether it has ended."""
+    """The state of one draw while it is decoded: its uniforms, its numbers, and whether it has ended.
+
+    What is wrong with one row is kept as its `fault` and raised by nothing that serves the whole batch: its watch
+    raised, or the model's numbers are NaN.
+    """
 
     def __init__(self, ticket: int, draw: Draw, eos_ids: frozenset[int], watch: Watch | None = None) -> None:
         self.ticket, self.draw, self.floors = ticket, draw, draw.floors
         self.tokens: list[int] = []
         self.end: End | None = None
+        self.fault: PowerSamplingError | None = None  # why it cannot go on
         self._logp: list[float] = []
         self._log_weight: list[float] = []
         self._extras: list[Sequence[float]] = []
@@ -34,22 +40,41 @@ class Row:
         return float(self.uniforms[len(self.tokens)])
 
     @property
+    def is_over(self) -> bool:
+        """Whether no token follows: it has ended, or it cannot go on."""
+        return self.end is not None or self.fault is not None
+
+    @property
     def may_go_on(self) -> bool:
         """Whether the token after the next one can be drawn before the next one is known: no constraint has to see it,
         and the draw goes so far."""
         return not (self.watch and self.watch.has_masks) and len(self.tokens) + 1 < self.draw.max_new_tokens
 
     def allowed(self) -> NDArray[np.bool_] | None:
-        """Which tokens q may draw next; None: all."""
-        return self.watch.allowed() if self.watch else None
+        """Which tokens q may draw next; None: all. Nothing is said of a row that cannot go on."""
+        if self.watch is None or self.fault is not None:
+            return None
+        try:
+            return self.watch.allowed()
+        except BaseException as error:  # noqa: BLE001 - a parser in another language may panic; it is this row's alone
+            self.fault = _raised(error)
+            return None
 
     def push(self, token: int, logp: float, logq: float, extras: Sequence[float] = ()) -> End | None:
         """Record the next token, log q after masking; how the draw ended, if it did.
 
         `extras` are what the draw's law asks for besides: the entropy of p at this position if it wants that, then
-        log q after masking at each temperature of `score_at`."""
+        log q after masking at each temperature of `score_at`. Nothing is recorded of a row that cannot go on."""
+        if self.fault is None and not (logp > -math.inf and logq > -math.inf):  # nor are NaN
+            self.fault = self._no_number(logp, logq)
+        if self.fault is not None:
+            return None
         self._extras.append(extras)
-        self.end = self._record(token, logp, logq)
+        try:
+            self.end = self._record(token, logp, logq)
+        except BaseException as error:  # noqa: BLE001 - as above
+            self.fault = _raised(error)
+            return None
         if self.end == "illegal":
             self._log_weight[-1] = -math.inf
         return self.end
@@ -71,8 +96,19 @@ class Row:
             return "floor"
         return None
 
+    def _no_number(self, logp: float, logq: float) -> PowerSamplingError:
+        allowed = self.allowed()
+        if allowed is not None and not allowed.any():
+            return RequestFailedError(f"The constraint allows no token after {len(self.tokens)} tokens, not even EOS.")
+        return EngineError(
+            f"The model's logits are NaN or infinite after {len(self.tokens)} tokens of a draw (log p = {logp}, "
+            f"log q = {logq}). Its weights are broken or overflow their type: load it in float32, or load it again."
+        )
+
     def continuation(self, memo: object = None) -> Continuation:
-        """What a row that has ended drew."""
+        """What a row that has ended drew. Raises its fault where it could not go on."""
+        if self.fault is not None:
+            raise self.fault
         assert self.end is not None, "a row that has not ended is no continuation"
         return self.so_far(memo)
 
@@ -85,6 +121,12 @@ class Row:
         extras = np.array(self._extras, dtype=np.float64).reshape(-1, int(law.wants_entropy) + len(law.score_at))
         entropy = extras[:, 0] if law.wants_entropy else numbers.entropy
         return numbers._replace(entropy=entropy, logq=extras[:, int(law.wants_entropy) :])
+
+
+def _raised(error: BaseException) -> PowerSamplingError:
+    told = RequestFailedError(f"A stop rule or constraint raised {type(error).__name__}: {error!s:.500}")
+    told.__cause__ = error
+    return told
 
 
 def context_of(prompt: Sequence[int], draw: Draw) -> Tokens:

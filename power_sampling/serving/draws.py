@@ -2,10 +2,14 @@
 
 A continuation is a function of its draw's key, so a draw that was begun early answers the sampler as well as one begun
 now. What a new round can no longer lead to is dropped.
+
+A round may ask for more than a model decodes at one time. What is asked for waits here, and is handed to the engine a
+few at a time (`begin`), so that neither side is busy with what nobody can decode yet.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,49 +27,73 @@ class Draws:
     def __init__(self, model: LanguageModel, handle: PromptHandle) -> None:
         self._model, self.handle = model, handle
         self._peeks: Peeks | None = model if isinstance(model, Peeks) and model.capabilities.peek else None
-        self.tickets: dict[int, Draw] = {}  # of what is being decoded, the youngest last
+        self.tickets: dict[int, Draw] = {}  # of what the engine has, the youngest last
         self.tokens_decoded = 0
         self._running: dict[Any, int] = {}  # their keys
         self._known: dict[Any, Continuation] = {}
-        self.asked: tuple[Draw, ...] = ()
+        self._asked: list[Any] = []  # keys of what the round asks for
+        self._open: set[Any] = set()  # those without an answer
+        self._waiting: deque[tuple[Any, Draw]] = deque()  # those the engine has not been given yet
 
     def ask(self, current: Round) -> None:
-        """Begin what this round asks for and has not begun, and forget what it does not lead to."""
-        self.asked = current.draws
-        self._forget(current)
-        for draw in self.asked:
-            if draw.key in self._running:
+        """Note what this round asks for and is not answered yet, and forget what it does not lead to."""
+        asked = {draw.key: draw for draw in current.draws}
+        self._asked = [draw.key for draw in current.draws]
+        self._open.clear()
+        self._waiting.clear()
+        self._forget(current, asked)
+        for key, draw in asked.items():
+            if key in self._running:
+                self._open.add(key)
                 if self._peeks:
-                    self._peeks.set_floors(self._running[draw.key], draw.floors)
-            elif not self._is_answered(draw):
-                self._begin(draw)
+                    self._peeks.set_floors(self._running[key], draw.floors)
+            elif not self._is_answered(key, draw):
+                self._open.add(key)
+                self._waiting.append((key, draw))
+
+    @property
+    def num_waiting(self) -> int:
+        """Draws asked for that the engine has not been given yet."""
+        return len(self._waiting)
+
+    @property
+    def num_begun(self) -> int:
+        """Draws asked for that the engine has."""
+        return len(self._open) - len(self._waiting)
+
+    def begin(self, room: int) -> None:
+        """Give the engine so many of them at most."""
+        for _ in range(min(room, len(self._waiting))):
+            self._begin(*self._waiting.popleft())
 
     def answers(self) -> list[Continuation] | None:
         """What the round asked for, once all of it is there."""
-        if any(draw.key in self._running for draw in self.asked):
-            return None
-        return [self._known[draw.key] for draw in self.asked]
+        return None if self._open else [self._known[key] for key in self._asked]
 
     def finish(self, ticket: int, continuation: Continuation) -> None:
         """Told that a draw has ended."""
         key = self.tickets.pop(ticket).key
         del self._running[key]
         self._known[key] = continuation
+        self._open.discard(key)
         self.tokens_decoded += len(continuation.tokens)
+
+    def forget(self, ticket: int) -> None:
+        """Told that a draw cannot go on: the engine has it no more."""
+        del self._running[self.tickets.pop(ticket).key]
 
     def prefetch(self, prefetch: Prefetch) -> Iterator[Draw]:
         """Begin a draw before it is asked for, at each `next`, while there is one to begin."""
         if self._peeks is None:
             return
         for draw in prefetch.candidates(self._peek()):
-            if draw.key not in self._running and draw.key not in self._known:
-                self._begin(draw)
+            if draw.key not in self._running and draw.key not in self._known and draw.key not in self._open:
+                self._begin(draw.key, draw)
                 yield draw
 
     def cancel_youngest(self) -> bool:
         """Drop the youngest draw that is not asked for. False: there is none."""
-        asked = {draw.key for draw in self.asked}
-        youngest = next((t for t in reversed(self.tickets) if self.tickets[t].key not in asked), None)
+        youngest = next((t for t in reversed(self.tickets) if self.tickets[t].key not in self._open), None)
         if youngest is not None:
             self._drop(youngest)
         return youngest is not None
@@ -75,6 +103,7 @@ class Draws:
         return self._peeks.so_far(ticket).tokens if self._peeks else ()
 
     def drop_all(self) -> None:
+        self._waiting.clear()
         for ticket in list(self.tickets):
             self._drop(ticket)
 
@@ -93,22 +122,22 @@ class Draws:
 
         return peek
 
-    def _is_answered(self, draw: Draw) -> bool:
+    def _is_answered(self, key: Any, draw: Draw) -> bool:
         """A draw abandoned at its floors answers another request for it only if it is below that one's floors too."""
-        known = self._known.get(draw.key)
+        known = self._known.get(key)
         if known is None or known.is_complete:
             return known is not None
         if draw.floors is None:
             return False
         return bool((np.cumsum(known.log_weight) < draw.floors[: len(known.tokens)]).any())
 
-    def _begin(self, draw: Draw) -> None:
+    def _begin(self, key: Any, draw: Draw) -> None:
         ticket = self._model.add(self.handle, draw)
         self.tickets[ticket] = draw
-        self._running[draw.key] = ticket
+        self._running[key] = ticket
 
-    def _forget(self, current: Round) -> None:
-        useful = {draw.key for draw in current.draws}
+    def _forget(self, current: Round, asked: dict[Any, Draw]) -> None:
+        useful = set(asked)
         if current.prefetch and self._peeks and (self._running or self._known):
             useful |= {draw.key for draw in current.prefetch.candidates(self._peek())}
         for ticket in [t for t, draw in self.tickets.items() if draw.key not in useful]:
@@ -116,6 +145,7 @@ class Draws:
         self._known = {key: c for key, c in self._known.items() if key in useful}
 
     def _drop(self, ticket: int) -> None:
+        draw = self.tickets.pop(ticket)
+        del self._running[draw.key]
         self.tokens_decoded += len(self.drawn(ticket))
         self._model.drop(ticket)
-        del self._running[self.tickets.pop(ticket).key]

@@ -1,123 +1,54 @@
 """The thread that owns a model and drives every live request in one batch.
 
-Knows generators, deadlines and futures; no sampler by name, no text, no event loop. Requests arrive from any thread;
-their samplers, their draws and the model run on the worker's thread alone. A stream is a listener called there.
+Knows generators and jobs; no sampler by name, no text, no event loop. Requests arrive from any thread; their samplers,
+their draws and the model run on the worker's thread alone. A stream is a listener called there.
+
+Whatever a request brings along (sampler, listener, stop rule, constraint) may raise anything: its waiter is told, and
+nobody else. What the model raises reaches every waiter, and the engine starts afresh. A waiter does not depend on the
+thread: limits, cancellations and the end of the worker are told by whoever notices them.
 """
 
 from __future__ import annotations
 
 import atexit
-import contextlib
+import os
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
 
 from power_sampling.engines.protocol import LanguageModel, Peeks
-from power_sampling.errors import (
-    EngineClosedError,
-    EngineError,
-    PowerSamplingError,
-    RequestCancelledError,
-    RequestTimeoutError,
-)
+from power_sampling.errors import EngineClosedError, EngineError, PowerSamplingError
 from power_sampling.samplers import Sampler
+from power_sampling.serving.clock import CLOCK
 from power_sampling.serving.draws import Draws
-from power_sampling.types import Answer, Continuation, Draw, Progress, Round, Termination, Tokens
+from power_sampling.serving.job import Job, Outcome, Request, Update, told
+from power_sampling.types import Answer, Continuation, Draw, Round, Tokens
 
-__all__ = ["Job", "Outcome", "Request", "Worker"]
+__all__ = ["Job", "Outcome", "Request", "Update", "Worker"]
 
 THREAD_NAME = "power-sampling"
-
-
-class Outcome(NamedTuple):
-    """A request's answer and what it cost."""
-
-    answer: Answer
-    tokens_decoded: int
-    tokens_prefilled: int
-    tokens_reused: int
-    serial_steps: int
-    seconds: float
-
-    def facts(self) -> dict[str, Any]:
-        """What is known of the answer and what it cost, by the names of `Diagnostics`."""
-        cost = self._asdict()
-        del cost["answer"]
-        return {**self.answer.facts(), **cost}
-
-
-class Update(NamedTuple):
-    """Told to a listener: the settled tokens so far, and the sampler's progress."""
-
-    settled: Tokens
-    progress: Progress
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """One prompt to answer. `make_sampler` gets the function that says when the time budget is spent."""
-
-    prompt: Tokens
-    termination: Termination
-    make_sampler: Callable[[Callable[[], bool]], Sampler]
-    time_budget: float | None = None
-    timeout: float | None = None
-    listener: Callable[[Update], None] | None = None
-
-
-@dataclass(eq=False)
-class Job:
-    """A submitted request. `future` ends with an Outcome or with the error; `cancel` may be called from any thread."""
-
-    request: Request
-    future: Future[Outcome] = field(default_factory=Future)
-    submitted: float = field(default_factory=time.monotonic)
-    is_cancelled: bool = False
-
-    def cancel(self) -> None:
-        """Ask the worker to stop this request before the next step. A finished one stays finished."""
-        self.is_cancelled = True
-
-    def is_out_of_time(self) -> bool:
-        """Whether the soft limit has passed."""
-        budget = self.request.time_budget
-        return budget is not None and time.monotonic() - self.submitted >= budget
-
-    def verdict(self) -> PowerSamplingError | None:
-        """Why the request must end now, if it must."""
-        if self.is_cancelled or self.future.cancelled():
-            return RequestCancelledError("The request was cancelled; its work was stopped.")
-        limit = self.request.timeout
-        if limit is not None and time.monotonic() - self.submitted >= limit:
-            return RequestTimeoutError(
-                f"No answer within timeout={limit} s; the work was stopped. Raise timeout, lower max_new_tokens, or "
-                "set time_budget, which ends the refinement and still answers."
-            )
-        return None
-
-    def finish(self, result: Outcome | Exception) -> None:
-        """Tell the waiter, if there is one left."""
-        with contextlib.suppress(InvalidStateError):  # the waiter cancelled its future
-            if isinstance(result, Outcome):
-                self.future.set_result(result)
-            else:
-                self.future.set_exception(result)
+MOST_LIVE = 1024  # requests that have begun; the others wait, in the order they came
+MOST_DRAWS = 1024  # that an engine is given where it has no row to spare; beyond, one of each request
+PATIENCE = 5.0  # seconds that an end waits for threads whose model does not return
 
 
 class _Live:
-    """A job whose sampler is running."""
+    """A job that has begun: its sampler, and its draws."""
 
-    def __init__(self, job: Job, model: LanguageModel) -> None:
+    draws: Draws
+    sampler: Sampler
+
+    def __init__(self, job: Job) -> None:
         self.job = job
-        self.draws = Draws(model, model.open(job.request.prompt, job.request.termination))
-        self.sampler = job.request.make_sampler(job.is_out_of_time)
         self.round = Round(())  # none has been asked for yet
         self.serial_steps = 0
+
+    def open(self, model: LanguageModel) -> None:
+        request = self.job.request
+        self.draws = Draws(model, model.open(request.prompt, request.termination))
+        self.sampler = request.make_sampler(self.job.is_out_of_time)
 
     def outcome(self, answer: Answer) -> Outcome:
         """The answer with what it cost. Draws that are still running are dropped."""
@@ -139,11 +70,14 @@ class Worker:
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
         self._peeks: Peeks | None = model if isinstance(model, Peeks) and model.capabilities.peek else None
-        self._wakeup = threading.Condition()
-        self._inbox: deque[Job] = deque()
-        self._new: deque[Job] = deque()  # taken from the inbox, and not begun yet
-        self._live: dict[Job, _Live] = {}
         self._is_closed = False
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin without a request and without a thread."""
+        self._wakeup = threading.Condition()
+        self._inbox: deque[Job] = deque()  # not begun yet
+        self._live: dict[Job, _Live] = {}
         self._thread: threading.Thread | None = None
 
     def submit(self, request: Request) -> Job:
@@ -151,7 +85,7 @@ class Worker:
         return self.submit_all([request])[0]
 
     def submit_all(self, requests: Sequence[Request]) -> list[Job]:
-        """Queue requests that start together, at the same step."""
+        """Queue requests that start together, at the same step, as far as there is room for them."""
         jobs = [Job(request) for request in requests]
         with self._wakeup:
             if self._is_closed:
@@ -162,70 +96,107 @@ class Worker:
                 self._thread.start()
                 _RUNNING.add(self)
             self._wakeup.notify()
+        for job in jobs:
+            if (deadline := job.deadline) is not None:
+                CLOCK.watch(job, deadline)
         return jobs
 
     def close(self, *, wait: bool = True) -> None:
-        """Stop the thread before its next step; unfinished requests end with EngineClosedError."""
+        """Stop the thread before its next step; unfinished requests end with EngineClosedError, now. Waits for the
+        thread, some seconds at most: a model that does not return cannot be stopped."""
         with self._wakeup:
             self._is_closed = True
             self._wakeup.notify()
+        self._end_all(lambda: EngineClosedError("The engine was closed before the request was answered."))
         if wait and self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(PATIENCE)
+
+    def _end_all(self, error: Callable[[], PowerSamplingError]) -> None:
+        """Each waiter gets an error of its own: raising one object in several threads mixes up their tracebacks."""
+        with self._wakeup:
+            waiting, self._inbox = self._inbox, deque()
+        for job in (*self._live.copy(), *waiting):
+            job.finish(error())
 
     # ------------------------------------------------------------ the worker's thread
 
     def _run(self) -> None:
-        while self._collect():
+        while not self._is_closed:
             try:
-                self._turn()
-            except Exception as error:  # noqa: BLE001 - whatever the model raised reaches every waiter
+                if self._has_work():
+                    self._turn()
+            except BaseException as error:  # noqa: BLE001 - whatever the model raised reaches every waiter
                 self._fail_all(error)
+        self._live.clear()
 
-    def _collect(self) -> bool:
-        """Take new requests, waiting for one if nothing is live. False when the worker is to end."""
+    def _has_work(self) -> bool:
+        """Wait for a request if none is live. False when the worker is to end."""
+        if not self._live:
+            self._model.reset()  # an idle engine holds no rows
         with self._wakeup:
-            if not self._live:
-                self._model.reset()  # an idle engine holds no rows
             while not (self._inbox or self._live or self._is_closed):
                 self._wakeup.wait()
-            self._new += self._inbox
-            self._inbox.clear()
-        if self._is_closed:
-            self._end_all(lambda: EngineClosedError("The engine was closed before the request was answered."))
         return not self._is_closed
 
     def _turn(self) -> None:
         """One step of the model for everybody."""
-        for live in list(self._live.values()):
-            if verdict := live.job.verdict():
-                self._finish(live, verdict)
-        while self._new:
-            self._begin(self._new.popleft())
+        for live in [live for live in self._live.values() if live.job.is_over]:
+            self._drop(live)
+        self._begin()
+        self._feed()
         if self._peeks:
             self._prefetch(self._peeks)
         owners = {ticket: live for live in self._live.values() for ticket in live.draws.tickets}
-        decoded, finished = self._model.step()
+        decoded, finished, failed = self._model.step()
         for live in {owners[ticket] for ticket in decoded}:
             live.serial_steps += 1
         for ticket, continuation in finished:
             owners[ticket].draws.finish(ticket, continuation)
+        for ticket, _ in failed:
+            owners[ticket].draws.forget(ticket)
+        for ticket, error in failed:
+            self._fail(owners[ticket], error)
         for live in {owners[ticket]: None for ticket, _ in finished}:
-            self._advance(live)
+            if live.job in self._live:
+                self._advance(live)
         if self._peeks:
             for live in list(self._live.values()):
-                if live.round.is_live and live.job.request.listener:
+                if live.round.is_live and live.job.request.listener and live.draws.tickets:
                     self._tell(live, live.draws.drawn(next(iter(live.draws.tickets))))
 
-    def _begin(self, job: Job) -> None:
-        if verdict := job.verdict():
-            job.finish(verdict)
+    def _begin(self) -> None:
+        """Begin what has come, the first come first, while there is room."""
+        for _ in range(MOST_LIVE - len(self._live)):
+            with self._wakeup:  # `close` finds it in one place or in the other
+                if not self._inbox:
+                    return
+                job = self._inbox.popleft()
+                if job.is_over:
+                    continue
+                live = self._live[job] = _Live(job)
+            try:
+                live.open(self._model)
+            except BaseException as error:  # noqa: BLE001 - a fault of one request reaches its waiter and nobody else
+                self._live.pop(job, None)
+                job.finish(told(error))
+            else:
+                self._advance(live, begins=True)
+
+    def _feed(self) -> None:
+        """Give the engine draws that were asked for, as many as it may decode soon, and at least one of each request:
+        it is fair between requests, but only knows those that it has draws of."""
+        hungry = [live for live in self._live.values() if live.draws.num_waiting]
+        if not hungry:
             return
-        try:
-            live = self._live[job] = _Live(job, self._model)
-        except Exception as error:  # noqa: BLE001 - a fault of one request reaches its waiter and nobody else
-            job.finish(error)
-            return
-        self._advance(live, begins=True)
+        given = sum(len(live.draws.tickets) for live in self._live.values())
+        room = max(MOST_DRAWS - given, self._peeks.spare_rows if self._peeks else 0)
+        for live in hungry:
+            begun = max(room, 0 if live.draws.num_begun else 1)
+            room -= min(begun, live.draws.num_waiting)
+            try:
+                live.draws.begin(begun)
+            except BaseException as error:  # noqa: BLE001 - a fault of one request reaches its waiter and nobody else
+                self._fail(live, error)
 
     def _advance(self, live: _Live, *, begins: bool = False) -> None:
         """Run the sampler until it asks for something that is not there yet. A fault here is this request's alone."""
@@ -236,8 +207,8 @@ class Worker:
                 begins, answers = False, self._ask(live)
         except StopIteration as stop:
             self._finish(live, live.outcome(stop.value))
-        except Exception as error:  # noqa: BLE001 - a fault of one request reaches its waiter and nobody else
-            self._finish(live, error)
+        except BaseException as error:  # noqa: BLE001 - a fault of one request reaches its waiter and nobody else
+            self._fail(live, error)
 
     def _ask(self, live: _Live) -> list[Continuation] | None:
         live.draws.ask(live.round)
@@ -266,8 +237,8 @@ class Worker:
     def _begins(self, live: _Live, source: Iterator[Draw]) -> bool:
         try:
             return next(source, None) is not None
-        except Exception as error:  # noqa: BLE001 - a fault of one request reaches its waiter and nobody else
-            self._finish(live, error)
+        except BaseException as error:  # noqa: BLE001 - a fault of one request reaches its waiter and nobody else
+            self._fail(live, error)
             return False
 
     def _tell(self, live: _Live, drawn: Tokens) -> None:
@@ -276,33 +247,42 @@ class Worker:
         try:
             progress = current.progress._replace(done=current.progress.done + len(drawn)) if drawn else current.progress
             listener(Update(current.settled + drawn, progress))
-        except Exception as error:  # noqa: BLE001 - a listener that raises ends its own request only
-            self._finish(live, error)
+        except BaseException as error:  # noqa: BLE001 - a listener that raises ends its own request only
+            self._fail(live, error)
 
-    def _finish(self, live: _Live, result: Outcome | Exception) -> None:
-        live.draws.drop_all()
+    # ------------------------------------------------------------ ends
+
+    def _drop(self, live: _Live) -> None:
+        """Nobody waits for it any more."""
         self._live.pop(live.job, None)
-        live.job.finish(result)
+        live.draws.drop_all()
 
-    def _fail_all(self, error: Exception) -> None:
-        """The model raised: every request with it, and the engine starts afresh."""
+    def _finish(self, live: _Live, outcome: Outcome) -> None:
+        self._drop(live)
+        live.job.finish(outcome)
+
+    def _fail(self, live: _Live, error: BaseException) -> None:
+        self._drop(live)
+        live.job.finish(told(error))
+
+    def _fail_all(self, error: BaseException) -> None:
+        """The model raised: every request that had begun ends with it, and the engine starts afresh before the next one
+        begins. Nothing is dropped one by one from an engine that may be broken. Where it raises even then, with no
+        request begun, those that wait end."""
 
         def failed() -> EngineError:
-            told = EngineError(f"The model raised {type(error).__name__}: {error}")
-            told.__cause__ = error
-            return told
+            typed = EngineError(f"The model raised {type(error).__name__}: {error!s:.500}")
+            typed.__cause__ = error
+            return typed
 
-        self._end_all(failed)
-        self._model.reset()
-
-    def _end_all(self, error: Callable[[], PowerSamplingError]) -> None:
-        """Each waiter gets an error of its own: raising one object in several threads mixes up their tracebacks.
-        Nothing is dropped one by one from an engine that may be broken."""
-        for job in [*self._live, *self._new]:
-            job.finish(error())
+        if not self._live:
+            self._end_all(failed)
+        for job in self._live:
+            job.finish(failed())
         self._live.clear()
-        self._new.clear()
 
+
+# ---------------------------------------------------------------- ends of the process
 
 _RUNNING: weakref.WeakSet[Worker] = weakref.WeakSet()
 
@@ -310,9 +290,20 @@ _RUNNING: weakref.WeakSet[Worker] = weakref.WeakSet()
 @atexit.register
 def _close_all() -> None:
     """Before the interpreter tears torch down under a running thread. Some threads have outlived their worker: they
-    may be freeing its model just now."""
+    may be freeing its model just now. One whose model does not return is left behind."""
     for worker in list(_RUNNING):
         worker.close(wait=False)
+    until = time.monotonic() + PATIENCE
     for thread in threading.enumerate():
         if thread.name == THREAD_NAME:
-            thread.join()
+            thread.join(max(0.0, until - time.monotonic()))
+
+
+def _forget_all() -> None:
+    """A forked child has no thread of its parent's: the parent's requests are answered there."""
+    for worker in list(_RUNNING):
+        worker._forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)

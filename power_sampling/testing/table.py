@@ -78,16 +78,20 @@ class TableLM:
         self._rows.clear()
 
     def step(self) -> Stepped:
-        tickets, finished = list(self._rows), []
+        tickets, finished, failed = list(self._rows), [], []
         for ticket in tickets:
             prompt, row = self._rows[ticket]
             logits = self.logits((*context_of(prompt.tokens, row.draw), *row.tokens))
-            if row.push(*choose(logits, row)):
+            row.push(*choose(logits, row))
+            if row.fault is not None:
+                failed.append((ticket, row.fault))
+            elif row.end is not None:
                 finished.append((ticket, row.continuation()))
+            if row.is_over:
                 del self._rows[ticket]
         calls, steps, rows, prefilled = self.cost
         self.cost = Cost(calls + bool(tickets), steps + bool(tickets), rows + len(tickets), prefilled)
-        return Stepped(tickets, finished)
+        return Stepped(tickets, finished, failed)
 
     def score(self, prompt: Tokens, tokens: Tokens, temperature: float) -> Floats:
         contexts = [(*prompt, *tokens[:t]) for t in range(len(tokens))]

@@ -121,9 +121,9 @@ class Crowd(TableLM):
         self.rows: list[int] = []
 
     def step(self) -> Any:
-        decoded, finished = super().step()
-        self.rows.append(len(decoded))
-        return decoded, finished
+        stepped = super().step()
+        self.rows.append(len(stepped.decoded))
+        return stepped
 
 
 def test_under_load_the_sampler_is_the_sequential_one() -> None:
@@ -208,6 +208,7 @@ def test_a_draw_begun_under_higher_floors_is_finished_or_drawn_again(is_over: bo
 
     def answered(asked: Draw) -> list[Continuation]:
         draws.ask(Round((asked,)))
+        draws.begin(1)
         while (answers := draws.answers()) is None:
             for ticket, continuation in lm.step().finished:
                 draws.finish(ticket, continuation)
@@ -219,6 +220,7 @@ def test_a_draw_begun_under_higher_floors_is_finished_or_drawn_again(is_over: bo
         assert answered(strict._replace(floors=np.zeros(12)))[0] is abandoned, "what is below higher floors is rejected"
     else:
         draws.ask(Round((strict,)))
+        draws.begin(1)
         lm.step()
     (found,) = answered(draw)
     assert found.tokens == expected.tokens and found.is_complete

@@ -12,6 +12,7 @@ import pytest
 from power_sampling import EngineClosedError, EngineError, RequestCancelledError, RequestTimeoutError
 from power_sampling.config import GenerationConfig
 from power_sampling.engines.torch.engine import TorchLM
+from power_sampling.errors import RequestFailedError
 from power_sampling.samplers import NumpyRng, sampler_for
 from power_sampling.serving.worker import Job, Request, Worker
 from power_sampling.testing import TableLM
@@ -167,9 +168,9 @@ def test_an_error_of_one_request_is_its_own() -> None:
     bad_request = Request(prompt=(1,), termination=EOS, make_sampler=broken)
     requests = [request(4), bad_request, of(LONG, ending=ENDLESS, listener=deaf)]
     good, bad, unheard = worker.submit_all(requests)
-    with pytest.raises(KeyError):
+    with pytest.raises(RequestFailedError, match="KeyError: 'no such thing'"):
         bad.future.result(10)
-    with pytest.raises(OSError, match="line is cut"):
+    with pytest.raises(RequestFailedError, match="OSError: the line is cut"):
         unheard.future.result(10)
     assert good.future.result(10)
     worker.close()

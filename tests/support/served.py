@@ -71,7 +71,7 @@ class ServedLM:
         rule = self._rules(prompt.termination)
         watch = rule.watch(draw.chain.tokens[: draw.cut]) if rule else None
         row = Row(0, own, prompt.termination.eos_ids, watch)
-        while row.end is None:
+        while not row.is_over:
             row.push(*choose(self.table.logits((*context_of(prompt.tokens, draw), *row.tokens)), row))
         self.drawn += len(row.tokens)
         return row.continuation()

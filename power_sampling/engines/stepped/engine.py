@@ -19,7 +19,7 @@ from power_sampling.engines.stepped.prefixes import PrefixCache
 from power_sampling.engines.stepped.scheduler import Scheduler
 from power_sampling.engines.stepped.sequence import Prompt, Seq
 from power_sampling.engines.stepped.states import States
-from power_sampling.errors import OutOfMemoryError
+from power_sampling.errors import OutOfMemoryError, PowerSamplingError
 from power_sampling.types import Continuation, Draw, Floats, Termination, Tokens
 
 __all__ = ["SteppedEngine"]
@@ -53,6 +53,7 @@ class SteppedEngine:
         self._states = States(backend, self.scheduler, self._budget, self._prefill)
         self._tickets = count()
         self._finished: list[tuple[int, Continuation]] = []
+        self._failed: list[tuple[int, PowerSamplingError]] = []
 
     # ------------------------------------------------------------ the protocol
 
@@ -113,11 +114,13 @@ class SteppedEngine:
             if not self.backend.is_out_of_memory(error) or not self._halve():
                 raise
         finished, self._finished = self._finished, []
-        return Stepped(decoded, finished)
+        failed, self._failed = self._failed, []
+        return Stepped(decoded, finished, failed)
 
     def reset(self) -> None:
         self.scheduler.waiting.clear()
         self._finished.clear()
+        self._failed.clear()
         self._clear()
 
     def score(self, prompt: Tokens, tokens: Tokens, temperature: float) -> Floats:
@@ -144,7 +147,8 @@ class SteppedEngine:
         for seq in admitted:
             del self.scheduler.waiting[seq.row.ticket]
         self._finished += [(seq.row.ticket, seq.row.continuation()) for seq in admitted if seq.row.end]
-        self._enter([seq for seq in admitted if not seq.row.end])
+        self._note_failed(admitted)
+        self._enter([seq for seq in admitted if not seq.row.is_over])
 
     def _choose_first_tokens(self, seqs: Sequence[Seq]) -> None:
         """From the logits at the ends of their prompts."""
@@ -172,11 +176,16 @@ class SteppedEngine:
 
     def _retire(self) -> None:
         """Rows that have ended leave the batch."""
-        ended = [i for i, seq in enumerate(self.scheduler.running) if seq.row.end]
-        self._finished += [(self.scheduler.running[i].row.ticket, self._states.continuation(i)) for i in ended]
-        self._states.leave(ended)
-        if ended:
+        running = self.scheduler.running
+        over = [i for i, seq in enumerate(running) if seq.row.is_over]
+        self._finished += [(running[i].row.ticket, self._states.continuation(i)) for i in over if running[i].row.end]
+        self._note_failed([running[i] for i in over])
+        self._states.leave(over)
+        if over:
             self._states.make_room()
+
+    def _note_failed(self, seqs: Sequence[Seq]) -> None:
+        self._failed += [(seq.row.ticket, seq.row.fault) for seq in seqs if seq.row.fault]
 
     def _halve(self) -> bool:
         """After an allocation failed: give everything back, and go on with half as much at a time. False: there is
@@ -186,10 +195,11 @@ class SteppedEngine:
         if rows == 1 and prefill.chunk == 1:
             return False
         scheduler.max_rows, prefill.chunk = max(1, rows // 2), max(1, prefill.chunk // 2)
-        known = {ticket for ticket, _ in self._finished}
+        known = {ticket for ticket, _ in (*self._finished, *self._failed)}
         ended = [seq.row for seq in scheduler.running if seq.row.end and seq.row.ticket not in known]
         self._finished += [(row.ticket, row.continuation()) for row in ended]
-        again = {seq.row.ticket: seq for seq in scheduler.running if not seq.row.end}
+        self._note_failed([seq for seq in scheduler.running if seq.row.ticket not in known])
+        again = {seq.row.ticket: seq for seq in scheduler.running if not seq.row.is_over}
         scheduler.waiting = {**again, **scheduler.waiting}
         self._clear()
         prefill.prefixes.clear()

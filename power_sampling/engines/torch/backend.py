@@ -19,6 +19,7 @@ from power_sampling.engines.torch.forward import Forward
 from power_sampling.engines.torch.kv import BatchCache, KeyValues
 from power_sampling.engines.torch.pipeline import Pending, Steady
 from power_sampling.engines.torch.plain import PlainForward, input_device
+from power_sampling.errors import UnsupportedModelError
 from power_sampling.types import Floats, Law, Tokens
 
 __all__ = ["TorchBackend"]
@@ -128,7 +129,7 @@ class TorchBackend:
         self.row_steps += len(rows)
         self.forward_calls += 1
         steady = self._steady
-        logits = self._forward(steady.tokens, steady.positions, steady.pads, self.batch, 1)
+        logits = self._logits(steady.tokens, steady.positions, steady.pads, self.batch, 1)
         return steady.choose(logits[:, -1, : self.vocab_size])
 
     @torch.inference_mode()
@@ -174,7 +175,24 @@ class TorchBackend:
         pads = torch.tensor(batch.pads)[:, None]
         tokens, positions, pads = (x.to(self._device) for x in (tokens, positions, pads))
         self.forward_calls += 1
-        return self._forward(tokens, positions, pads, batch, keep if isinstance(keep, int) else keep.to(self._device))
+        return self._logits(tokens, positions, pads, batch, keep if isinstance(keep, int) else keep.to(self._device))
+
+    def _logits(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        pads: torch.Tensor,
+        batch: BatchCache,
+        keep: int | torch.Tensor,
+    ) -> torch.Tensor:
+        """What the model says, if it says something of every token that can be drawn."""
+        logits = self._forward(tokens, positions, pads, batch, keep)
+        if logits.shape[-1] < self.vocab_size:
+            raise UnsupportedModelError(
+                f"The model gives {logits.shape[-1]} logits for a vocabulary of {self.vocab_size} tokens: its output "
+                "layer does not fit its configuration or tokenizer. Resize the embeddings, or load the right files."
+            )
+        return logits
 
 
 def _choice(law: Law, numbers: Sequence[float]) -> Choice:

@@ -136,11 +136,12 @@ def _inverse_cdf(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     blocks = padded.view(rows, -1, BLOCK)
     ends = blocks.sum(-1).cumsum(-1, dtype=torch.float64)
     sought = _below(uniforms * ends[:, -1:], ends[:, -1:])
-    block = torch.searchsorted(ends, sought, right=True)
+    # NaN is found behind the last one; its numbers are NaN too, and the row ends by them
+    block = torch.searchsorted(ends, sought, right=True).clamp_max(ends.shape[1] - 1)
     start = torch.where(block > 0, ends.gather(-1, (block - 1).clamp_min(0)), 0.0)
     within = blocks.gather(1, block[:, :, None].expand(rows, 1, BLOCK))[:, 0].cumsum(-1, dtype=torch.float64)
     offset = torch.searchsorted(within, _below(sought - start, within[:, -1:]), right=True)
-    return block * BLOCK + offset
+    return (block * BLOCK + offset).clamp_max(size - 1)
 
 
 def _below(value: torch.Tensor, limit: torch.Tensor) -> torch.Tensor:

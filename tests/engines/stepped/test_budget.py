@@ -34,7 +34,7 @@ def decoded(lm: TorchLM, *, rows: int = 8, shared: bool = False) -> tuple[list[T
     finished: dict[int, Continuation] = {}
     most = 0
     while len(finished) < rows:
-        stepped, ended = lm.step()
+        stepped, ended, _ = lm.step()
         most = max(most, len(stepped))
         finished.update(ended)
     return [finished[ticket].tokens for ticket in tickets], most

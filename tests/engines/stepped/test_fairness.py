@@ -26,7 +26,7 @@ def finished_at(lm: TorchLM, tickets: list[int]) -> tuple[dict[int, int], dict[i
     step = 0
     while len(steps) < len(tickets):
         step += 1
-        _, finished = lm.step()
+        finished = lm.step().finished
         found.update(finished)
         steps.update(dict.fromkeys((ticket for ticket, _ in finished), step))
     return steps, found

@@ -135,7 +135,7 @@ def test_finished_and_dropped_rows_are_not_decoded() -> None:
     assert len(lm.so_far(tickets[2]).tokens) == 3
     lm.drop(tickets[2])
     assert [len(lm.step().decoded) for _ in range(2)] == [2, 2]
-    assert lm.step() == ([], [])
+    assert lm.step() == ([], [], [])
     # the first token of each comes from the prompt's logits
     assert lm.cost.row_steps == 1 + 4 + 2 + 3
 

@@ -59,11 +59,11 @@ def test_a_step_is_launched_before_the_one_before_it_is_read(monkeypatch: pytest
 def test_a_row_that_ends_before_its_limit_is_decoded_once_too_often_and_keeps_nothing_of_it() -> None:
     lm = TorchLM(tiny_model(vocab_size=VOCAB), lag=True)
     ticket = lm.add(lm.open(PROMPTS[0], Termination(frozenset(range(VOCAB)))), Draw(STARTED, 2, 30, LAWS[0], 0))
-    decoded, ((_, continuation),) = lm.step()
+    decoded, ((_, continuation),), _ = lm.step()
     assert decoded == [ticket] and (len(continuation.tokens), continuation.end) == (1, "eos")
     assert lm.cost.row_steps == 2
     assert isinstance(continuation.memo, Cached) and continuation.memo.state.length == len(PROMPTS[0]) + 2
-    assert lm.step() == ([], [])
+    assert lm.step() == ([], [], [])
 
 
 @pytest.mark.parametrize("rows", [1, 3])
