@@ -6,6 +6,7 @@ the command line. No torch in here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, ClassVar, Self
 
@@ -25,6 +26,7 @@ from power_sampling.samplers import (
     SamplerConfig,
     SequentialMonteCarlo,
 )
+from power_sampling.samplers.base import MOST_COMPLETIONS
 from power_sampling.settings import Settings
 from power_sampling.types import Law
 
@@ -45,6 +47,8 @@ __all__ = [
 ]
 
 
+MOST_TOKENS = 2**22  # of all of them: their numbers take some 40 bytes a token on the host, whatever the model
+LEAST_TEMPERATURE = 1e-30  # below, logits over it leave the range of float32
 CONSTRAINTS = ("json_schema", "regex", "choices", "grammar")
 
 
@@ -70,7 +74,7 @@ class GenerationConfig(Settings):
     temperature: float = Field(default=1.0, ge=0.0)
     """Of the base law p = softmax(logits / temperature). At 0 that law has one completion, the greedy one, and so has
     its power: every sampler returns it."""
-    max_new_tokens: int = Field(default=256, ge=1)
+    max_new_tokens: int = Field(default=256, ge=1, le=MOST_TOKENS)
     """The horizon: the longest completion, in tokens."""
     stop: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ()
     """Strings that end a completion like EOS does; excluded from the text. Under a constraint, what comes before has to
@@ -100,8 +104,38 @@ class GenerationConfig(Settings):
         given = [name for name in CONSTRAINTS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ConfigurationError(f"{' and '.join(given)}: a completion obeys one constraint; give one of them.")
-        self.sampler.law(self.alpha, self.temperature or 1.0)  # raises where alpha does not suit its options
+        self._check_size()
+        self._check_temperatures(self.sampler.law(self.alpha, self.temperature or 1.0))
         return self
+
+    def _check_size(self) -> None:
+        """Refuse what no engine could hold, with the number that would do."""
+        counts = {name: count for name, count in self.sampler.counts().items() if count > 1}
+        rows = math.prod(counts.values())
+        asked = " times ".join(f"{name}={count}" for name, count in counts.items())
+        if rows > MOST_COMPLETIONS:
+            name = max(counts, key=lambda name: counts[name])
+            fits = max(1, MOST_COMPLETIONS * counts[name] // rows)
+            raise ConfigurationError(
+                f"sampler: {asked} completions cannot be held at one time; {MOST_COMPLETIONS} can. "
+                f"Lower {name} to {fits}."
+            )
+        if rows * self.max_new_tokens > MOST_TOKENS:
+            beside = f" with {asked}" if asked else ""
+            raise ConfigurationError(
+                f"max_new_tokens: {self.max_new_tokens} tokens{beside} cannot be held at one time. Lower "
+                f"max_new_tokens to {MOST_TOKENS // rows}."
+            )
+
+    def _check_temperatures(self, law: Law) -> None:
+        """Refuse what the float32 numbers of an engine cannot divide by."""
+        for temperature in (law.temperature, law.proposal_temperature, *law.score_at):
+            if not LEAST_TEMPERATURE <= temperature <= 1 / LEAST_TEMPERATURE:
+                raise ConfigurationError(
+                    f"temperature={self.temperature:g} and alpha={self.alpha:g} draw at a temperature of "
+                    f"{temperature:g}, which is outside {LEAST_TEMPERATURE:g} .. {1 / LEAST_TEMPERATURE:g}. Raise "
+                    "temperature or lower alpha; temperature=0 is greedy."
+                )
 
     def law(self) -> Law:
         """The law of this request's draws. Greedy keeps scoring under temperature 1, where its log p says something."""

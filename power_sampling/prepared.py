@@ -35,8 +35,8 @@ class PreparedPrompt:
     starts_in_reasoning: bool
     termination: Termination
 
-    def request(self, seed: int, listener: Callable[[Update], None] | None) -> Request:
-        """What the worker is asked."""
+    def request(self, seed: int, started: float, listener: Callable[[Update], None] | None) -> Request:
+        """What the worker is asked; limits count from `started`."""
         config, is_constrained = self.config, self.termination.constraint is not None
         return Request(
             prompt=self.tokens,
@@ -46,6 +46,7 @@ class PreparedPrompt:
             ),
             time_budget=config.time_budget,
             timeout=config.timeout,
+            started=started,
             listener=listener,
         )
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 import asyncio
 import queue
 import secrets
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, Unpack, cast, overload
 
 from power_sampling.configured import ConfiguredModel
-from power_sampling.errors import ConfigurationError, EmptyPromptError
+from power_sampling.errors import ConfigurationError, EmptyPromptError, RequestCancelledError
 from power_sampling.fields import GenerationFields
 from power_sampling.prepared import Prompt, prepare
 from power_sampling.progress import ProgressBar
 from power_sampling.reading import StreamReader, Submitted, completion_of
-from power_sampling.serving.worker import Update
+from power_sampling.serving.job import Update, too_late
 from power_sampling.types import Chunk, Completion, Message
 
 Listener = Callable[[Update], None]
@@ -26,6 +28,7 @@ Listeners = Callable[[int], Listener]
 __all__ = ["PowerSampler", "Prompt", "check_count"]
 
 _DONE = object()
+MOST_REQUESTS = 100_000  # of one call
 
 
 class PowerSampler(ConfiguredModel):
@@ -132,7 +135,7 @@ class PowerSampler(ConfiguredModel):
 
         The first error stops the other requests of the call and is raised.
         """
-        with ProgressBar(len(prompts) * check_count(n), is_shown=show_progress) as bar:
+        with ProgressBar(len(prompts) * check_count(n, len(prompts)), is_shown=show_progress) as bar:
             submitted = self._submit(prompts, n, overrides, _listeners(bar) if show_progress else None)
             try:
                 return [completion_of(s, s.job.future.result()) for s in submitted]
@@ -239,7 +242,7 @@ class PowerSampler(ConfiguredModel):
         **overrides: Unpack[GenerationFields],
     ) -> list[Completion]:
         """`generate`, without blocking the event loop; cancelling the task stops the work."""
-        with ProgressBar(len(prompts) * check_count(n), is_shown=show_progress) as bar:
+        with ProgressBar(len(prompts) * check_count(n, len(prompts)), is_shown=show_progress) as bar:
             submitted = await self._asubmit(prompts, n, overrides, _listeners(bar) if show_progress else None)
             try:
                 outcomes = await asyncio.gather(*[asyncio.wrap_future(s.job.future) for s in submitted])
@@ -275,14 +278,17 @@ class PowerSampler(ConfiguredModel):
         n: int,
         overrides: Mapping[str, Any],
         listener_of: Listeners | None,
+        is_wanted: Callable[[], bool] = lambda: True,
     ) -> list[Submitted]:
-        """Encode all, refuse what cannot be answered, then submit all: no request runs if another is refused."""
+        """Encode all, refuse what cannot be answered, then submit all: no request runs if another is refused. Their
+        limits count from here."""
         config, loaded = self._overridden(overrides), self._model.load()
-        prepared = [prepare(prompt, loaded, config) for prompt in prompts]
+        started = time.monotonic()
+        prepared = [prepare(prompt, loaded, config) for prompt in _wanted(prompts, config.timeout, started, is_wanted)]
         seeds = [secrets.randbits(63) if config.seed is None else config.seed + i for _ in prepared for i in range(n)]
         prepared = [one for one in prepared for _ in range(n)]
         requests = [
-            one.request(seed, listener_of(i) if listener_of else None)
+            one.request(seed, started, listener_of(i) if listener_of else None)
             for i, (one, seed) in enumerate(zip(prepared, seeds, strict=True))
         ]
         return [Submitted(*each) for each in zip(loaded.worker.submit_all(requests), prepared, seeds, strict=True)]
@@ -295,19 +301,41 @@ class PowerSampler(ConfiguredModel):
         listener_of: Listeners | None,
     ) -> list[Submitted]:
         """`_submit` on another thread, since it may load the model. A caller cancelled meanwhile leaves no work."""
-        task = asyncio.create_task(asyncio.to_thread(self._submit, prompts, n, overrides, listener_of))
+        gone = threading.Event()
+        task = asyncio.create_task(
+            asyncio.to_thread(self._submit, prompts, n, overrides, listener_of, lambda: not gone.is_set())
+        )
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
+            gone.set()
             task.add_done_callback(lambda t: None if t.cancelled() or t.exception() else _cancel(t.result()))
             raise
 
 
-def check_count(n: Any) -> int:
-    """`n`, where it is a number of completions. Raises ConfigurationError."""
+def check_count(n: Any, num_prompts: int = 1) -> int:
+    """`n`, where it is a number of completions of each of so many prompts. Raises ConfigurationError."""
     if not isinstance(n, int) or n < 1:
-        raise ConfigurationError(f"n: expected a whole number of completions per prompt, at least 1, got {n!r}.")
+        raise ConfigurationError(f"n: expected a whole number of completions per prompt, at least 1, got {n!r:.80}.")
+    if n * num_prompts > MOST_REQUESTS:
+        way_out = f"lower n to {MOST_REQUESTS // num_prompts}" if num_prompts <= MOST_REQUESTS else "make several calls"
+        raise ConfigurationError(
+            f"n: {num_prompts} prompts with n completions each are more than the {MOST_REQUESTS} completions of one "
+            f"call; {way_out}."
+        )
     return n
+
+
+def _wanted(
+    prompts: Sequence[Prompt], timeout: float | None, started: float, is_wanted: Callable[[], bool]
+) -> Iterator[Prompt]:
+    """The prompts one by one, as long as somebody waits for their answers."""
+    for prompt in prompts:
+        if not is_wanted():
+            raise RequestCancelledError("The call was cancelled while its prompts were made ready.")
+        if timeout is not None and time.monotonic() - started >= timeout:
+            raise too_late(timeout)
+        yield prompt
 
 
 def _conversations(

@@ -39,6 +39,9 @@ class YourName(SamplerOptions):
     proposal_temperature: float | None = Field(default=None, gt=0)
     """Temperature of the proposal q; None: temperature / alpha."""
 
+    def counts(self) -> dict[str, int]:
+        return {"num_completions": self.num_completions}  # what is held at one time, so that too much can be refused
+
     def law(self, alpha: float, temperature: float) -> Law:  # leave it out where q is always at temperature / alpha
         return Law(alpha, temperature, self.proposal_temperature or temperature / alpha)
 

@@ -10,8 +10,9 @@ from power_sampling.samplers.parts.rng import Rng
 from power_sampling.settings import Settings
 from power_sampling.types import Answer, Continuation, Exactness, Law, Round
 
-__all__ = ["IsOutOfTime", "Sampler", "SamplerOptions"]
+__all__ = ["MOST_COMPLETIONS", "IsOutOfTime", "Sampler", "SamplerOptions"]
 
+MOST_COMPLETIONS = 2**14  # that a request holds at one time: what is done for each of them stays below a second
 Sampler: TypeAlias = Generator[Round, list[Continuation], Answer]
 IsOutOfTime: TypeAlias = Callable[[], bool]
 
@@ -31,6 +32,11 @@ class SamplerOptions(Settings, ABC):
     """Whether the sampler is plain sampling where every weight is 1. It is then run as such."""
 
     name: str
+
+    def counts(self) -> dict[str, int]:
+        """The options whose product is the number of completions it holds at one time, by their names; no round has
+        more draws. Settings that ask for more than can be held are refused by them."""
+        return {}
 
     def law(self, alpha: float, temperature: float) -> Law:
         """How its tokens are drawn and weighed, at a temperature above 0; with all that its draws ask of an engine

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from power_sampling.samplers.base import IsOutOfTime, Sampler, SamplerOptions
+from power_sampling.samplers.base import MOST_COMPLETIONS, IsOutOfTime, Sampler, SamplerOptions
 from power_sampling.samplers.parts.rng import Rng
 from power_sampling.types import Answer, Chain, Draw, Exactness, Law, Progress, Round
 
@@ -24,10 +24,13 @@ class BestOfN(SamplerOptions):
     is_plain_at_alpha_one: ClassVar[bool] = False
 
     name: Literal["best_of_n"] = "best_of_n"
-    num_completions: int = Field(default=8, ge=1)
+    num_completions: int = Field(default=8, ge=1, le=MOST_COMPLETIONS)
     """How many."""
     proposal_temperature: float | None = Field(default=None, gt=0)
     """Temperature they are drawn at; None: temperature / alpha."""
+
+    def counts(self) -> dict[str, int]:
+        return {"num_completions": self.num_completions}
 
     def law(self, alpha: float, temperature: float) -> Law:
         return Law(alpha, temperature, self.proposal_temperature or temperature / alpha)

@@ -28,7 +28,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from power_sampling.samplers.base import IsOutOfTime, Sampler, SamplerOptions
+from power_sampling.samplers.base import MOST_COMPLETIONS, IsOutOfTime, Sampler, SamplerOptions
 from power_sampling.samplers.parts.rng import Rng
 from power_sampling.types import Answer, Chain, Continuation, Draw, Exactness, Floats, Law, Progress, Round
 
@@ -44,14 +44,17 @@ class Lookahead(SamplerOptions):
     name: Literal["lookahead"] = "lookahead"
     block_size: int = Field(default=16, ge=1)
     """Tokens per candidate."""
-    num_candidates: int = Field(default=8, ge=2)
+    num_candidates: int = Field(default=8, ge=2, le=MOST_COMPLETIONS)
     """Candidates per block."""
-    num_rollouts: int = Field(default=4, ge=1)
+    num_rollouts: int = Field(default=4, ge=1, le=MOST_COMPLETIONS)
     """Rollouts per candidate; from 2 on, the jackknife takes out the first order of their bias."""
     rollout_tokens: int | None = Field(default=None, ge=1)
     """Length of a rollout; None: to the end of the horizon, as the target asks."""
     proposal_temperature: float | None = Field(default=None, gt=0)
     """Temperature of candidates and rollouts; None: temperature / alpha."""
+
+    def counts(self) -> dict[str, int]:
+        return {"num_candidates": self.num_candidates, "num_rollouts": self.num_rollouts}
 
     def law(self, alpha: float, temperature: float) -> Law:
         return Law(alpha, temperature, self.proposal_temperature or temperature / alpha)

@@ -25,7 +25,7 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from power_sampling.samplers.base import IsOutOfTime, Sampler
+from power_sampling.samplers.base import MOST_COMPLETIONS, IsOutOfTime, Sampler
 from power_sampling.samplers.parts.accept import accepted
 from power_sampling.samplers.parts.cuts import SuffixCuts, choose_cut, floors, log_span
 from power_sampling.samplers.parts.prefetch import candidates
@@ -49,7 +49,7 @@ __all__ = ["MetropolisHastings", "Move", "SuffixMoves"]
 class SuffixMoves(SuffixCuts):
     """What a move needs to know; the options of a sampler that makes such moves."""
 
-    num_proposals: int = Field(default=1, ge=1)
+    num_proposals: int = Field(default=1, ge=1, le=MOST_COMPLETIONS)
     """Suffixes drawn together per move (multiple try)."""
     early_rejection: bool = True
     """Experimental. Abandon a proposal once it is certain to be rejected. Saves tokens and never changes the chain. It
@@ -66,13 +66,16 @@ class MetropolisHastings(SuffixMoves):
     block_size: int | None = Field(default=None, ge=1)
     """Tokens by which the horizon grows from stage to stage; None: a quarter of `max_new_tokens`. The paper's sixteenth
     came no closer for twice the tokens (`benchmarks/quality.py`)."""
-    num_steps: int = Field(default=10, ge=1)
+    num_steps: int = Field(default=10, ge=1, le=10**9)
     """Moves per block."""
     proposal_temperature: float | None = Field(default=None, gt=0)
     """Temperature of the proposal q; None: temperature / alpha."""
     prefetch: int = Field(default=8, ge=0)
     """Rows up to which proposals of later moves are decoded in advance: only while fewer than these are busy with
     anything, so under load there is none. Saves time, costs tokens, never changes the chain. 0: none."""
+
+    def counts(self) -> dict[str, int]:
+        return {"num_proposals": self.num_proposals}
 
     def law(self, alpha: float, temperature: float) -> Law:
         return Law(alpha, temperature, self.proposal_temperature or temperature / alpha, self.cut == "entropy")
@@ -104,6 +107,7 @@ class MetropolisHastings(SuffixMoves):
                 is_spent = is_spent or is_out_of_time()
                 if is_spent:
                     break
+                stage.forget(step)
                 progress = Progress(done + step, total, _stats(chain, num_tried, num_accepted))
                 prefetch = stage.prefetch(step, chain, num_tried, num_accepted)
                 moved = yield from stage.move.run(chain, stage.stream(step), progress, prefetch)
@@ -179,7 +183,8 @@ class _Stage:
 
     def __init__(self, move: Move, options: MetropolisHastings, rng: Rng) -> None:
         self.move, self._options, self._rng = move, options, rng
-        self._streams: list[Rng] = []
+        self._streams: dict[int, Rng] = {}
+        self._num_forked = 0
         self._plans: dict[tuple[int, int | Tokens], Plan] = {}
 
     def __len__(self) -> int:
@@ -187,9 +192,15 @@ class _Stage:
 
     def stream(self, number: int) -> Rng:
         """The stream of a move, at its beginning."""
-        while len(self._streams) <= number:
-            self._streams.append(self._rng.fork())
+        while self._num_forked <= number:
+            self._streams[self._num_forked] = self._rng.fork()
+            self._num_forked += 1
         return self._streams[number].copy()
+
+    def forget(self, number: int) -> None:
+        """The moves before this one are made."""
+        self._streams = {k: rng for k, rng in self._streams.items() if k >= number}
+        self._plans = {key: plan for key, plan in self._plans.items() if key[0] >= number}
 
     def draws(self, number: int, chain: Chain) -> tuple[Draw, ...]:
         has_entropy_cuts = self._options.cut == "entropy"

@@ -46,15 +46,15 @@ class ParallelTempering(SuffixMoves):
     exactness: ClassVar[Exactness] = "asymptotic"
 
     name: Literal["parallel_tempering"] = "parallel_tempering"
-    num_rungs: int = Field(default=4, ge=2)
+    num_rungs: int = Field(default=4, ge=2, le=64)
     """Powers in geometric progression from 1 to alpha, both included."""
-    ladder: tuple[Annotated[float, Field(ge=1)], ...] | None = Field(default=None, min_length=1)
+    ladder: tuple[Annotated[float, Field(ge=1)], ...] | None = Field(default=None, min_length=1, max_length=63)
     """The powers below alpha themselves, ascending; None: `num_rungs` decides."""
     block_size: int | None = Field(default=None, ge=1)
     """Tokens by which the horizon grows from stage to stage; None: a quarter of `max_new_tokens`."""
-    num_steps: int = Field(default=10, ge=1)
+    num_steps: int = Field(default=10, ge=1, le=10**9)
     """Moves of every rung per block, each followed by a sweep of swaps."""
-    num_tuning_steps: int = Field(default=0, ge=0)
+    num_tuning_steps: int = Field(default=0, ge=0, le=10**9)
     """Experimental. Further steps at the start of the last stage that space the powers for equal rates of swaps; then
     frozen."""
     proposal_temperature: float | None = Field(default=None, gt=0)
@@ -65,6 +65,10 @@ class ParallelTempering(SuffixMoves):
         if self.ladder is not None and any(a >= b for a, b in pairwise(self.ladder)):
             raise ConfigurationError(f"ladder: expected ascending powers, got {list(self.ladder)}.")
         return self
+
+    def counts(self) -> dict[str, int]:
+        rungs = {"ladder": len(self.ladder) + 1} if self.ladder else {"num_rungs": self.num_rungs}
+        return {**rungs, "num_proposals": self.num_proposals}
 
     def powers(self, alpha: float) -> tuple[float, ...]:
         """Of all rungs, the coldest last."""

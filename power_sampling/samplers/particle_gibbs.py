@@ -36,7 +36,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from power_sampling.samplers.base import IsOutOfTime, Sampler
+from power_sampling.samplers.base import MOST_COMPLETIONS, IsOutOfTime, Sampler
 from power_sampling.samplers.parts.cuts import SuffixCuts, choose_cut, log_span
 from power_sampling.samplers.parts.lockstep import with_rounds
 from power_sampling.samplers.parts.resampling import effective_sample_size
@@ -54,9 +54,9 @@ class ParticleGibbs(SuffixCuts):
     exactness: ClassVar[Exactness] = "asymptotic"
 
     name: Literal["particle_gibbs"] = "particle_gibbs"
-    num_particles: int = Field(default=8, ge=2)
+    num_particles: int = Field(default=8, ge=2, le=MOST_COMPLETIONS)
     """Suffixes grown side by side, the current one among them."""
-    num_steps: int = Field(default=4, ge=0)
+    num_steps: int = Field(default=4, ge=0, le=10**9)
     """Moves after the run of sequential Monte Carlo that makes the first completion."""
     block_size: int | None = Field(default=None, ge=1)
     """Tokens between two looks at the weights of the suffixes; None: no look before the end, so that a move is a choice
@@ -65,6 +65,9 @@ class ParticleGibbs(SuffixCuts):
     """Resample when the effective sample size falls below this share of the particles; 0 never, 1 at every look."""
     proposal_temperature: float | None = Field(default=None, gt=0)
     """Temperature of the proposal q; None: temperature / alpha."""
+
+    def counts(self) -> dict[str, int]:
+        return {"num_particles": self.num_particles}
 
     def law(self, alpha: float, temperature: float) -> Law:
         return Law(alpha, temperature, self.proposal_temperature or temperature / alpha, self.cut == "entropy")

@@ -31,7 +31,7 @@ import numpy as np
 from pydantic import Field
 
 from power_sampling.errors import NothingAcceptedError
-from power_sampling.samplers.base import IsOutOfTime, Sampler, SamplerOptions
+from power_sampling.samplers.base import MOST_COMPLETIONS, IsOutOfTime, Sampler, SamplerOptions
 from power_sampling.samplers.parts.rng import Rng
 from power_sampling.types import Answer, Chain, Draw, Exactness, Law, Progress, Round
 
@@ -45,12 +45,15 @@ class Rejection(SamplerOptions):
     exactness: ClassVar[Exactness] = "exact"
 
     name: Literal["rejection"] = "rejection"
-    num_parallel: int = Field(default=16, ge=1)
+    num_parallel: int = Field(default=16, ge=1, le=MOST_COMPLETIONS)
     """Completions drawn side by side; the first accepted in their order is the answer."""
-    max_draws: int = Field(default=4096, ge=1)
+    max_draws: int = Field(default=4096, ge=1, le=10**9)
     """Completions after which the request fails with NothingAcceptedError; nothing else could be returned under the
     label `exact`. With a `time_budget`, a request that is out of time answers with one completion from q, labelled
     `approximate`."""
+
+    def counts(self) -> dict[str, int]:
+        return {"num_parallel": self.num_parallel}
 
     def run(self, law: Law, horizon: int, rng: Rng, is_out_of_time: IsOutOfTime) -> Sampler:
         """The first completion accepted. Out of time, one from q, labelled so."""

@@ -24,7 +24,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from power_sampling.samplers.base import IsOutOfTime, Sampler, SamplerOptions
+from power_sampling.samplers.base import MOST_COMPLETIONS, IsOutOfTime, Sampler, SamplerOptions
 from power_sampling.samplers.parts.lockstep import common_prefix, lockstep
 from power_sampling.samplers.parts.resampling import chopthin, effective_sample_size, log_mean_exp, systematic
 from power_sampling.samplers.parts.rng import Rng
@@ -39,7 +39,7 @@ class SequentialMonteCarlo(SamplerOptions):
     exactness: ClassVar[Exactness] = "approximate"
 
     name: Literal["sequential_monte_carlo"] = "sequential_monte_carlo"
-    num_particles: int = Field(default=16, ge=2)
+    num_particles: int = Field(default=16, ge=2, le=MOST_COMPLETIONS)
     """Completions grown side by side."""
     block_size: int = Field(default=16, ge=1)
     """Tokens between two looks at the weights."""
@@ -50,10 +50,13 @@ class SequentialMonteCarlo(SamplerOptions):
     are lost."""
     ramp_tokens: int = Field(default=0, ge=0)
     """Experimental. Tokens over which alpha grows linearly from 1, per block; 0: no ramp."""
-    num_runs: int = Field(default=1, ge=1)
+    num_runs: int = Field(default=1, ge=1, le=MOST_COMPLETIONS)
     """Experimental. Independent runs decoded together; the answer comes from one of them, drawn by its evidence."""
     proposal_temperature: float | None = Field(default=None, gt=0)
     """Temperature of the proposal q; None: temperature / alpha (of the block, on a ramp)."""
+
+    def counts(self) -> dict[str, int]:
+        return {"num_particles": self.num_particles, "num_runs": self.num_runs}
 
     def law(self, alpha: float, temperature: float) -> Law:
         return Law(alpha, temperature, self.proposal_temperature or temperature / alpha)

@@ -26,9 +26,9 @@ def check_sampler(
 ) -> None:
     """Assert the contract of `SamplerOptions.run` on a table model, over `num_runs` seeds.
 
-    Draws stay within the horizon; settled tokens are a beginning of the answer and are never taken back; the answer
-    ends by itself or at the horizon, with the numbers its draws brought; it is a function of the seed; out of time, it
-    comes after one more round at most and says so.
+    Draws stay within the horizon, rounds within `counts`; settled tokens are a beginning of the answer and are never
+    taken back; the answer ends by itself or at the horizon, with the numbers its draws brought; it is a function of the
+    seed; out of time, it comes after one more round at most and says so.
 
     A sampler labelled `exact` must have the law of its label: over `num_draws` seeds the frequency f of each completion
     has to satisfy num_draws * KL(f, pi) < 15 (see `check_language_model`). The law of another one is for its author to
@@ -39,6 +39,8 @@ def check_sampler(
         answer, rounds, _ = _run(lm, options, alpha, horizon, seed)
         _check_rounds(rounds, answer, horizon)
         _check_answer(lm, answer, horizon)
+        held, most = math.prod(options.counts().values()), max(len(current.draws) for current in rounds)
+        assert most <= held, f"a round of {most} draws, where counts() says {held}"
         assert answer.exactness == options.exactness, f"labelled {answer.exactness}, not {options.exactness}"
         again, *_ = _run(lm, options, alpha, horizon, seed)
         assert again.chain.tokens == answer.chain.tokens, "the same seed gives another answer"

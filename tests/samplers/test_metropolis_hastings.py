@@ -169,3 +169,25 @@ def test_a_spent_budget_ends_the_refinement_and_finishes_the_completion() -> Non
     assert result.is_budget_spent and result.exactness == "approximate"
     assert len(result.chain.tokens) == 32
     assert len(rounds) == 7 and rounds[-1].draws[0].cut == 4  # six rounds, then one extension to the horizon
+
+
+def test_what_is_kept_of_a_stage_does_not_grow_with_its_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, most = TableLM(6, seed=9), [0]
+    handle = lm.open(PROMPT, EOS)
+    draws = metropolis_hastings._Stage.draws
+
+    def watched(self: Any, number: int, chain: Chain) -> tuple[Draw, ...]:
+        found = draws(self, number, chain)
+        most[0] = max(most[0], len(self._streams) + len(self._plans))
+        return found
+
+    monkeypatch.setattr(metropolis_hastings._Stage, "draws", watched)
+
+    def answer(current: Round) -> list[Continuation]:
+        assert current.prefetch is not None
+        list(current.prefetch.candidates(lambda draw: None))
+        return run_draws(lm, handle, current.draws)
+
+    options, law = MetropolisHastings(num_steps=300, block_size=8), Law(1.1, 1.0, 1 / 1.1)
+    drive(options.run(law, 8, NumpyRng(0), lambda: False), answer)
+    assert 0 < most[0] < 100
