@@ -142,9 +142,9 @@ class Bench:
         step = engine.step
 
         def counted() -> Any:
-            decoded, finished = step()
-            rows.append(len(decoded))
-            return decoded, finished
+            stepped = step()
+            rows.append(len(stepped.decoded))
+            return stepped
 
         engine.step = counted  # type: ignore[method-assign] # of this engine alone
         worker = Worker(engine)

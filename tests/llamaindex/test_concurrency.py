@@ -44,9 +44,9 @@ class Watch:
         step = engine.step
 
         def counted() -> Any:
-            decoded, finished = step()
-            self.rows.append(len(decoded))
-            return decoded, finished
+            stepped = step()
+            self.rows.append(len(stepped.decoded))
+            return stepped
 
         monkeypatch.setattr(engine, "step", counted)
 

@@ -134,9 +134,9 @@ class Steps:
         step = loaded.engine.step
 
         def counted() -> Any:
-            decoded, finished = step()
-            self.rows.append(len(decoded))
-            return decoded, finished
+            stepped = step()
+            self.rows.append(len(stepped.decoded))
+            return stepped
 
         monkeypatch.setattr(loaded.engine, "step", counted)
 

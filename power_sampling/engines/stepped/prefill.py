@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from power_sampling.engines.stepped.backend import Backend
 from power_sampling.engines.stepped.budget import Budget
 from power_sampling.engines.stepped.prefixes import PrefixCache, shared_length
@@ -75,5 +73,6 @@ class Prefill:
             prompt.state, prompt.logits, prompt.reused_tokens = state, logits, state.length - prompt.prefilled_tokens
 
     def _waits_for(self, other: Prompt, prompt: Prompt) -> bool:
-        shared = shared_length(np.array(other.tokens), np.array(prompt.tokens))
-        return self.prefixes.capacity > 0 and shared - int(prompt.state.length) >= MIN_SHARED
+        if not self.prefixes.capacity:
+            return False
+        return shared_length(other.tokens, prompt.tokens) - int(prompt.state.length) >= MIN_SHARED

@@ -2,19 +2,22 @@
 
 A system prompt, a template, few-shot examples, the history of a chat: the longest common beginning with any cached
 prompt is found by content and shared by reference. What was used longest ago goes first when memory runs out.
+
+The prompts form a tree whose branches part where their tokens do. So what it costs to find, keep or forget one depends
+on its own length, not on how many there are.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from power_sampling.engines.stepped.backend import stored_bytes
+from power_sampling.engines.stepped.backend import Part, State
 from power_sampling.types import Tokens
 
 __all__ = ["PrefixCache", "shared_length"]
+
+
+PIECE = 256  # tokens that are compared at once
 
 
 class Found(NamedTuple):
@@ -25,9 +28,19 @@ class Found(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    tokens: NDArray[np.int64]
+    tokens: Tokens
     state: Any
     logits: Any
+
+
+class _Node:
+    """A place where prompts part, or where one ends; `edge` are the tokens that lead to it from the node above."""
+
+    __slots__ = ("below", "edge", "entry")
+
+    def __init__(self, edge: Tokens, below: dict[int, _Node] | None = None, entry: _Entry | None = None) -> None:
+        self.edge, self.entry = edge, entry
+        self.below: dict[int, _Node] = {} if below is None else below  # by the first token of their edges
 
 
 class PrefixCache:
@@ -35,45 +48,129 @@ class PrefixCache:
 
     def __init__(self, capacity: int, empty: Any) -> None:
         self.capacity, self._empty = capacity, empty
+        self.clear()
+
+    def clear(self) -> None:
         self._entries: dict[Tokens, _Entry] = {}  # the one used last stands last
+        self._root = _Node(())
+        self._stored = _Stored()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held; what several prompts share counts once."""
+        return self._stored.nbytes
 
     def find(self, tokens: Tokens) -> Found:
         """The most that is kept of this prompt; at least its last token is left to compute, or its logits are known
         too."""
         if known := self._entries.get(tokens):
-            self._use(tokens)
+            self._use(known)
             return Found(known.state, known.logits)
-        wanted = np.array(tokens)
-        lengths = {key: shared_length(wanted, entry.tokens) for key, entry in self._entries.items()}
-        best = max(lengths, key=lambda key: lengths[key], default=None)
-        if best is None or not (length := min(lengths[best], len(tokens) - 1)):
+        node, length = self._descend(tokens)
+        length = min(length, len(tokens) - 1)
+        if length <= 0:
             return Found(self._empty, None)
-        self._use(best)
-        return Found(self._entries[best].state.head(length), None)
+        while node.entry is None:  # whichever prompt goes on from here shares as much
+            node = next(iter(node.below.values()))
+        self._use(node.entry)
+        return Found(node.entry.state.head(length), None)
 
     def put(self, tokens: Tokens, state: Any, logits: Any) -> None:
         """Keep a prompt whose state and last logits are known."""
         if not self.capacity or tokens in self._entries:
             return
-        self._entries[tokens] = _Entry(np.array(tokens), state, logits)
+        entry = self._entries[tokens] = _Entry(tokens, state, logits)
+        self._stored.add(entry)
+        self._insert(entry)
+        self._make_room()
+
+    def _make_room(self) -> None:
         while self._entries and self.nbytes > self.capacity:
-            del self._entries[next(iter(self._entries))]
+            oldest = next(iter(self._entries.values()))
+            del self._entries[oldest.tokens]
+            self._stored.remove(oldest)
+            self._remove(oldest.tokens)
 
-    def clear(self) -> None:
-        self._entries.clear()
+    def _use(self, entry: _Entry) -> None:
+        self._entries[entry.tokens] = self._entries.pop(entry.tokens)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes held; what several prompts share counts once."""
-        logits = {id(entry.logits): entry.logits.nbytes for entry in self._entries.values()}
-        return int(sum(logits.values())) + stored_bytes(entry.state for entry in self._entries.values())
+    # ------------------------------------------------------------ the tree
 
-    def _use(self, tokens: Tokens) -> None:
-        self._entries[tokens] = self._entries.pop(tokens)
+    def _descend(self, tokens: Tokens) -> tuple[_Node, int]:
+        """The node that the longest known beginning of these tokens leads to or towards, and its length."""
+        node, at = self._root, 0
+        while at < len(tokens) and (below := node.below.get(tokens[at])) is not None:
+            shared = shared_length(below.edge, tokens[at : at + len(below.edge)])
+            node, at = below, at + shared
+            if shared < len(below.edge):
+                break
+        return node, at
+
+    def _insert(self, entry: _Entry) -> None:
+        tokens, node, at = entry.tokens, self._root, 0
+        while at < len(tokens):
+            below = node.below.get(tokens[at])
+            if below is None:
+                node.below[tokens[at]] = _Node(tokens[at:], entry=entry)
+                return
+            shared = shared_length(below.edge, tokens[at : at + len(below.edge)])
+            if shared < len(below.edge):
+                below = node.below[tokens[at]] = _parted(below, shared)
+            node, at = below, at + shared
+        node.entry = entry
+
+    def _remove(self, tokens: Tokens) -> None:
+        path, at = [self._root], 0
+        while at < len(tokens):
+            path.append(path[-1].below[tokens[at]])
+            at += len(path[-1].edge)
+        node = path.pop()
+        if node.below:
+            node.entry = None
+        else:
+            node, gone = path.pop(), node.edge[0]
+            del node.below[gone]
+        if path and node.entry is None and len(node.below) == 1:  # nothing parts here any more
+            (only,) = node.below.values()
+            path[-1].below[node.edge[0]] = _Node(node.edge + only.edge, only.below, only.entry)
 
 
-def shared_length(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:
+def _parted(node: _Node, at: int) -> _Node:
+    """A node at so many tokens of this one's edge, and the rest below it. What is in the tree is left alone: it is
+    whole at any moment, whoever is forked then."""
+    rest = node.edge[at:]
+    return _Node(node.edge[:at], {rest[0]: _Node(rest, node.below, node.entry)})
+
+
+class _Stored:
+    """Bytes of entries, kept up to date; a part counts once, however many states it is in."""
+
+    def __init__(self) -> None:
+        self.nbytes = 0
+        self._users: dict[int, int] = {}  # of parts, by identity: those of an entry live as long as it does
+
+    def add(self, entry: _Entry) -> None:
+        for part in _parts(entry):
+            users = self._users[id(part)] = self._users.get(id(part), 0) + 1
+            self.nbytes += part.nbytes if users == 1 else 0
+
+    def remove(self, entry: _Entry) -> None:
+        for part in _parts(entry):
+            self._users[id(part)] -= 1
+            if not self._users[id(part)]:
+                del self._users[id(part)]
+                self.nbytes -= part.nbytes
+
+
+def _parts(entry: _Entry) -> list[Part]:
+    state: State = entry.state
+    return [*{id(part): part for part in (*state.parts, entry.logits)}.values()]
+
+
+def shared_length(a: Tokens, b: Tokens) -> int:
     """Tokens that both begin with."""
-    length = min(len(a), len(b))
-    differs = a[:length] != b[:length]
-    return int(differs.argmax()) if differs.any() else length
+    for start in range(0, min(len(a), len(b)), PIECE):
+        x, y = a[start : start + PIECE], b[start : start + PIECE]
+        if x != y:
+            return start + next((i for i, (v, w) in enumerate(zip(x, y, strict=False)) if v != w), min(len(x), len(y)))
+    return min(len(a), len(b))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from power_sampling import PowerSampler
-from power_sampling.engines.stepped.prefixes import PrefixCache
+from power_sampling.engines.stepped.prefixes import PrefixCache, shared_length
 from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.engines.torch.kv import KeyValues
 from power_sampling.testing import check_language_model, run_draws
-from power_sampling.types import Chain, Draw, Law, Termination
+from power_sampling.testing.backend import TableState
+from power_sampling.types import Chain, Draw, Law, Termination, Tokens
 from tests.support.tiny import ARCHITECTURES, tiny_model, tiny_tokenizer
 
 LAW = Law(2.0, 1.0, 0.5)
@@ -111,3 +114,78 @@ def test_a_request_says_what_it_reused() -> None:
     assert second.diagnostics.tokens_prefilled == second.prompt_tokens - 20
     four = runtime.generate(["no other prompt begins like this"] * 4)
     assert sum(c.diagnostics.tokens_prefilled for c in four) == four[0].prompt_tokens
+
+
+# ---------------------------------------------------------------- the cache alone
+
+
+class Counted(tuple[int, ...]):
+    """Tokens that note how many of them are looked at."""
+
+    looks = 0
+
+    def __getitem__(self, at: Any) -> Any:
+        found = super().__getitem__(at)
+        Counted.looks += len(found) if isinstance(at, slice) else 1
+        return found
+
+
+class Scan:
+    """What the cache has to be, found by looking at every prompt."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.known: dict[Tokens, TableState] = {}
+
+    def longest(self, tokens: Tokens) -> int:
+        if tokens in self.known:
+            return len(tokens)
+        return min(max((shared_length(tokens, known) for known in self.known), default=0), len(tokens) - 1)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(state.nbytes + LOGITS.nbytes * (i == 0) for i, state in enumerate(self.known.values()))
+
+
+LOGITS = np.zeros(3)
+
+
+def test_the_tree_finds_what_a_scan_finds() -> None:
+    rng = np.random.default_rng(0)
+    for capacity in (10**9, 40 * 8 + LOGITS.nbytes):
+        cache, scan = PrefixCache(capacity, TableState()), Scan(capacity)
+        for _ in range(1000):
+            tokens = tuple(rng.integers(2, size=rng.integers(1, 9)).tolist())
+            found = cache.find(tokens)
+            length = scan.longest(tokens)
+            assert found.state.length == length and found.state.tokens == tokens[:length]
+            assert (found.logits is None) == (tokens not in scan.known)
+            if tokens in scan.known:
+                scan.known[tokens] = scan.known.pop(tokens)
+            elif rng.random() < 0.5:
+                state = scan.known[tokens] = TableState(tokens)
+                cache.put(tokens, state, LOGITS)
+            for kept in [*scan.known]:  # what was found has been used; which one of several, the cache may choose
+                if kept not in cache._entries:
+                    del scan.known[kept]
+            scan.known = {kept: scan.known[kept] for kept in cache._entries}
+            assert cache.nbytes == scan.nbytes <= capacity
+        while cache._entries:  # an empty cache has an empty tree
+            cache.capacity = 0 if len(cache._entries) == 1 else cache.nbytes - 1
+            cache._make_room()
+        assert not cache._root.below and cache.nbytes == 0
+
+
+def test_what_a_prompt_costs_does_not_grow_with_the_prompts_that_are_kept() -> None:
+    rng = np.random.default_rng(0)
+    cache = PrefixCache(10**12, TableState())
+    system = tuple(rng.integers(1000, size=100).tolist())
+    looks = []
+    for number in range(3000):
+        tokens = Counted((*system, *rng.integers(1000, size=20).tolist()))
+        before = Counted.looks
+        cache.find(tokens)
+        cache.put(tokens, TableState(tuple(tokens)), LOGITS)
+        if number in (100, 2999):
+            looks.append(Counted.looks - before)
+    assert looks[1] <= 1.5 * looks[0] < 1500
