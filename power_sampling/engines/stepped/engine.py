@@ -12,9 +12,10 @@ from itertools import count
 
 from power_sampling.engines.protocol import Capabilities, Cost, RuleMaker, Stepped, Watch, no_rules
 from power_sampling.engines.row import Row, context_of
+from power_sampling.engines.stepped.allowance import Allowance
 from power_sampling.engines.stepped.backend import Backend
 from power_sampling.engines.stepped.budget import SHARE, Budget, Cached
-from power_sampling.engines.stepped.prefill import Prefill
+from power_sampling.engines.stepped.prefill import PREFILL_CHUNK, Prefill
 from power_sampling.engines.stepped.prefixes import PrefixCache
 from power_sampling.engines.stepped.scheduler import Scheduler
 from power_sampling.engines.stepped.sequence import Prompt, Seq
@@ -31,7 +32,8 @@ class SteppedEngine:
     `prompt_memory` bytes of prompts are kept across requests. The prompts of unfinished draws and the rows in decoding
     take `kv_memory` bytes at most, by default a share of what is free, and other draws wait; what they leave holds
     states of chains, which may be forked: the oldest go first, and are computed again at need. When memory runs out all
-    the same, the batch is halved, its rows go on from their tokens, and nothing is drawn twice.
+    the same, the batch is halved, its rows go on from their tokens, and nothing is drawn twice; it grows again after a
+    while.
     """
 
     capabilities = Capabilities(seeded=True, peek=True, floors=True, entropy=True, score_at=True, masks=True)
@@ -48,8 +50,9 @@ class SteppedEngine:
         self.backend, self.rules = backend, rules
         nbytes = int(SHARE * backend.free_bytes()) if kv_memory is None else kv_memory
         self._budget = Budget(nbytes, backend.empty)
-        self._prefill = Prefill(backend, PrefixCache(prompt_memory, backend.empty), self._budget)
-        self.scheduler = Scheduler(max_rows, self._budget)
+        self._allowance = Allowance(max_rows, PREFILL_CHUNK)
+        self._prefill = Prefill(backend, PrefixCache(prompt_memory, backend.empty), self._budget, self._allowance)
+        self.scheduler = Scheduler(self._allowance, self._budget)
         self._states = States(backend, self.scheduler, self._budget, self._prefill)
         self._tickets = count()
         self._finished: list[tuple[int, Continuation]] = []
@@ -110,6 +113,7 @@ class SteppedEngine:
             self._admit()
             decoded = self._decode()
             self._retire()
+            self._allowance.went_well()
         except (RuntimeError, MemoryError) as error:
             if not self.backend.is_out_of_memory(error) or not self._halve():
                 raise
@@ -190,11 +194,9 @@ class SteppedEngine:
     def _halve(self) -> bool:
         """After an allocation failed: give everything back, and go on with half as much at a time. False: there is
         nothing left to halve."""
-        scheduler, prefill = self.scheduler, self._prefill
-        rows = min(scheduler.max_rows, len(scheduler.running) or scheduler.max_rows)
-        if rows == 1 and prefill.chunk == 1:
+        scheduler = self.scheduler
+        if not self._allowance.halve(len(scheduler.running)):
             return False
-        scheduler.max_rows, prefill.chunk = max(1, rows // 2), max(1, prefill.chunk // 2)
         known = {ticket for ticket, _ in (*self._finished, *self._failed)}
         ended = [seq.row for seq in scheduler.running if seq.row.end and seq.row.ticket not in known]
         self._finished += [(row.ticket, row.continuation()) for row in ended]
@@ -202,7 +204,7 @@ class SteppedEngine:
         again = {seq.row.ticket: seq for seq in scheduler.running if not seq.row.is_over}
         scheduler.waiting = {**again, **scheduler.waiting}
         self._clear()
-        prefill.prefixes.clear()
+        self._prefill.prefixes.clear()
         self._budget.evict(0)
         return True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from power_sampling.engines.stepped.allowance import Allowance
 from power_sampling.engines.stepped.backend import Backend
 from power_sampling.engines.stepped.budget import Budget
 from power_sampling.engines.stepped.prefixes import PrefixCache, shared_length
@@ -19,11 +20,10 @@ MIN_SHARED = 16  # tokens that a prompt must share with another one for its pref
 
 
 class Prefill:
-    """Prefilling over a backend. `chunk` is the most tokens of one pass."""
+    """Prefilling over a backend."""
 
-    def __init__(self, backend: Backend, prefixes: PrefixCache, budget: Budget) -> None:
-        self._backend, self.prefixes, self._budget = backend, prefixes, budget
-        self.chunk = PREFILL_CHUNK
+    def __init__(self, backend: Backend, prefixes: PrefixCache, budget: Budget, allowance: Allowance) -> None:
+        self._backend, self.prefixes, self._budget, self._allowance = backend, prefixes, budget, allowance
         self.tokens = 0  # so far
 
     def prepare(self, prompts: Sequence[Prompt]) -> None:
@@ -42,10 +42,10 @@ class Prefill:
         if not prompts:
             return
         prompts = sorted(prompts, key=lambda prompt: prompt.served)
-        pieces = {prompts[0]: prompts[0].tokens[prompts[0].state.length :][: self.chunk]}
+        pieces = {prompts[0]: prompts[0].tokens[prompts[0].state.length :][: self._allowance.chunk]}
         for prompt in prompts[1:]:
             widest = max(prompt.missing, *map(len, pieces.values()))
-            if len(pieces) == PREFILL_ROWS or widest * (len(pieces) + 1) > self.chunk:
+            if len(pieces) == PREFILL_ROWS or widest * (len(pieces) + 1) > self._allowance.chunk:
                 continue
             if not any(self._waits_for(other, prompt) for other in pieces):
                 pieces[prompt] = prompt.tokens[prompt.state.length :]
@@ -57,7 +57,7 @@ class Prefill:
 
     def extend(self, prompt: Prompt, state: Any, tokens: Tokens) -> Any:
         """The state of all these tokens of a row of this prompt, from that of the first few."""
-        while piece := tokens[state.length :][: self.chunk]:
+        while piece := tokens[state.length :][: self._allowance.chunk]:
             ((state, _),) = self._backend.prefill([state], [piece])
             self._count(prompt, piece)
         return state

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from power_sampling.engines.stepped.allowance import Allowance
 from power_sampling.engines.stepped.backend import stored_bytes, vacated
 from power_sampling.engines.stepped.budget import Budget
 from power_sampling.engines.stepped.sequence import Prompt, Seq
@@ -17,12 +18,16 @@ __all__ = ["Scheduler"]
 
 
 class Scheduler:
-    """At most `max_rows` sequences run at one time, fewer where the budget says so."""
+    """As many sequences run at one time as the allowance has rows, fewer where the budget says so."""
 
-    def __init__(self, max_rows: int, budget: Budget) -> None:
-        self.max_rows, self._budget = max_rows, budget
+    def __init__(self, allowance: Allowance, budget: Budget) -> None:
+        self._allowance, self._budget = allowance, budget
         self.waiting: dict[int, Seq] = {}  # by ticket, the first come first
         self.running: list[Seq] = []  # in the order of the batch
+
+    @property
+    def max_rows(self) -> int:
+        return self._allowance.rows
 
     def __getitem__(self, ticket: int) -> Seq:
         """An unfinished sequence."""

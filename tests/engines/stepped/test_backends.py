@@ -11,6 +11,7 @@ import pytest
 from power_sampling import OutOfMemoryError
 from power_sampling.config import GenerationConfig
 from power_sampling.engines.protocol import LanguageModel, Peeks, StepsOnHost
+from power_sampling.engines.stepped import allowance
 from power_sampling.engines.stepped.engine import SteppedEngine
 from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.samplers import NumpyRng, sampler_for
@@ -140,3 +141,48 @@ def test_memory_that_runs_out_halves_the_batch_and_changes_nothing(monkeypatch: 
     found = run_draws(engine, engine.open((1, 2, 3), ENDLESS), draws)
     assert [c.tokens for c in found] == [c.tokens for c in expected]
     assert engine.scheduler.max_rows <= 3
+
+
+def test_what_ran_out_for_a_moment_is_not_halved_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three allocations fail, as when another process takes memory for a while: 32 rows become 4, and 32 again."""
+    monkeypatch.setattr(allowance, "PATIENCE", 8)
+    engine = table_engine()
+    failures = 3
+    decode = TableBackend.decode
+
+    def passing(self: TableBackend, rows: Any, last: Any) -> Any:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise MemoryError
+        return decode(self, rows, last)
+
+    monkeypatch.setattr(TableBackend, "decode", passing)
+    draws = [Draw(Chain.empty(), 0, 100, LAW, seed) for seed in range(32)]
+    handle = engine.open((1, 2, 3), ENDLESS)
+    tickets = [engine.add(handle, draw) for draw in draws]
+    widths, found = [], dict[int, Continuation]()
+    while len(found) < len(tickets):
+        decoded, ended, _ = engine.step()
+        widths.append(len(decoded))
+        found.update(ended)
+    assert widths[:4] == [0, 0, 0, 4] and max(widths) == 32
+    fresh = table_engine()
+    expected = run_draws(fresh, fresh.open((1, 2, 3), ENDLESS), draws)
+    assert [found[ticket].tokens for ticket in tickets] == [c.tokens for c in expected]
+
+
+def test_what_is_out_for_good_is_tried_ever_more_seldom() -> None:
+    allowed = allowance.Allowance(32, 512)
+    tries, steps = [], 100_000
+    for step in range(steps):
+        if allowed.rows > 4:
+            tries.append(step)
+            assert allowed.halve(allowed.rows)
+        else:
+            allowed.went_well()
+    assert 3 <= len(tries[3:]) < 16, "the first three bring it down"
+    assert allowed.halve(4) and allowed.halve(2)
+    while allowed.halve(1):
+        assert allowed.chunk >= 1
+    assert (allowed.rows, allowed.chunk) == (1, 1)

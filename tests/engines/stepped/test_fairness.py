@@ -62,7 +62,7 @@ def test_rows_are_shared_between_requests() -> None:
 
 
 def test_a_long_prompt_lets_short_ones_pass(monkeypatch: Any) -> None:
-    monkeypatch.setattr("power_sampling.engines.stepped.prefill.PREFILL_CHUNK", 8)
+    monkeypatch.setattr("power_sampling.engines.stepped.engine.PREFILL_CHUNK", 8)
     lm = TorchLM(tiny_model("llama", vocab_size=40))
     long = lm.add(lm.open(tuple(range(1, 39)) * 2, ENDLESS), draw(2, 0))
     short = lm.add(lm.open((3, 4), ENDLESS), draw(2, 0))
