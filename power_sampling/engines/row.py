@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -33,7 +34,11 @@ class Row:
         self._total = 0.0
         self._eos_ids = eos_ids
         self.watch = watch  # of the chain's kept tokens and the row's own
-        self.uniforms: Floats = np.random.Generator(np.random.Philox(draw.seed)).random(draw.max_new_tokens)
+
+    @functools.cached_property
+    def uniforms(self) -> Floats:
+        """One for each token. A row that waits has none yet."""
+        return np.random.Generator(np.random.Philox(self.draw.seed)).random(self.draw.max_new_tokens)
 
     def uniform(self) -> float:
         """The uniform on [0, 1) that decides the next token."""

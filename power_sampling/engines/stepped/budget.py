@@ -84,16 +84,17 @@ class Budget:
         pinned = list(pinned)
         if self._at_most + stored_bytes(pinned) <= room:
             return
-        cached = [(each, list(each.state.parts)) for each in self._cached.values()]
+        cached = [(number, each, list(each.state.parts)) for number, each in self._cached.items()]
         stored = [part for state in pinned for part in state.parts]
-        stored += [part for _, parts in cached for part in parts]
+        stored += [part for _, _, parts in cached for part in parts]
         users, sizes = Counter(map(id, stored)), {id(part): part.nbytes for part in stored}
         held = sum(sizes.values())
-        for each, parts in cached:
+        for number, each, parts in cached:
             if held <= room:
                 break
             for part in map(id, parts):
                 users[part] -= 1
                 held -= 0 if users[part] else sizes[part]
             each.state = self._empty
+            del self._cached[number]  # it has nothing left to give
         self._at_most = held
