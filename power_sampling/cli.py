@@ -129,7 +129,7 @@ def generate(
     is_shown = not as_json and sys.stderr.isatty()
     completion = _followed(power_sampler, question, is_shown=is_shown, show=_write if stream else None)
     if as_json:
-        typer.echo(json.dumps(_as_dict(completion), ensure_ascii=False))
+        typer.echo(json.dumps(_as_dict(completion), ensure_ascii=False, allow_nan=False))
     else:
         typer.echo("" if stream else completion.text)
         Console(stderr=True).print(_diagnostics_table(completion))
@@ -169,7 +169,7 @@ def compare(
     completions = [_followed(run, question, is_shown=is_shown, log=log) for run in runs]
     if as_json:
         found = {"prompt": text, "seed": base.generation.seed, "runs": [_as_dict(c) for c in completions]}
-        typer.echo(json.dumps(found, ensure_ascii=False))
+        typer.echo(json.dumps(found, ensure_ascii=False, allow_nan=False))
     else:
         _print_comparison(completions)
 

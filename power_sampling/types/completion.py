@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -34,8 +35,9 @@ class Diagnostics:
     curve: tuple[tuple[float, float], ...] | None = None  # (alpha, mean log p under p^alpha), of a ladder of alphas
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
+        """Plain JSON values. JSON has no infinite number: None stands for it (`log_z` of a run that found nothing)."""
+        plain: dict[str, Any] = _finite(asdict(self))
+        return plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,14 @@ class Completion:
             "completion_tokens": len(self.tokens),
             "total_tokens": self.prompt_tokens + len(self.tokens),
         }
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    return type(value)(_finite(each) for each in value) if isinstance(value, list | tuple) else value
 
 
 class Chunk(NamedTuple):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from power_sampling import ConfigurationError, PowerSampler, RequestTimeoutError
 from power_sampling.config import LEAST_TEMPERATURE, MOST_TOKENS, GenerationConfig
 from power_sampling.samplers import ALL
 from power_sampling.samplers.base import MOST_COMPLETIONS
+from power_sampling.types import Diagnostics
 from tests.support.tiny import tiny_model, tiny_tokenizer
 
 COUNTS = [
@@ -140,3 +143,24 @@ async def test_a_call_cancelled_while_prompts_are_made_ready_makes_no_more(
     cancelled.set()
     await loop.shutdown_default_executor()
     assert len(made) == 3
+
+
+def test_diagnostics_are_json_whatever_was_found() -> None:
+    """JSON has no infinity: `--json` and the adapters' metadata say null."""
+    found = Diagnostics(
+        sampler="particle_gibbs",
+        alpha=2.0,
+        exactness="asymptotic",
+        acceptance_rate=float("nan"),
+        ess=0.0,
+        log_z=-math.inf,
+        is_budget_spent=False,
+        tokens_decoded=3,
+        tokens_prefilled=2,
+        serial_steps=3,
+        seconds=0.5,
+        curve=((1.0, -3.5), (2.0, -math.inf)),
+    )
+    plain = found.to_dict()
+    assert json.loads(json.dumps(plain, allow_nan=False))["curve"] == [[1.0, -3.5], [2.0, None]]
+    assert (plain["log_z"], plain["acceptance_rate"], plain["ess"]) == (None, None, 0.0)
