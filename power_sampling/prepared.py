@@ -13,6 +13,7 @@ from power_sampling.models import Loaded
 from power_sampling.samplers import NumpyRng, sampler_for
 from power_sampling.serving.worker import Request, Update
 from power_sampling.text.codec import Codec
+from power_sampling.text.control import own
 from power_sampling.text.formats import Turn
 from power_sampling.text.grammar import answer_rule
 from power_sampling.text.reply import ReplyReader
@@ -99,7 +100,7 @@ def _encoded(prompt: Prompt, codec: Codec) -> tuple[Tokens, Turn | None]:
     if isinstance(prompt, str):
         return codec.encode(prompt), None
     turn = codec.tool_format.turn(_conversation(prompt))
-    messages, arguments = turn.prepare()
+    messages, arguments = turn.prepare(own)
     return codec.encode_chat(messages, **arguments), turn
 
 

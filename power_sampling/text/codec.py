@@ -7,20 +7,20 @@ a private copy behind a lock cannot. Nothing here truncates, pads, or knows a mo
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
 
 from power_sampling.errors import ChatTemplateError, EmptyPromptError
 from power_sampling.text import roles
+from power_sampling.text.chat import ChatEncoder
+from power_sampling.text.control import ControlTokens
 from power_sampling.text.formats import ToolFormat, tool_format
 from power_sampling.text.grammar import Grammars
 from power_sampling.text.tokenizer import private_copy
 from power_sampling.types import Message, Tokens
 
 __all__ = ["Codec"]
-
-_MARK = "\ue000{}\ue001"  # private-use characters: a template carries them along, no tokenizer has them as a token
 
 
 class Codec:
@@ -33,7 +33,8 @@ class Codec:
         self.eos_ids: frozenset[int] = frozenset([*own, *eos_ids])
         self.vocab_size: int = max(tokenizer.get_vocab().values(), default=-1) + 1
         self._strings: dict[int, str] = {}  # of single tokens, at most the vocabulary
-        self._special = sorted({str(t) for t in tokenizer.all_special_tokens}, key=len, reverse=True)
+        self._control = ControlTokens(self._tokenizer.added_tokens_decoder)
+        self._chats: dict[str, ChatEncoder] = {}  # by the text of their template
 
     @property
     def has_chat_template(self) -> bool:
@@ -72,8 +73,9 @@ class Codec:
         """Tokens of a conversation through the chat template, ready for the assistant's turn.
 
         A last message of the assistant is continued. Where the template knows no system role, or refuses equal roles in
-        a row, what they say moves into the messages it knows. Control tokens written inside a message become plain
-        text, so a user cannot open a turn. Raises ChatTemplateError without a template, or with the template's reason.
+        a row, what they say moves into the messages it knows. Whatever a message, a tool or a key says is text, if it
+        spells a control token too: so nobody can open a turn but the template. Raises ChatTemplateError without a
+        template, or with the template's reason.
         """
         if not messages:
             raise EmptyPromptError("The conversation has no message; give at least one.")
@@ -83,9 +85,9 @@ class Codec:
                 "instruction-tuned model."
             )
         shaped = roles.accepted([dict(message) for message in messages], self.accepted_roles)
-        (neutral, arguments), hidden = self._without_control_tokens((shaped, template_arguments))
+        chat = self._chat(template_arguments.get("tools"))
         try:
-            return self._encode_rendered(self._render(neutral, **arguments), hidden)
+            return chat.ids(chat.render(shaped, **template_arguments))
         except Exception as error:  # jinja and the template's own raise_exception have no common type
             given = [str(message.get("role")) for message in messages]
             raise ChatTemplateError(f"The chat template refuses these messages (roles {given}): {error}") from error
@@ -96,24 +98,18 @@ class Codec:
 
         def render(messages: list[dict[str, Any]]) -> str | None:
             try:
-                return self._render(messages)
+                return self._chat().render(messages)
             except Exception:  # noqa: BLE001 - refusing is what is tried out, and refusals have no common type
                 return None
 
         return roles.roles_of(render)
 
-    def _render(self, messages: list[dict[str, Any]], **arguments: Any) -> str:
-        is_continued = messages[-1].get("role") == "assistant"
-        with self._lock:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    messages,
-                    tokenize=False,
-                    add_generation_prompt=not is_continued,
-                    continue_final_message=is_continued,
-                    **arguments,
-                )
-            )
+    def _chat(self, tools: Any = None) -> ChatEncoder:
+        """The encoder of conversations; some tokenizers have a template of its own for those with tools."""
+        source = self._tokenizer.get_chat_template(tools=tools)
+        if source not in self._chats:
+            self._chats[source] = ChatEncoder(self._tokenizer, source, self._control, self._lock)
+        return self._chats[source]
 
     def decode(self, tokens: Sequence[int], *, keep_control_tokens: bool = False) -> str:
         """Text of tokens, by default without control tokens."""
@@ -130,39 +126,3 @@ class Codec:
                 text = self._tokenizer.decode([t], skip_special_tokens=False, clean_up_tokenization_spaces=False)
                 self._strings[t] = str(text)
             return tuple(self._strings[t] for t in tokens)
-
-    def _without_control_tokens(self, values: Any) -> tuple[Any, list[str]]:
-        """Messages and tools with every control token in them replaced by a numbered mark, and what was replaced."""
-        hidden: list[str] = []
-
-        def neutral(value: Any) -> Any:
-            if isinstance(value, str):
-                for token in self._special:
-                    while token in value:
-                        value = value.replace(token, _MARK.format(len(hidden)), 1)
-                        hidden.append(token)
-                return value
-            if isinstance(value, Mapping):
-                return {key: item if key == "role" else neutral(item) for key, item in value.items()}
-            if isinstance(value, (list, tuple)):
-                return [neutral(item) for item in value]
-            return value
-
-        return neutral(values), hidden
-
-    def _encode_rendered(self, rendered: str, hidden: list[str]) -> Tokens:
-        """Tokens of a rendered template: its own control tokens as such, the hidden ones letter by letter."""
-        ids: list[int] = []
-        rest = rendered
-        with self._lock:
-            while True:
-                found = [(rest.find(_MARK.format(i)), i) for i in range(len(hidden))]
-                at, index = min(((a, i) for a, i in found if a >= 0), default=(-1, -1))
-                piece = rest if at < 0 else rest[:at]
-                if piece:
-                    ids += self._tokenizer(piece, add_special_tokens=False)["input_ids"]
-                if at < 0:
-                    return tuple(ids)
-                plain = self._tokenizer(hidden[index], add_special_tokens=False, split_special_tokens=True)
-                ids += plain["input_ids"]
-                rest = rest[at + len(_MARK.format(index)) :]

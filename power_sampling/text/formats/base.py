@@ -101,20 +101,21 @@ class Turn:
     tools: Tools
     """The functions that may be called, by name."""
 
-    def prepare(self) -> tuple[Messages, dict[str, Any]]:
-        """Messages as this model's chat template wants them, and further arguments of the template."""
+    def prepare(self, own: shared.Own = str) -> tuple[Messages, dict[str, Any]]:
+        """Messages as this model's chat template wants them, and further arguments of the template. `own` is applied to
+        what is written here and is no user's text."""
         form = self.format
         messages = form.shaped(shared.cleaned(self.conversation.messages))
         if not form.shows_calls:
-            messages = shared.with_written_calls(messages)
+            messages = shared.with_written_calls(messages, own)
         if not form.shows_results:
-            messages = shared.with_written_results(messages)
+            messages = shared.with_written_results(messages, own)
         if not self.tools:
             return messages, {}
         functions = shared.functions(self.tools.values())
         if form.shows_tools:
             return messages, {"tools": functions}
-        return shared.with_tools_explained(messages, functions), {}
+        return shared.with_tools_explained(messages, functions, own), {}
 
     def grammar(self, answer: str | None, *, starts_in_reasoning: bool) -> str | None:
         """Lark grammar of the legal replies, or None where everything is legal.

@@ -6,13 +6,15 @@ What a template has no place for is written as text: the tools in a system messa
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from power_sampling.text.calls import CALL, CALL_END
 from power_sampling.types import Message
 
 __all__ = [
+    "OWN_TEXTS",
     "TOOLS_PROMPT",
     "Messages",
     "cleaned",
@@ -36,6 +38,13 @@ To call one, reply with its name and its arguments as JSON between tags, and not
 
 The result comes back between <tool_response> tags. Call a function only where it helps; otherwise just answer."""
 """The system message for a model whose chat template knows no tools; `{tools}` are their definitions, one a line."""
+
+RESULT, RESULT_END = "<tool_response>", "</tool_response>"
+OWN_TEXTS = (CALL, CALL_END, RESULT, RESULT_END)
+"""What is written here into messages and may be control tokens."""
+
+Own: TypeAlias = Callable[[str], str]
+"""Tells one of `OWN_TEXTS` from the same letters written by a user, for whoever makes tokens of them."""
 
 _KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content")
 
@@ -87,13 +96,13 @@ def functions(tools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def with_written_calls(messages: Messages) -> Messages:
+def with_written_calls(messages: Messages, own: Own = str) -> Messages:
     """Past calls as text between tags, in the content of their message."""
     result = []
     for message in messages:
         new = {key: value for key, value in message.items() if key != "tool_calls"}
         blocks = [
-            f"{CALL}\n{json.dumps(call['function'], ensure_ascii=False)}\n{CALL_END}"
+            f"{own(CALL)}\n{json.dumps(call['function'], ensure_ascii=False)}\n{own(CALL_END)}"
             for call in message.get("tool_calls", ())
         ]
         new["content"] = "\n".join([*([new["content"]] if new["content"] or not blocks else []), *blocks])
@@ -101,14 +110,14 @@ def with_written_calls(messages: Messages) -> Messages:
     return result
 
 
-def with_written_results(messages: Messages) -> Messages:
+def with_written_results(messages: Messages, own: Own = str) -> Messages:
     """Results as the user's words between tags; those in a row are one message, for roles must alternate."""
     result: Messages = []
     follows = False
     for message in messages:
         if is_result := message.get("role") == "tool":
             value = {key: message[key] for key in ("name", "content") if key in message}
-            block = f"<tool_response>\n{json.dumps(value, ensure_ascii=False)}\n</tool_response>"
+            block = f"{own(RESULT)}\n{json.dumps(value, ensure_ascii=False)}\n{own(RESULT_END)}"
             if follows:
                 result[-1]["content"] += "\n" + block
             else:
@@ -119,10 +128,10 @@ def with_written_results(messages: Messages) -> Messages:
     return result
 
 
-def with_tools_explained(messages: Messages, tools: Sequence[Mapping[str, Any]]) -> Messages:
+def with_tools_explained(messages: Messages, tools: Sequence[Mapping[str, Any]], own: Own = str) -> Messages:
     """The tools in the system message, after what is said there."""
     lines = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
-    prompt = TOOLS_PROMPT.replace("{tools}", lines)
+    prompt = re.sub("|".join(OWN_TEXTS), lambda found: own(found[0]), TOOLS_PROMPT).replace("{tools}", lines)
     if messages and messages[0].get("role") == "system":
         first = messages[0] | {"content": "\n\n".join(filter(None, [messages[0]["content"], prompt]))}
         return [first, *messages[1:]]
