@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+from weakref import ref
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
@@ -95,11 +96,21 @@ class _Layer(CacheLayerMixin):
 
     def __init__(self, batch: BatchCache) -> None:
         super().__init__()
-        self.batch = batch
+        # not held: a cycle would keep the buffers of a batch that is done with until Python looks for garbage, which it
+        # may not do for hours where few objects are made
+        self._batch = ref(batch)
+
+    @property
+    def batch(self) -> BatchCache:
+        batch = self._batch()
+        assert batch is not None, "a batch outlives its layers"
+        return batch
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        batch = self.batch
+
         def buffer(states: torch.Tensor) -> torch.Tensor:
-            shape = (self.batch.row_capacity, states.shape[-3], self.batch.slot_capacity, states.shape[-1])
+            shape = (batch.row_capacity, states.shape[-3], batch.slot_capacity, states.shape[-1])
             return states.new_zeros(shape)  # zeros: a masked slot still meets a product, and 0 * nan is nan
 
         self.keys, self.values = buffer(key_states), buffer(value_states)
@@ -114,7 +125,8 @@ class _Layer(CacheLayerMixin):
 
     def _updated(self, buffer: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         """The slots that the rows see, the new ones written."""
-        rows, left, cursor, new = len(states), self.batch.left, self.batch.cursor, states.shape[2]
+        batch = self.batch
+        rows, left, cursor, new = len(states), batch.left, batch.cursor, states.shape[2]
         # `narrow` takes a third of the time of an index, twice for every layer and step
         of_rows = buffer.narrow(0, 0, rows)
         of_rows.narrow(2, cursor, new).copy_(states)
@@ -124,7 +136,8 @@ class _Layer(CacheLayerMixin):
         return self.get_seq_length() + query_length, 0
 
     def get_seq_length(self) -> int:
-        return self.batch.cursor - self.batch.left
+        batch = self.batch
+        return batch.cursor - batch.left
 
     def get_max_length(self) -> int:
         return -1
