@@ -23,6 +23,11 @@
 None of them is a ValueError or a TypeError: frameworks swallow those while generating and answer with an empty string.
 """
 
+from __future__ import annotations
+
+import traceback
+from typing import TypeVar
+
 __all__ = [
     "ChatTemplateError",
     "ConfigurationError",
@@ -43,6 +48,8 @@ __all__ = [
     "RequestFailedError",
     "RequestTimeoutError",
     "UnsupportedModelError",
+    "caused",
+    "without_frames",
 ]
 
 
@@ -121,3 +128,31 @@ class EngineError(GenerationError):
 
 class EngineClosedError(GenerationError):
     """The worker that owns the model was shut down."""
+
+
+E = TypeVar("E", bound=BaseException)
+MOST_FRAMES = 12  # told of a traceback
+
+
+def caused(typed: E, cause: BaseException) -> E:
+    """The typed error with its cause, less the cause's frames."""
+    typed.__cause__ = without_frames(cause)
+    return typed
+
+
+def without_frames(error: E) -> E:
+    """The error, without the frames that it and its causes went through. Where one that is not of the project was
+    raised stands in a note. Frames hold whatever ran there, every other request's states included, for as long as
+    somebody keeps the error; and they hold the error."""
+    chain: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while chain:
+        each = chain.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            if each.__traceback__ is not None and not isinstance(each, PowerSamplingError):
+                where = "".join(traceback.format_tb(each.__traceback__, -MOST_FRAMES))
+                each.add_note(f"Raised in\n{where.rstrip()}")
+            each.__traceback__ = None
+            chain += [each.__cause__, each.__context__]
+    return error

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from power_sampling.engines.protocol import Watch
-from power_sampling.errors import EngineError, PowerSamplingError, RequestFailedError
+from power_sampling.errors import EngineError, PowerSamplingError, RequestFailedError, caused
 from power_sampling.types import Continuation, Draw, End, Floats, Tokens
 
 __all__ = ["Row", "context_of"]
@@ -130,8 +130,7 @@ class Row:
 
 def _raised(error: BaseException) -> PowerSamplingError:
     told = RequestFailedError(f"A stop rule or constraint raised {type(error).__name__}: {error!s:.500}")
-    told.__cause__ = error
-    return told
+    return caused(told, error)
 
 
 def context_of(prompt: Sequence[int], draw: Draw) -> Tokens:

@@ -15,6 +15,8 @@ from power_sampling.errors import (
     RequestCancelledError,
     RequestFailedError,
     RequestTimeoutError,
+    caused,
+    without_frames,
 )
 from power_sampling.samplers import Sampler
 from power_sampling.types import Answer, Progress, Termination, Tokens
@@ -119,7 +121,7 @@ def too_late(limit: float) -> RequestTimeoutError:
 def told(error: BaseException) -> PowerSamplingError:
     """What a waiter is told when something of its own request raised: an error of the project, whatever came."""
     if isinstance(error, PowerSamplingError):
-        return error
+        return without_frames(error)
     if isinstance(error, MemoryError):
         typed: PowerSamplingError = OutOfMemoryError(
             "What this request keeps does not fit into memory. Lower max_new_tokens or the number of completions that "
@@ -127,5 +129,4 @@ def told(error: BaseException) -> PowerSamplingError:
         )
     else:
         typed = RequestFailedError(f"This request's own work raised {type(error).__name__}: {error!s:.500}")
-    typed.__cause__ = error
-    return typed
+    return caused(typed, error)

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from power_sampling.engines.protocol import LanguageModel, Peeks
-from power_sampling.errors import EngineClosedError, EngineError, PowerSamplingError
+from power_sampling.errors import EngineClosedError, EngineError, PowerSamplingError, caused
 from power_sampling.samplers import Sampler
 from power_sampling.serving.clock import CLOCK
 from power_sampling.serving.draws import Draws
@@ -271,9 +271,7 @@ class Worker:
         request begun, those that wait end."""
 
         def failed() -> EngineError:
-            typed = EngineError(f"The model raised {type(error).__name__}: {error!s:.500}")
-            typed.__cause__ = error
-            return typed
+            return caused(EngineError(f"The model raised {type(error).__name__}: {error!s:.500}"), error)
 
         if not self._live:
             self._end_all(failed)

@@ -174,6 +174,7 @@ def test_whatever_the_model_raises_reaches_every_waiter_and_the_thread_lives_on(
         with pytest.raises(EngineError, match=type(error).__name__) as caught:
             job.future.result(10)
         assert caught.value.__cause__ is error
+        assert "self.error = self.error, None" in error.__notes__[0] or "raise error" in error.__notes__[0]
     thread = worker._thread
     assert worker.submit(of(PLAIN)).future.result(10)
     assert worker._thread is thread

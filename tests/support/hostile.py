@@ -55,7 +55,7 @@ class BadRule:
 
     def _do(self, what: str) -> None:
         if what == self.at:
-            raise self._error
+            raise type(self._error)(*self._error.args)  # a fresh one: a traceback holds what it went through
 
     def watch(self, tokens: Tokens) -> BadRule:
         self._do("watch")
