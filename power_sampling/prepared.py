@@ -56,9 +56,14 @@ class PreparedPrompt:
         codec, stop = self.codec, self.termination.stop
         return TextStream(codec.decode, codec.eos_ids, StopStrings(stop, codec.decode) if stop else None)
 
-    def reply_reader(self) -> ReplyReader | None:
-        """Takes the text apart, in a conversation."""
-        return self.turn.reader(starts_in_reasoning=self.starts_in_reasoning) if self.turn else None
+    def reply_reader(self, seed: int) -> ReplyReader | None:
+        """Takes the text apart, in a conversation. Calls have the same ids whenever this prompt is answered under this
+        seed, and others in every other turn of the conversation."""
+        if self.turn is None:
+            return None
+        is_free = all(getattr(self.config, name) is None for name in CONSTRAINTS)
+        salt = f"{seed} {self.tokens}"
+        return self.turn.reader(starts_in_reasoning=self.starts_in_reasoning, is_free=is_free, salt=salt)
 
     @property
     def is_read_at_the_end(self) -> bool:

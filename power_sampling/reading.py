@@ -34,7 +34,7 @@ def completion_of(
     if text is None:
         text = s.prompt.text_stream()
         text.finish(chain.tokens)
-        if reader := s.prompt.reply_reader():
+        if reader := s.prompt.reply_reader(s.seed):
             reader.push(s.prompt.control_text(chain.tokens) or text.text)
             _, reply = reader.finish()
     return Completion(
@@ -58,7 +58,7 @@ class StreamReader:
     def __init__(self, submitted: Submitted) -> None:
         self._submitted = submitted
         self._text = submitted.prompt.text_stream()
-        self._reply = submitted.prompt.reply_reader()
+        self._reply = submitted.prompt.reply_reader(submitted.seed)
         self._waits = submitted.prompt.is_read_at_the_end
         self._progress: Progress | None = None
 

@@ -6,23 +6,24 @@ text arrives, letter by letter or at once, makes no difference to what comes out
 
 from __future__ import annotations
 
-import re
+import hashlib
+import secrets
+import string
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
-from power_sampling.text.calls import Call, call_of, plain_calls, row_of_calls
+from power_sampling.text.calls import Call, call_of, row_of_calls
+from power_sampling.text.plain import MAY_BEGIN, plain_calls
 from power_sampling.types import InvalidToolCall, Reply, ToolCall
 
-__all__ = ["THINK", "THINK_END", "ParseResponse", "Plain", "ReplyReader", "TemplateReader"]
+__all__ = ["THINK", "THINK_END", "ParseResponse", "ReplyReader", "TemplateReader"]
 
 THINK, THINK_END = "<think>", "</think>"
 
-Plain = Literal["none", "one", "many"]
 ParseResponse = Callable[[str], Mapping[str, Any]]
 ReadCalls = Callable[[str, Collection[str]], tuple[list[Call], str] | None]
 
-# the beginning of what may be calls in plain JSON: a brace, a bracket, or a fence around one
-_PLAIN_START = re.compile(r"\s*(?:\Z|[{\[]|`{1,3}\Z|```(?:j|js|jso|json)?\s*(?:\Z|[{\[]))")
 _REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")  # names that response templates give to it
 
 
@@ -30,8 +31,9 @@ class ReplyReader:
     """Reads one reply.
 
     `names` are the tools on offer; without any, only the reasoning is told from the content. `openings` are the texts
-    that begin calls, and `read_calls` reads a text that begins so: the calls, and what is content beside them. `plain`
-    says whether a reply that is nothing but JSON may be one call, or many, as well.
+    that begin calls, and `read_calls` reads a text that begins so: the calls, and what is content beside them. With
+    `reads_plain` a reply that is nothing but JSON may be calls as well. Equal replies of equal `salt` get equal ids for
+    their calls; without one, ids are random.
     """
 
     def __init__(
@@ -40,13 +42,15 @@ class ReplyReader:
         *,
         openings: Sequence[str] = (),
         read_calls: ReadCalls = row_of_calls,
-        plain: Plain = "none",
+        reads_plain: bool = False,
         starts_in_reasoning: bool = False,
+        salt: str | None = None,
     ) -> None:
         self._names = names
         self._openings = tuple(openings) if names else ()
         self._read = read_calls
-        self._plain = plain if names else "none"
+        self._reads_plain = reads_plain and bool(names)
+        self._salt = salt
         self._stage: Literal["start", "reasoning", "content", "calls"] = "reasoning" if starts_in_reasoning else "start"
         self._held = ""  # came, and not released yet
         self._skips_newlines = starts_in_reasoning
@@ -95,10 +99,10 @@ class ReplyReader:
         return piece
 
     def _speak(self, *, final: bool) -> str:
-        if self._plain != "none" and not self._content and _PLAIN_START.match(self._held):
+        if self._reads_plain and not self._content and MAY_BEGIN.match(self._held):
             if not final:
                 return ""
-            self._calls = plain_calls(self._held, self._names, single=self._plain == "one")
+            self._calls = plain_calls(self._held, self._names)
             if self._calls:
                 self._held = ""
                 return ""
@@ -132,12 +136,21 @@ class ReplyReader:
         return f"\n{rest}" if rest and self._content else rest
 
     def _reply(self) -> Reply:
+        salt = secrets.token_hex() if self._salt is None else self._salt
+        calls = [replace(call, id=_call_id(f"{salt} {place} {call}")) for place, call in enumerate(self._calls)]
         return Reply(
             content=self._content,
             reasoning=self._reasoning,
-            tool_calls=tuple(call for call in self._calls if isinstance(call, ToolCall)),
-            invalid_tool_calls=tuple(call for call in self._calls if isinstance(call, InvalidToolCall)),
+            tool_calls=tuple(call for call in calls if isinstance(call, ToolCall)),
+            invalid_tool_calls=tuple(call for call in calls if isinstance(call, InvalidToolCall)),
         )
+
+
+def _call_id(salt: str) -> str:
+    """Nine letters and digits: Mistral's templates want exactly that, the others take anything."""
+    number = int.from_bytes(hashlib.sha256(salt.encode(errors="replace")).digest())
+    letters = string.ascii_letters + string.digits
+    return "".join(letters[number // len(letters) ** i % len(letters)] for i in range(9))
 
 
 def _held_back(text: str, markers: Sequence[str]) -> int:

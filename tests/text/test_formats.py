@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from llguidance import LLMatcher
+from llguidance.hf import from_tokenizer
 
 from power_sampling.text.calls import ARGS, CALL, CALL_END
 from power_sampling.text.codec import Codec
@@ -91,3 +93,64 @@ def test_tools_are_checked_once_a_turn() -> None:
     assert set(turn.tools) == {"weather", 'größe "x"'}
     assert turn.prepare()[1]["tools"][0]["function"]["name"] == "weather"
     assert turn.grammar(None, starts_in_reasoning=False) is None
+
+
+CALLS = [
+    '{"name": "weather", "arguments": {"city": "Bonn"}}',
+    '{\n  "name": "weather",\n  "parameters": {\n    "city": "Bonn",\n    "days": 3\n  }\n}',
+    '{"type": "function", "name": "weather", "arguments": {"city": "Bonn"}}',
+]
+BAD_CALLS = [
+    '{"name": "weather", "arguments": {}}',
+    '{"name": "weather", "arguments": {"city": "too long"}}',
+    '{"name": "sun", "arguments": {}}',
+    '{"arguments": {"city": 1}, "name": "weather"}',
+    '{"name": "weather"',
+]
+AROUND = [
+    "",
+    "\n",
+    "```json\n",
+    "```\n",
+    "\n```",
+    "[",
+    "]",
+    ", ",
+    "; ",
+    "Well. ",
+    "<think>hm</think>\n",
+    "</tool_call>",
+    "{}",
+]
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
+@pytest.mark.parametrize("may_be_many", [False, True])
+def test_no_reply_that_the_grammar_admits_is_read_as_another_call(family: type[ToolFormat], may_be_many: bool) -> None:
+    """Strict calls obey their schemas, however they are written; none is lost where a grammar meant one."""
+    conversation = Conversation(messages=(), tools=TOOLS, strict=True, parallel_tool_calls=may_be_many)
+    tokenizer = tiny_tokenizer()
+    turn = family(special_ids={}).turn(conversation)
+    grammar = turn.grammar(None, starts_in_reasoning=False)
+    matcher = LLMatcher(from_tokenizer(tokenizer), grammar, log_level=0)
+    random = np.random.default_rng(0)
+    texts = [fence + call + "\n```" * bool(fence) for call in CALLS for fence in ("", "```json\n", "```\n")]
+    for _ in range(300):
+        pieces = random.choice([*CALLS * 2, *BAD_CALLS, *AROUND * 2], size=random.integers(1, 6))
+        texts.append("".join(pieces))
+    num_read = 0
+    for text in texts:
+        tried = matcher.deep_copy()
+        tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if tried.try_consume_tokens(tokens) < len(tokens) or not tried.is_accepting():
+            continue
+        reader = turn.reader(starts_in_reasoning=False)
+        reader.push(text)
+        reply = reader.finish()[1]
+        num_read += len(reply.tool_calls)
+        assert may_be_many or len(reply.tool_calls) < 2
+        for call in reply.tool_calls:
+            assert (
+                call.name == "weather" and set(call.arguments) <= {"city", "days"} and call.arguments["city"] == "Bonn"
+            )
+    assert num_read > 20

@@ -320,7 +320,7 @@ INVALID: list[tuple[str, str, str | None, str]] = [  # template, raw text, name,
     (QWEN, "[" * 99999, None, "deep"),
     (LLAMA, 'print("hi")', None, "no valid JSON"),
     (LLAMA, '{"name": "sun", "parameters": {}}', "sun", "tools are"),
-    (MISTRAL, '[{"name": "weather",', "weather", "cut short"),
+    (MISTRAL, '{"name": "weather",', "weather", "cut short"),
 ]
 BEGIN = {QWEN: "<tool_call>\n", LLAMA: "<|python_tag|>", MISTRAL: "[TOOL_CALLS] "}
 
@@ -376,10 +376,88 @@ def test_any_split_of_a_reply_reads_the_same(reasons: bool) -> None:
                 assert essence(read(reader, pieces)) == whole, pieces
 
 
-def test_a_list_of_plain_calls_is_content_where_one_call_is_allowed() -> None:
-    text = f"[{JSON_CALL}, {JSON_CALL}]"
-    assert reply_to(text, conversation=talk(parallel_tool_calls=False)) == (text, "", [], [])
-    assert reply_to(JSON_CALL, conversation=talk(parallel_tool_calls=False)) == ("", "", [KOELN], [])
+# --- calls in plain JSON ---
+
+SUN = '{"name": "sun", "arguments": {}}'
+PRETTY = json.dumps({"name": "weather", "arguments": {"city": "Köln"}}, indent=2, ensure_ascii=False)
+CUT = '{"name": "weather", "arguments": {"city": "Kö'
+
+
+@pytest.mark.parametrize(
+    ("text", "valid", "invalid"),
+    [
+        (f"{JSON_CALL}\n{JSON_CALL}", [KOELN, KOELN], []),
+        (f"{JSON_CALL}, {PRETTY}; {JSON_CALL}", [KOELN] * 3, []),
+        (f"```json\n{PRETTY}\n```\n\n```json\n{JSON_CALL}\n```", [KOELN, KOELN], []),
+        (f"```json\n{PRETTY}", [KOELN], []),
+        (f"```json\n{PRETTY}\n``", [KOELN], []),
+        (f"{SUN}\n{JSON_CALL}", [KOELN], ["sun"]),
+        (f"[{JSON_CALL}, {SUN}]", [KOELN], ["sun"]),
+        (f"{JSON_CALL}\n{CUT}", [KOELN], ["weather"]),
+        (f"[{JSON_CALL}, {CUT}", [KOELN], ["weather"]),
+        (f'{JSON_CALL}\n{{"na', [KOELN], [None]),
+        (f"{JSON_CALL}\n</tool_call>", [KOELN], []),
+        (f"{JSON_CALL}>", [KOELN], []),
+        (f"```json\n{CUT}", [], ["weather"]),
+        ('{"arguments": {"city": "Köln"}, "name": "weather"}', [KOELN], []),
+    ],
+)
+def test_plain_calls_are_read_whole_cut_and_in_any_number(text: str, valid: Any, invalid: Any) -> None:
+    for conversation in (talk(), talk(parallel_tool_calls=False), talk(strict=True)):
+        for pieces in ([text], list(text)):
+            reply = read(tool_format(QWEN, {}).reader(conversation, starts_in_reasoning=False), pieces)
+            assert [(c.name, c.arguments) for c in reply.tool_calls] == valid
+            assert [c.name for c in reply.invalid_tool_calls] == invalid
+            assert reply.content == ""
+
+
+@pytest.mark.parametrize(
+    "text", [SUN, f"{SUN}\n{SUN}", f'{JSON_CALL}\n{{"x": 1}}', f"Like so: {JSON_CALL}", "[]", "{}", "[1"]
+)
+def test_what_is_no_plain_call_is_content(text: str) -> None:
+    assert reply_to(text) == (text, "", [], [])
+
+
+def test_under_a_constraint_plain_json_is_the_answer() -> None:
+    reader = tool_format(QWEN, {}).turn(talk()).reader(starts_in_reasoning=False, is_free=False)
+    assert essence(read(reader, [JSON_CALL])) == (JSON_CALL, "", [], [])
+    reader = tool_format(QWEN, {}).turn(talk()).reader(starts_in_reasoning=False, is_free=False)
+    assert essence(read(reader, [HERMES_CALL])) == ("", "", [KOELN], [])
+
+
+@pytest.mark.parametrize(
+    "ending", ["\n</tool_call>>", "\n</tool_call\n>", "\n</tool_call", "\n</tool", "</", "\n>", ">\n</tool_call>"]
+)
+def test_a_half_written_tag_leaves_nothing_in_the_content(ending: str) -> None:
+    block = HERMES_CALL.removesuffix("\n</tool_call>") + ending
+    assert reply_to(block) == ("", "", [KOELN], [])
+    if "call" in ending:
+        assert reply_to(f"Wait.\n{block}\n{HERMES_CALL}") == ("Wait.", "", [KOELN, KOELN], [])
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        ('{"city": "Kö', "'weather' is no valid JSON: it was cut short in argument 'city'"),
+        ('{"place": {"towns": ["a", "b', "cut short in argument 'place.towns.1'"),
+        ('{"city": "a" "days": 3}}', "in argument 'city': Expecting ',' delimiter near"),
+        ('{"city": Köln}}', "in argument 'city': Expecting value near"),
+        (r'"{\"city\": Köln}"}', "arguments of 'weather' are no valid JSON in argument 'city'"),
+    ],
+)
+def test_an_error_names_the_argument_that_is_wrong(raw: str, words: str) -> None:
+    raw = f'{{"name": "weather", "arguments": {raw}'
+    for text in (f"<tool_call>\n{raw}", f"{HERMES_CALL}\n<tool_call>\n{raw}\n</tool_call>"):
+        assert words in reply_to(text)[3][-1][2]
+
+
+def test_ids_are_those_of_the_seed_and_the_prompt() -> None:
+    def ids(salt: str | None) -> list[str]:
+        reader = tool_format(QWEN, {}).turn(talk()).reader(starts_in_reasoning=False, salt=salt)
+        return [call.id for call in read(reader, [HERMES_CALL * 2]).tool_calls]
+
+    assert ids("1") == ids("1")
+    assert len({*ids("1"), *ids("2"), *ids(None), *ids(None)}) == 8
 
 
 def test_ids_are_nine_letters_and_digits_and_unique() -> None:

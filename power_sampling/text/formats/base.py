@@ -13,11 +13,12 @@ from typing import Any, ClassVar
 
 from power_sampling.text.calls import Call, row_of_calls
 from power_sampling.text.formats import messages as shared
-from power_sampling.text.formats.lark import either, literal, rules_until, text_without
 from power_sampling.text.formats.messages import Messages
 from power_sampling.text.formats.offer import Tools, offered_tools
 from power_sampling.text.grammar import json_rule
-from power_sampling.text.reply import THINK, THINK_END, ParseResponse, Plain, ReplyReader, TemplateReader
+from power_sampling.text.lark import either, literal, rules_until, text_without
+from power_sampling.text.plain import HEAD, plain_rules
+from power_sampling.text.reply import THINK, THINK_END, ParseResponse, ReplyReader, TemplateReader
 from power_sampling.types import Conversation
 
 __all__ = ["ToolFormat", "Turn"]
@@ -121,7 +122,8 @@ class Turn:
         """Lark grammar of the legal replies, or None where everything is legal.
 
         `answer` is the right-hand side of a Lark rule for the reply that calls nothing, None for free text. Where calls
-        are restricted, only the family's own markup is one. Reasoning comes first, if it is open or allowed.
+        are restricted they are the family's own, or, where the model decides, plain JSON that is all of the reply; free
+        text holds nothing that `reader` takes for either. Reasoning comes first, if it is open or allowed.
         """
         if answer is None and not self._restricts_calls:
             return None
@@ -134,15 +136,16 @@ class Turn:
         reply, reply_rules = self._reply(answer, is_after=start != "reply")
         return "\n".join([f"start: {start}", f"reply: {' | '.join(reply)}", *rules, *reply_rules, ""])
 
-    def reader(self, *, starts_in_reasoning: bool) -> ReplyReader:
-        """A reader of one reply."""
+    def reader(self, *, starts_in_reasoning: bool, is_free: bool = True, salt: str | None = None) -> ReplyReader:
+        """A reader of one reply. `is_free` is False where a reply that calls nothing has a form of its own: plain JSON
+        is then the answer. Calls get their ids from `salt`."""
         form = self.format
-        plain: Plain = "none" if self.conversation.strict else "many" if self._may_be_many else "one"
         options: dict[str, Any] = {
             "openings": form.openings(self.tools),
             "read_calls": form.read,
-            "plain": plain,
+            "reads_plain": is_free,
             "starts_in_reasoning": starts_in_reasoning,
+            "salt": salt,
         }
         if form.parse_response:
             return TemplateReader(form.parse_response, tuple(self.tools), **options)
@@ -170,15 +173,19 @@ class Turn:
         form, reply, rules = self.format, [], []
         marker, ids = form.marker, form.special_ids
         openings = [opening for opening in form.openings(self.tools) if opening != marker]
+        starts = [HEAD, rf"\s*{THINK}", *[r"\n"] * is_after]  # what a reader goes by
         if not self._must_call:
             reply.append("TEXT" if answer is None else "answer")
-            text = f"TEXT: {text_without(marker, *openings, is_after=is_after)}"
+            text = f"TEXT: {text_without(marker, *openings, starts=starts)}"
             rules.append(text if answer is None else f"answer: {answer}")
         if self.tools:
             opening = either(marker, ids)
             if answer is None and not self._must_call:
-                rules += rules_until("lead", marker, ids, openings, is_after=is_after)
+                rules += rules_until("lead", marker, ids, openings, starts=starts)
                 opening = "lead"
+                reply.append("plain")
+                schemas = {name: self._arguments_schema(name) for name in self.tools}
+                rules += plain_rules("plain", schemas, may_be_many=self._may_be_many, is_after=is_after)
             reply.append(f"{opening} calls")
             # where an answer may be JSON too, only the marker tells a call from it
             if not form.needs_marker and (answer is None or self._must_call):

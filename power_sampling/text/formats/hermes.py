@@ -12,11 +12,11 @@ from collections.abc import Collection
 
 from power_sampling.text.calls import CALL, CALL_END, Call, broken_call, calls_of, decode_json
 from power_sampling.text.formats.base import ToolFormat
-from power_sampling.text.formats.lark import either
+from power_sampling.text.lark import either
 
 __all__ = ["Hermes"]
 
-_END = re.compile(rf"\s*(?:{CALL_END}|(?={CALL})|\Z)")  # a forgotten end tag does no harm
+_END = re.compile(rf"[\s>]*(?:{CALL_END[:-1]}\s*>*|(?={CALL})|</?[a-z_]*\Z|\Z)")  # half written or forgotten: no harm
 _LATER_END = re.compile(rf"{CALL_END}|(?={CALL})|\Z")
 
 
@@ -49,13 +49,13 @@ class Hermes(ToolFormat):
 
 def _block(text: str, body: int, names: Collection[str]) -> tuple[list[Call], int]:
     """The calls of one block whose inside begins at `body`, and where the block ends."""
-    error = "there is more after it"
+    fault = ValueError("there is more after it")
     try:
         value, end = decode_json(text, body)
         if closed := _END.match(text, end):
             return calls_of(value, text[body:end].strip(), names), closed.end()
-    except ValueError as reason:
-        error = str(reason)
+    except ValueError as error:
+        fault = error
     end = next((m.start() for m in _LATER_END.finditer(text, body)), len(text))
     raw = text[body:end].strip()
-    return [broken_call(raw, error)], end + len(CALL_END) * text.startswith(CALL_END, end)
+    return [broken_call(raw, fault)], end + len(CALL_END) * text.startswith(CALL_END, end)

@@ -13,8 +13,8 @@ from typing import Any
 
 from power_sampling.text.calls import ARGS, TOOL_CALLS
 from power_sampling.text.formats.base import ToolFormat
-from power_sampling.text.formats.lark import either, literal
 from power_sampling.text.formats.messages import Messages
+from power_sampling.text.lark import either, literal
 
 __all__ = ["Mistral", "MistralArgs"]
 

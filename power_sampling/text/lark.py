@@ -10,9 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-from power_sampling.text.reply import THINK
-
-__all__ = ["either", "literal", "rules_until", "text_without"]
+__all__ = ["either", "escaped", "literal", "rules_until", "text_without"]
 
 
 def literal(text: str) -> str:
@@ -25,31 +23,29 @@ def either(marker: str, ids: Mapping[str, int]) -> str:
     return f"(<[{ids[marker]}]> | {literal(marker)})" if marker in ids else literal(marker)
 
 
-def text_without(*texts: str, is_after: bool = False, up_to: str = "") -> str:
-    """A terminal: text, up to a marker, that holds none of the texts, for a reader would take them for what they are.
-
-    After reasoning it does not begin like what stands there. One negation does it all: llguidance gives up on several.
-    """
-    held = [f"(?s:.*){_escaped(text)}" for text in texts] + [r"\n", rf"\s*{_escaped(THINK)}"] * is_after
-    anything = f"/(?s:.*){_escaped(up_to)}/"
+def text_without(*texts: str, starts: Sequence[str] = (), up_to: str = "") -> str:
+    """A terminal: text, up to a marker, that holds none of the texts and begins with no match of `starts`, for a reader
+    would take them for what they are. One negation does it all: llguidance gives up on several."""
+    held = [*(f"(?s:.*){escaped(text)}" for text in texts), *starts]
+    anything = f"/(?s:.*){escaped(up_to)}/"
     return f"{anything} & ~/({'|'.join(held)})(?s:.*)/" if held else anything
 
 
 def rules_until(
-    name: str, marker: str, ids: Mapping[str, int], without: Sequence[str] = (), *, is_after: bool = False
+    name: str, marker: str, ids: Mapping[str, int], without: Sequence[str] = (), *, starts: Sequence[str] = ()
 ) -> list[str]:
     """Text up to the first marker, with it. Spelled out it is lazy: greedy text would run into the marker."""
     terminal = name.upper()
     rules = [
         f"{name}: {name}_spelled" + (f" | {terminal} <[{ids[marker]}]>" if marker in ids else ""),
         f"{name}_spelled[lazy]: {terminal}_SPELLED",
-        f"{terminal}_SPELLED: {text_without(*without, is_after=is_after, up_to=marker)}",
+        f"{terminal}_SPELLED: {text_without(*without, starts=starts, up_to=marker)}",
     ]
     if marker in ids:
-        rules.append(f"{terminal}: {text_without(marker, *without, is_after=is_after)}")
+        rules.append(f"{terminal}: {text_without(marker, *without, starts=starts)}")
     return rules
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Between slashes, every character for itself."""
     return re.sub(r"([^\w\s<>\"'=!%&,:;@`~-])", r"\\\1", text)
