@@ -10,11 +10,12 @@ from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
-from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.runnables import Runnable, RunnableLambda, RunnableMap, RunnablePassthrough
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel
 
-from langchain_power_sampling._tools import as_json_schema, as_tools
+from langchain_power_sampling._schemas import described, is_object, plain_type, traceable
+from langchain_power_sampling._tools import as_json_schema
 from power_sampling import ConfigurationError
 
 __all__ = ["Method", "Structured", "StructuredRunnable", "structured"]
@@ -40,7 +41,8 @@ class Structured(NamedTuple):
 
 
 def structured(schema: Any, method: str, strict: bool | None, unknown: Mapping[str, Any]) -> Structured:
-    """The options and the parser of a schema: a pydantic class (v1 or v2), a TypedDict, a JSON schema, an OpenAI tool.
+    """The options and the parser of a schema: a pydantic class (v1 or v2), a TypedDict, an Enum class, a type of
+    `typing`, a JSON schema, an OpenAI tool.
 
     Every method decodes under a grammar. `function_calling` forces a call of the one tool, `json_schema` an answer
     under the schema, `json_mode` any JSON object.
@@ -54,20 +56,49 @@ def structured(schema: Any, method: str, strict: bool | None, unknown: Mapping[s
         raise ConfigurationError(f"method: expected one of {', '.join(METHODS)}, got {method!r}.")
     if method == "json_mode" and strict:
         raise ConfigurationError("strict: json_mode has no schema to be strict about; use method='json_schema'.")
-    traced = {"ls_structured_output_format": {"kwargs": {"method": method}, "schema": schema}}
-    is_pydantic = isinstance(schema, type) and is_basemodel_subclass(schema)
+    traced = {"ls_structured_output_format": {"kwargs": {"method": method}, "schema": traceable(schema)}}
+    read = _reads(schema)
     if method == "function_calling":
-        tools = as_tools([schema], strict)
-        name = tools[0]["function"]["name"]
-        options = {"tools": tools, "tool_choice": name, "parallel_tool_calls": False}
-        parser: Runnable[Any, Any] = (
-            PydanticToolsParser(tools=[schema], first_tool_only=True)
-            if is_pydantic
-            else JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
+        tool, parser = _tool_of(schema, strict)
+        name = tool["function"]["name"]
+        options = {"tools": [tool], "tool_choice": name, "parallel_tool_calls": False}
+        return Structured({**options, **traced}, parser if read is None else parser | read)
+    if isinstance(schema, type) and is_basemodel_subclass(schema):
+        return Structured(
+            {"response_format": _response_format(schema, method, strict), **traced},
+            PydanticOutputParser(pydantic_object=schema),
         )
-        return Structured({**options, **traced}, parser)
-    parser = PydanticOutputParser(pydantic_object=schema) if is_pydantic else JsonOutputParser()
-    return Structured({"response_format": _response_format(schema, method, strict), **traced}, parser)
+    json_parser: Runnable[Any, Any] = JsonOutputParser()
+    return Structured(
+        {"response_format": _response_format(schema, method, strict), **traced},
+        json_parser if read is None else json_parser | read,
+    )
+
+
+def _reads(schema: Any) -> Runnable[Any, Any] | None:
+    """What makes a member of an Enum class, or a value of a type of `typing`, of plain JSON."""
+    adapter = plain_type(schema)
+    return None if adapter is None else RunnableLambda(lambda value: adapter.validate_python(value))
+
+
+def _tool_of(schema: Any, strict: bool | None) -> tuple[dict[str, Any], Runnable[Any, Any]]:
+    """A tool with the schema's arguments, and the parser of its calls. What is no object becomes the one argument
+    `value`."""
+    wanted = described(schema, strict)
+    if is_object(wanted.get("parameters") or {}):
+        if isinstance(schema, type) and is_basemodel_subclass(schema):
+            return {"type": "function", "function": wanted}, PydanticToolsParser(tools=[schema], first_tool_only=True)
+        parser: Runnable[Any, Any] = JsonOutputKeyToolsParser(key_name=wanted["name"], first_tool_only=True)
+        return {"type": "function", "function": wanted}, parser
+    inner = dict(wanted["parameters"])
+    lifted = {"$defs": inner.pop("$defs")} if "$defs" in inner else {}  # where references look for them
+    wrapped = {"type": "object", "properties": {"value": inner}, "required": ["value"], **lifted}
+    tool = {"type": "function", "function": {**wanted, "parameters": wrapped}}
+    parser = JsonOutputKeyToolsParser(key_name=wanted["name"], first_tool_only=True) | itemgetter("value")
+    if isinstance(schema, type) and issubclass(schema, BaseModel):  # a RootModel
+        root: Any = schema
+        return tool, parser | RunnableLambda(lambda value: root.model_validate(value))
+    return tool, parser
 
 
 def _response_format(schema: Any, method: str, strict: bool | None) -> dict[str, Any]:

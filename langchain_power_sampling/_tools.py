@@ -6,14 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 
+from langchain_power_sampling._schemas import described, is_object
 from power_sampling import ConfigurationError
 from power_sampling.integrations import normalize_tool_choice
 
 __all__ = ["ToolLike", "as_json_schema", "as_tools", "chosen", "is_strict", "shown", "wanted_schema", "without_nulls"]
 
-SCHEMA_WORDS = frozenset({"properties", "enum", "anyOf", "oneOf", "allOf", "items", "const", "$ref"})
+WANTED = (
+    "expected {'type': 'json_schema', 'json_schema': {'schema': ...}}, {'type': 'json_object'}, {'type': 'text'} or a "
+    "schema"
+)
 ToolLike: TypeAlias = dict[str, Any] | type | Callable[..., Any] | BaseTool
 
 
@@ -23,16 +26,23 @@ def as_tools(tools: Sequence[ToolLike], strict: bool | None = None) -> list[dict
 
 
 def _as_tool(tool: ToolLike, strict: bool | None) -> dict[str, Any]:
-    try:
-        converted = convert_to_openai_tool(tool, strict=strict)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ConfigurationError(f"tools: {tool!r:.80} cannot be described as a function: {error}") from error
-    if converted.get("type") != "function" or not isinstance(converted.get("function"), Mapping):
+    given = tool if isinstance(tool, Mapping) else {}
+    kind = given.get("type")
+    if isinstance(kind, str) and kind not in ("function", "object") and "input_schema" not in given:
         raise ConfigurationError(
-            f"tools: {converted.get('type')!r} is a tool that a provider runs; a local model calls functions only. "
-            "Give a function, a pydantic class, a BaseTool or a JSON schema."
+            f"tools: {kind!r} is a tool that a provider runs, or the schema of what is no object; a local model calls "
+            "functions only. Give a function, a pydantic class, a BaseTool or a JSON schema of an object."
         )
-    return converted
+    try:
+        function = described(tool, strict)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"tools: {error}") from error
+    if not is_object(function.get("parameters") or {}):
+        raise ConfigurationError(
+            f"tools: the arguments of {function['name']!r} are an object with a property for each, got "
+            f"{function['parameters']!r:.120}. A class without fields, such as an Enum, is no tool."
+        )
+    return {"type": "function", "function": function}
 
 
 def chosen(tool_choice: Any, tools: Sequence[Mapping[str, Any]]) -> str:
@@ -69,16 +79,16 @@ def wanted_schema(response_format: Any) -> dict[str, Any] | None:
 
 def as_json_schema(schema: Any, strict: bool | None = None) -> dict[str, Any]:
     """The JSON schema of a class, a function, a tool, or of itself."""
-    if isinstance(schema, Mapping) and not {"title", "name", "function"} & set(schema) and SCHEMA_WORDS & set(schema):
-        return dict(schema)  # LangChain takes those with a title only
+    function: dict[str, Any] = {}
     try:
-        converted: dict[str, Any] = convert_to_json_schema(schema, strict=strict or None)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ConfigurationError(
-            "response_format: expected {'type': 'json_schema', 'json_schema': {'schema': ...}}, "
-            f"{{'type': 'json_object'}}, {{'type': 'text'}} or a schema, got {schema!r:.120}: {error}"
-        ) from error
-    return converted
+        function = described(schema, strict or None)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"response_format: {WANTED}: {error}") from error
+    if "parameters" not in function:
+        raise ConfigurationError(f"response_format: {WANTED}, got {schema!r:.120}, which has no schema.")
+    named = {"title": function["name"]} if function["name"] != "answer" else {}
+    about = {"description": function["description"]} if "description" in function else {}
+    return {**named, **about, **function["parameters"]}
 
 
 def _inner_schema(response_format: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypedDict, cast
+import json
+from enum import Enum
+from typing import Annotated, Any, Literal, NotRequired, Required, TypedDict, cast
 
 import pydantic.v1
 import pytest
@@ -15,9 +17,13 @@ from langchain_core.messages import (
     ToolMessage,
 )
 from langchain_core.runnables import RunnableBinding
+from langchain_core.tools import tool
+from pydantic import BaseModel, Field
 
 from langchain_power_sampling import ChatPowerSampling
 from langchain_power_sampling._request import conversation_of
+from langchain_power_sampling._structured import structured
+from langchain_power_sampling._tools import as_tools, wanted_schema
 from power_sampling import (
     ConfigurationError,
 )
@@ -159,6 +165,107 @@ async def test_structured_output_is_always_valid(caller: ChatPowerSampling, sche
             assert isinstance(answer, schema)
         else:
             assert isinstance(cast("Any", answer)["good"], bool)
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Tree(BaseModel):
+    """A tree."""
+
+    good: bool
+    branches: list[Tree] = Field(default=[], max_length=1)
+
+
+class Loose(TypedDict, total=False):
+    """May lack anything but the mark."""
+
+    marks: Required[Literal[7]]
+    words: Annotated[list[Literal["a"]], ..., "some words"]
+    verdict: TypedVerdict | None
+
+
+class Tight(TypedDict):
+    words: NotRequired[list[Literal["a"]]]
+
+
+OTHER_SCHEMAS: list[tuple[Any, dict[str, Any]]] = [  # a schema, and what JSON schema it stands for
+    ({"title": "N", "type": "array", "items": {"enum": [1]}, "maxItems": 2}, {"type": "array"}),
+    ({"title": "M", "type": "object", "additionalProperties": {"enum": [1]}}, {"type": "object"}),
+    ({"name": "V", "strict": True, "schema": VERDICT_SCHEMA}, VERDICT_SCHEMA),
+    ({"type": "json_schema", "json_schema": {"name": "V", "schema": VERDICT_SCHEMA}}, VERDICT_SCHEMA),
+    ({"title": "E", "enum": [1, 2]}, {"enum": [1, 2]}),
+    ({"name": "E", "enum": [1, 2]}, {"enum": [1, 2]}),
+    ({"title": "U", "anyOf": [{"enum": ["a"]}, {"type": "null"}]}, {"anyOf": [{"enum": ["a"]}, {"type": "null"}]}),
+    ({"title": "C", "const": 4}, {"const": 4}),
+    (Colour, {"enum": ["red", "blue"]}),
+    (Literal["a", "b"], {"enum": ["a", "b"]}),
+    (list[Colour], {"items": {"$ref": "#/$defs/Colour"}}),
+    (Tree, {"required": ["good"]}),
+    (Loose, {"required": ["marks"]}),
+    (Tight, {"type": "object"}),
+]
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+@pytest.mark.parametrize(("schema", "wanted"), OTHER_SCHEMAS, ids=str)
+def test_no_schema_is_lost_on_its_way(caller: ChatPowerSampling, schema: Any, wanted: Any, method: Any) -> None:
+    options = structured(schema, method, None, {}).options
+    if method == "json_schema":
+        found = wanted_schema(options["response_format"])
+    else:
+        parameters = options["tools"][0]["function"]["parameters"]
+        found = parameters["properties"].get("value", parameters) if "properties" in parameters else parameters
+    assert found is not None
+    ours = {key: value for key, value in wanted.items() if key not in ("title", "description")}
+    assert {key: found.get(key) for key in ours} == ours
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+@pytest.mark.parametrize(
+    "schema",
+    [Colour, list[Colour], Tree, Loose, {"title": "N", "type": "array", "items": {"enum": [1]}, "maxItems": 2}],
+)
+def test_answers_of_every_schema_are_of_its_kind(caller: ChatPowerSampling, schema: Any, method: Any) -> None:
+    model = caller.with_structured_output(schema, method=method)
+    answer: Any = model.invoke("a")
+    if schema is Colour:
+        assert isinstance(answer, Colour)
+    elif schema is Tree:
+        assert isinstance(answer, Tree)
+    elif schema is Loose:
+        assert answer["marks"] == 7
+    else:
+        assert set(answer) <= {Colour.RED, Colour.BLUE, 1}
+
+
+def test_a_recursive_class_keeps_its_recursion_as_a_tool() -> None:
+    def plant(tree: Tree) -> str:
+        """Plant a tree."""
+        return str(tree)
+
+    for kind in (Tree, plant, tool(plant)):
+        function = as_tools([kind])[0]["function"]
+        assert function["parameters"]["$defs"]["Tree"]["properties"]["branches"]["items"] == {"$ref": "#/$defs/Tree"}
+        assert set(function["parameters"]["properties"]) == ({"good", "branches"} if kind is Tree else {"tree"})
+        assert "title" not in json.dumps(function)
+    assert "$defs" not in as_tools([Verdict])[0]["function"]["parameters"]
+
+
+@pytest.mark.parametrize(
+    "bad", [{}, {"name": "x"}, {"title": "x"}, {"title": 3, "type": "array"}, {"type": "magic"}, 7, int]
+)
+def test_what_is_no_schema_is_refused(caller: ChatPowerSampling, bad: Any) -> None:
+    with pytest.raises(ConfigurationError, match="response_format: expected"):
+        caller.with_structured_output(bad)
+
+
+@pytest.mark.parametrize("bad", [Colour, {"title": "N", "type": "array", "items": {}}, {"title": "E", "enum": [1]}, 7])
+def test_what_has_no_arguments_is_no_tool(caller: ChatPowerSampling, bad: Any) -> None:
+    with pytest.raises(ConfigurationError, match="tools: "):
+        caller.bind_tools([bad])
 
 
 @pytest.mark.parametrize("strict", [None, False, True])

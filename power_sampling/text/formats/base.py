@@ -206,4 +206,5 @@ class Turn:
         """Any object, unless arguments have to obey the tool's schema. Where that declares none, there are none."""
         if not (self.conversation.strict or self._must_call):
             return {"type": "object"}
-        return self.tools[name].get("parameters") or {"type": "object", "properties": {}}
+        parameters = self.tools[name].get("parameters") or {"properties": {}}
+        return parameters if "$ref" in parameters else {"type": "object", **parameters}
