@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from langchain_core.messages import (
@@ -17,6 +17,7 @@ from langchain_core.messages import (
     SystemMessage,
     ToolCall,
     ToolMessage,
+    get_buffer_string,
 )
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import ToolCallChunk, invalid_tool_call, tool_call, tool_call_chunk
@@ -24,9 +25,9 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 from langchain_core.utils.json import parse_partial_json
 
 from power_sampling import Chunk, Completion, InputError, Progress, Reply
-from power_sampling.integrations import openai_call, reply_of
+from power_sampling.integrations import call_fault, openai_call, reply_of
 
-__all__ = ["ChunkWriter", "engine_messages", "generation_of"]
+__all__ = ["ChunkWriter", "as_text", "engine_messages", "generation_of"]
 
 ROLES = {"human": "user", "ai": "assistant"}  # of a ChatMessage, whose role is free
 TEXT_BLOCKS = ("text", "text-plain", "input_text", "output_text")
@@ -38,13 +39,32 @@ PROGRESS_STEP = 0.05
 # ------------------------------------------------------------ to the engine
 
 
-def engine_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
-    """Roles `system`, `user`, `assistant`, `tool` with plain text, calls and results, as chat templates read them."""
+def engine_messages(messages: Sequence[BaseMessage], names: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Roles `system`, `user`, `assistant`, `tool` with plain text, calls and results, as chat templates read them.
+
+    What answers a call that was none says what was wrong with it: agents tell the model no more than that it was
+    malformed or truncated, and it writes the same again. `names` are the tools.
+    """
     converted: list[dict[str, Any]] = []
+    faults: dict[str, str] = {}
     for message in messages:
+        if isinstance(message, AIMessage):
+            faults |= {str(c["id"]): call_fault(c["args"] or "", names) for c in message.invalid_tool_calls}
         converted.extend(_converted(message))
+    for new in converted:
+        fault = faults.get(new.get("tool_call_id", "")) if new["role"] == "tool" else None
+        if fault and fault not in new["content"]:
+            new["content"] = f"{new['content']} {fault}".strip()
     _name_results(converted)
     return converted
+
+
+def as_text(messages: Sequence[BaseMessage]) -> str:
+    """Messages as a text, for a model that has no chat template or is not to use it: LangChain's own form of that, up
+    to where the assistant speaks."""
+    engine_messages(messages)  # refuses images before anybody drops them
+    speaks = not messages or not isinstance(messages[-1], AIMessage)  # its last message is continued
+    return get_buffer_string(messages) + "\nAI:" * speaks
 
 
 def _converted(message: BaseMessage) -> Iterator[dict[str, Any]]:
@@ -164,23 +184,25 @@ class ChunkWriter:
     """The pieces of one stream as LangChain's chunks.
 
     Merging chunks concatenates strings and adds numbers up, so usage and metadata stand on the last one alone. Progress
-    is a list of one, since lists merge by appending.
+    is an attribute of its chunk, which merging leaves behind: what a graph keeps is the message alone.
     """
 
-    def __init__(self, metadata: Callable[[Completion], dict[str, Any]]) -> None:
+    def __init__(self, metadata: Callable[[Completion], dict[str, Any]], *, is_text: bool = False) -> None:
         self._metadata = metadata
+        self._is_text = is_text  # the prompt was no conversation, so there is nothing to take apart
         self._shown = 0.0  # the share of the work that text or progress has told of
 
     def chunks(self, piece: Chunk) -> Iterator[ChatGenerationChunk]:
         """What is to be told of a piece: its text, its progress where there is none, and at the end the facts."""
-        if piece.content or piece.reasoning:
-            yield _chunk(content=piece.content, additional_kwargs=_thoughts(piece.reasoning))
+        content = piece.text if self._is_text else piece.content
+        if content or piece.reasoning:
+            yield _chunk(content=content, additional_kwargs=_thoughts(piece.reasoning))
         if piece.progress is not None:
             share = piece.progress.done / max(1, piece.progress.total)
-            if not (piece.content or piece.reasoning or piece.completion) and share >= self._shown + PROGRESS_STEP:
-                yield _chunk(content="", response_metadata={"power_sampling_progress": [_progress(piece.progress)]})
+            if not (content or piece.reasoning or piece.completion) and share >= self._shown + PROGRESS_STEP:
+                yield _chunk(content="", power_sampling_progress=_progress(piece.progress))
                 self._shown = share
-            elif piece.content or piece.reasoning:
+            elif content or piece.reasoning:
                 self._shown = share
         if piece.completion is not None:
             yield from self._end(piece.completion)

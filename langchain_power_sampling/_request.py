@@ -9,12 +9,12 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatResult
 
 from langchain_power_sampling._base import generation_info, token_usage
-from langchain_power_sampling._messages import engine_messages, generation_of
+from langchain_power_sampling._messages import as_text, engine_messages, generation_of
 from langchain_power_sampling._tools import as_tools, chosen, is_strict, shown
-from power_sampling import Completion, Conversation, PowerSampler
+from power_sampling import Completion, Conversation, InputError, PowerSampler
 from power_sampling.integrations import PROVIDER
 
-__all__ = ["CONVERSATION_OPTIONS", "USAGE", "Request", "conversation_of"]
+__all__ = ["CONVERSATION_OPTIONS", "USAGE", "Request", "conversation_of", "prompt_of"]
 
 CONVERSATION_OPTIONS = ("tools", "tool_choice", "strict", "parallel_tool_calls")  # of a call, beside its settings
 USAGE = ("prompt_tokens", "completion_tokens", "total_tokens")
@@ -24,7 +24,7 @@ class Request(NamedTuple):
     """The runtime under the settings of the call, what the model is to see, and how many answers are wanted."""
 
     sampler: PowerSampler
-    conversation: Conversation
+    prompt: Conversation | str
     n: int
 
     def metadata(self, completion: Completion) -> dict[str, Any]:
@@ -48,12 +48,25 @@ class Request(NamedTuple):
         )
 
 
+def prompt_of(messages: Sequence[BaseMessage], options: Mapping[str, Any], *, as_is: bool) -> Conversation | str:
+    """What the model is to see: a conversation, or, where no chat template is to be used, a text."""
+    conversation = conversation_of(messages, options)
+    if not as_is:
+        return conversation
+    if conversation.tools and conversation.tool_choice != "none":
+        raise InputError(
+            "Tools are shown through the chat template, and use_chat_template=False uses none. Leave it out, or leave "
+            "the tools out."
+        )
+    return as_text(messages)
+
+
 def conversation_of(messages: Sequence[BaseMessage], options: Mapping[str, Any]) -> Conversation:
     """Messages and tools in the engine's form; `options` are CONVERSATION_OPTIONS, each optional."""
     strict = options.get("strict")
     tools = as_tools(options.get("tools") or (), strict)
     return Conversation(
-        messages=engine_messages(messages),
+        messages=engine_messages(messages, [tool["function"]["name"] for tool in tools]),
         tools=[shown(tool) for tool in tools],
         tool_choice=chosen(options.get("tool_choice"), tools),
         parallel_tool_calls=options.get("parallel_tool_calls"),

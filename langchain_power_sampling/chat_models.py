@@ -22,7 +22,7 @@ from langchain_power_sampling._configurable import ConfigurableAlternatives, Con
 from langchain_power_sampling._errors import langchain_errors
 from langchain_power_sampling._fields import ChatFields, LoadedChatFields
 from langchain_power_sampling._messages import ChunkWriter
-from langchain_power_sampling._request import CONVERSATION_OPTIONS, USAGE, Request, conversation_of
+from langchain_power_sampling._request import CONVERSATION_OPTIONS, USAGE, Request, prompt_of
 from langchain_power_sampling._structured import Method, StructuredRunnable, structured
 from langchain_power_sampling._tools import ToolLike, as_tools, chosen, wanted_schema, without_nulls
 from power_sampling.integrations import CONSTRAINTS
@@ -88,7 +88,7 @@ class ChatPowerSampling(BasePowerSampling[AIMessage], BaseChatModel):
         ```
         Only settled text is streamed. Plain sampling settles every token, sequential Monte Carlo the prefix that its
         particles share, Metropolis-Hastings everything at the end; meanwhile, chunks without text tell of the progress
-        in `response_metadata["power_sampling_progress"]`.
+        in an attribute, `chunk.power_sampling_progress`, which the merged message has not.
 
     Async:
         ```python
@@ -197,6 +197,8 @@ class ChatPowerSampling(BasePowerSampling[AIMessage], BaseChatModel):
         return "power-sampling-chat"
 
     def _resolve_model_profile(self) -> ModelProfile | None:
+        sampler = self._current_handle().sampler
+        is_chat = self.use_chat_template is not False and sampler.known_chat_template is not False
         profile: dict[str, Any] = _ResolvedProfile(
             name=self.model,
             open_weights=True,
@@ -205,14 +207,15 @@ class ChatPowerSampling(BasePowerSampling[AIMessage], BaseChatModel):
             image_inputs=False,
             audio_inputs=False,
             video_inputs=False,
-            tool_calling=True,
-            tool_choice=True,
+            tool_calling=is_chat,
+            tool_choice=is_chat,
             tool_call_streaming=False,
-            structured_output=True,
+            structured_output=is_chat or self.use_chat_template is False,
             temperature=True,
         )
-        if window := self._current_handle().sampler.known_context_window:
-            profile["max_input_tokens"] = window
+        if window := sampler.known_context_window:
+            profile["max_input_tokens"] = max(0, window - self.max_new_tokens)
+            profile["max_output_tokens"] = self.max_new_tokens
         return profile  # type: ignore[return-value]  # a subclass of dict says who made it; a TypedDict has none
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
@@ -235,7 +238,8 @@ class ChatPowerSampling(BasePowerSampling[AIMessage], BaseChatModel):
         if self.custom_get_token_ids is not None:
             return super().get_num_tokens_from_messages(messages, tools)
         with langchain_errors():
-            return len(self._sampler.encode(conversation_of(messages, {"tools": tools})))
+            prompt = prompt_of(messages, {"tools": tools}, as_is=self.use_chat_template is False)
+            return len(self._sampler.encode(prompt))
 
     # ------------------------------------------------------------ one reply
 
@@ -248,7 +252,7 @@ class ChatPowerSampling(BasePowerSampling[AIMessage], BaseChatModel):
     ) -> ChatResult:
         with langchain_errors():
             request = self._request(messages, stop, kwargs)
-            return request.result(request.sampler.generate([request.conversation], n=request.n))
+            return request.result(request.sampler.generate([request.prompt], n=request.n))
 
     async def _agenerate(
         self,
@@ -259,7 +263,7 @@ class ChatPowerSampling(BasePowerSampling[AIMessage], BaseChatModel):
     ) -> ChatResult:
         with langchain_errors():
             request = await asyncio.to_thread(self._request, messages, stop, kwargs)
-            return request.result(await request.sampler.agenerate([request.conversation], n=request.n))
+            return request.result(await request.sampler.agenerate([request.prompt], n=request.n))
 
     # ------------------------------------------------------------ a stream
 
@@ -273,8 +277,8 @@ class ChatPowerSampling(BasePowerSampling[AIMessage], BaseChatModel):
         with langchain_errors():
             request = self._request(messages, stop, kwargs)
             refuse_several(request.n)
-            writer = ChunkWriter(request.metadata)
-            with closing(request.sampler.stream(request.conversation)) as pieces:
+            writer = ChunkWriter(request.metadata, is_text=isinstance(request.prompt, str))
+            with closing(request.sampler.stream(request.prompt)) as pieces:
                 for piece in pieces:
                     for chunk in writer.chunks(piece):
                         if run_manager:  # only some ways here bring one; on the others LangChain tells callbacks itself
@@ -291,8 +295,8 @@ class ChatPowerSampling(BasePowerSampling[AIMessage], BaseChatModel):
         with langchain_errors():
             request = await asyncio.to_thread(self._request, messages, stop, kwargs)
             refuse_several(request.n)
-            writer = ChunkWriter(request.metadata)
-            async with aclosing(request.sampler.astream(request.conversation)) as pieces:
+            writer = ChunkWriter(request.metadata, is_text=isinstance(request.prompt, str))
+            async with aclosing(request.sampler.astream(request.prompt)) as pieces:
                 async for piece in pieces:
                     for chunk in writer.chunks(piece):
                         if run_manager:
@@ -302,7 +306,7 @@ class ChatPowerSampling(BasePowerSampling[AIMessage], BaseChatModel):
     def _request(self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]) -> Request:
         """What a call asks for. Loads nothing."""
         model = self._under(stop, kwargs)
-        return Request(model._sampler, conversation_of(messages, kwargs), model.n)
+        return Request(model._sampler, prompt_of(messages, kwargs, as_is=model.use_chat_template is False), model.n)
 
     def _settings(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """A call's `response_format` takes the place of every constraint."""

@@ -95,6 +95,11 @@ class ConfiguredModel:
         """`context_window`, where it can be told without loading the model."""
         return self._model.known_context_window()
 
+    @property
+    def known_chat_template(self) -> bool | None:
+        """Whether the tokenizer has a chat template, where it can be told without loading the model; else None."""
+        return self._model.known_chat_template()
+
     def encode(self, prompt: Prompt) -> Tokens:
         """The tokens the model would be given."""
         return encoded(prompt, self._model.load().codec)

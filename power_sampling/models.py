@@ -69,12 +69,37 @@ class Model:
         """The context window, where the model is loaded or lies in a local folder. Loads nothing."""
         if self._loaded is not None:
             return self._loaded.engine.context_window
-        file = Path(self.config.model).expanduser() / "config.json"
-        if not file.is_file():
-            return None
-        fields = json.loads(file.read_text(encoding="utf-8"))
-        window = fields.get("text_config", fields).get("max_position_embeddings")
+        fields = _fields_of(self.config.model, "config.json")
+        inner = fields.get("text_config", fields)
+        window = inner.get("max_position_embeddings") if isinstance(inner, dict) else None
         return window if isinstance(window, int) else None
+
+    def known_chat_template(self) -> bool | None:
+        """Whether there is a chat template, where the model is loaded or its tokenizer lies in a local folder; None: it
+        cannot be told. Loads nothing."""
+        if self._loaded is not None:
+            return self._loaded.codec.has_chat_template
+        folder = self.config.tokenizer or self.config.model
+        if not (fields := _fields_of(folder, "tokenizer_config.json")):
+            return None
+        beside = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
+        return bool(fields.get("chat_template")) or any((_folder(folder) / name).exists() for name in beside)
+
+
+def _folder(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # of a user whom nobody knows
+        return Path(name)
+
+
+def _fields_of(folder: str, name: str) -> dict[str, Any]:
+    """What a JSON file in a local folder says; nothing where there is none, or none that can be read."""
+    try:
+        fields = json.loads((_folder(folder) / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # loading says what is wrong with it
+        return {}
+    return fields if isinstance(fields, dict) else {}
 
 
 def _on_a_passing_thread(load: Callable[[], Loaded]) -> Loaded:

@@ -2,7 +2,7 @@
 
     settings     AdapterConfig, resolve_settings, settings_around_loaded, resolve_max_tokens_alias, refuse_unknown,
                  check_count; the types of keyword arguments GenerationFields, LoadedFields, ConfigFields
-    prompts      normalize_tool_choice, openai_call, OverflowPolicy, fit_context
+    prompts      normalize_tool_choice, openai_call, call_fault, OverflowPolicy, fit_context
     completions  completion_facts, token_logprobs, reply_of
 
 Both adapters of this project import from `power_sampling` and from here only. These names are as stable as those.
@@ -19,7 +19,7 @@ from power_sampling.integrations.settings import (
     resolve_settings,
     settings_around_loaded,
 )
-from power_sampling.integrations.tools import normalize_tool_choice, openai_call
+from power_sampling.integrations.tools import call_fault, normalize_tool_choice, openai_call
 from power_sampling.runtime import check_count
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "GenerationFields",
     "LoadedFields",
     "OverflowPolicy",
+    "call_fault",
     "check_count",
     "completion_facts",
     "fit_context",

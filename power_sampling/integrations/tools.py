@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from power_sampling.errors import ConfigurationError
+from power_sampling.text.calls import fault_of
 
-__all__ = ["normalize_tool_choice", "openai_call"]
+__all__ = ["call_fault", "normalize_tool_choice", "openai_call"]
 
 
 def normalize_tool_choice(choice: Any, names: Sequence[str], *, required: bool = False) -> str:
@@ -37,3 +38,9 @@ def openai_call(identity: str | None, name: str | None, arguments: Any) -> dict[
     """A past tool call in OpenAI's form, as a message of a Conversation carries it."""
     function = {"name": name or "", "arguments": {} if arguments is None else arguments}
     return {"id": identity or "", "type": "function", "function": function}
+
+
+def call_fault(text: str, names: Collection[str]) -> str:
+    """What was wrong with a call that was none, from the text the model wrote, for the model to read. `names` are the
+    tools. Frameworks keep the text and lose the error."""
+    return fault_of(text, names)

@@ -26,6 +26,7 @@ __all__ = [
     "call_of",
     "calls_of",
     "decode_json",
+    "fault_of",
     "looks_like_a_call",
     "row_of_calls",
     "starts_like_a_call",
@@ -132,6 +133,21 @@ def broken_call(raw: str, error: ValueError, name: str | None = None) -> Invalid
     name = name or name_in(raw)
     whose = f"The call of {name!r}" if name else "The call"
     return _invalid(name, raw, f"{whose} is {cut_or_broken(raw, error)}")
+
+
+def fault_of(text: str, names: Collection[str]) -> str:
+    """What is wrong with a text that was meant for a call, or for its arguments alone; nothing, where nothing is."""
+    try:
+        value, end = decode_json(text)
+    except ValueError as error:
+        return broken_call(text, error).error
+    if text[end:].strip():
+        return broken_call(text, ValueError("there is more after it")).error
+    if isinstance(value, str):  # a text that somebody has quoted, to keep it as it is
+        return fault_of(value, names)
+    if isinstance(value, Mapping) and not {"name", "arguments", "parameters"} & {*value}:
+        return ""
+    return "".join(call.error for call in calls_of(value, text, names) if isinstance(call, InvalidToolCall))
 
 
 def _invalid(name: str | None, raw: str, error: str) -> InvalidToolCall:

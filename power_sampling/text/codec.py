@@ -81,8 +81,8 @@ class Codec:
             raise EmptyPromptError("The conversation has no message; give at least one.")
         if not self.has_chat_template:
             raise ChatTemplateError(
-                "The tokenizer has no chat template: this is a base model. Send a plain prompt (`complete`), or use an "
-                "instruction-tuned model."
+                "The tokenizer has no chat template: this is a base model. Send a plain text (`complete`, or "
+                "PowerSamplingLLM of either adapter), set use_chat_template=False, or use an instruction-tuned model."
             )
         shaped = roles.accepted([dict(message) for message in messages], self.accepted_roles)
         chat = self._chat(template_arguments.get("tools"))

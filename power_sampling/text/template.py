@@ -59,9 +59,9 @@ class ChatTemplate:
         return self._continued(self._plain, messages, {**self._variables, **arguments})
 
     def _continued(self, template: Any, messages: Messages, arguments: Mapping[str, Any]) -> str:
-        """A last message of the assistant's is left open, for the model to go on with."""
+        """A last message of the assistant's is left open, for the model to go on with; one that calls tools is over."""
         chat = [_with_thoughts(message) for message in messages]
-        is_continued = chat[-1].get("role") == "assistant"
+        is_continued = chat[-1].get("role") == "assistant" and not chat[-1].get("tool_calls")
         if is_continued:
             chat[-1]["content"] += f"{END} "
         values = {"tools": None, "documents": None, **arguments}

@@ -183,13 +183,13 @@ def test_profile(chat: ChatPowerSampling, tmp_path: Path, loads: list[str]) -> N
     assert (profile["tool_calling"], profile["structured_output"], profile["image_inputs"]) == (True, True, False)
     assert "max_input_tokens" not in profile
     (tmp_path / "config.json").write_text('{"max_position_embeddings": 77}')
-    local = ChatPowerSampling(model=str(tmp_path))
+    local = ChatPowerSampling(model=str(tmp_path), max_new_tokens=7)
     assert local.profile is not None
-    assert local.profile["max_input_tokens"] == 77
+    assert (local.profile["max_input_tokens"], local.profile["max_output_tokens"]) == (70, 7)
     assert loads == []
     switchable = chat.configurable_fields(model=ConfigurableField(id="model"))
     rebuilt: Any = cast("Any", switchable).prepare({"configurable": {"model": str(tmp_path)}})[0]
-    assert rebuilt.profile["max_input_tokens"] == 77
+    assert rebuilt.profile["max_input_tokens"] == 77 - 6
     own = ChatPowerSampling(profile={"tool_calling": False}).configurable_fields(model=ConfigurableField(id="model"))
     assert cast("Any", own).prepare({"configurable": {"model": "x"}})[0].profile == {"tool_calling": False}
 
