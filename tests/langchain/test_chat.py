@@ -262,9 +262,7 @@ def test_progress_reaches_callbacks_while_the_text_settles(chat: ChatPowerSampli
     assert all(set(one) == {"done", "total", "stats"} for one in told)
     shares = [one["done"] / one["total"] for one in told]
     assert shares == sorted(shares)
-    assert not [
-        name for name in (*whole.response_metadata, *vars(whole)) if "progress" in name
-    ]
+    assert not [name for name in (*whole.response_metadata, *vars(whole)) if "progress" in name]
     assert essence(whole) == essence(chat.invoke("a", **options))
 
 
