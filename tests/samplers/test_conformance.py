@@ -31,6 +31,23 @@ def test_it_keeps_the_contract_of_a_sampler(name: str) -> None:
     check_sampler(BY_NAME[name]())
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"name": "metropolis_hastings", "num_proposals": 3, "num_steps": 3, "block_size": 2},
+        {"name": "metropolis_hastings", "cut": "entropy", "proposal_temperature": 0.9, "num_steps": 3},
+        {"name": "parallel_tempering", "num_proposals": 2, "num_rungs": 3, "num_steps": 2, "num_tuning_steps": 1},
+        {"name": "sequential_monte_carlo", "num_runs": 3, "num_particles": 3, "block_size": 2, "ramp_tokens": 3},
+        {"name": "particle_gibbs", "num_particles": 3, "num_steps": 2, "block_size": 1, "ess_threshold": 1},
+        {"name": "lookahead", "num_candidates": 3, "num_rollouts": 2, "block_size": 2},
+        {"name": "rejection", "num_parallel": 3},
+    ],
+    ids=lambda options: str(options["name"]),
+)
+def test_it_keeps_it_with_other_options(options: dict[str, Any]) -> None:
+    check_sampler(GenerationConfig(sampler=options).sampler, num_runs=4, num_draws=150)
+
+
 @EVERY
 def test_one_many_batched_streamed_and_awaited_are_the_same(model: PowerSampler, name: str) -> None:
     one = model.complete("hello", sampler=name)
