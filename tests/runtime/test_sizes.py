@@ -30,7 +30,7 @@ def model() -> PowerSampler:
 
 
 @pytest.mark.parametrize(("sampler", "name"), COUNTS)
-@pytest.mark.parametrize("count", [10**10, 10**18, 10**40])
+@pytest.mark.parametrize("count", [10**10, 10**40])
 def test_a_count_without_bound_is_refused(sampler: str, name: str, count: int) -> None:
     with pytest.raises(ConfigurationError, match=rf"{name}: .* less than or equal to \d+"):
         GenerationConfig.parse({"sampler": {"name": sampler, name: count}})
@@ -91,9 +91,11 @@ def test_settings_that_are_no_numbers_are_refused(name: str, value: float) -> No
         GenerationConfig.parse({name: value})
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("sampler", ["ancestral", "metropolis_hastings", "parallel_tempering"])
-def test_the_smallest_temperature_answers_with_numbers(dtype: str, sampler: str) -> None:
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "sampler", ["ancestral", {"name": "parallel_tempering", "num_rungs": 2, "num_steps": 1}], ids=["plain", "ladder"]
+)
+def test_the_smallest_temperature_answers_with_numbers(dtype: str, sampler: Any) -> None:
     """Such a law has one completion, the greedy one."""
     import torch
 

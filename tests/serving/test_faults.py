@@ -42,7 +42,9 @@ MOVES = GenerationConfig(sampler={"name": "metropolis_hastings", "num_steps": 5}
 LONG = GenerationConfig(sampler="ancestral", max_new_tokens=100_000)
 MODEL = tiny_model(vocab_size=VOCAB, layers=1)
 TABLE = lambda: TableLM(VOCAB, seed=2)  # noqa: E731
-ERRORS = pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), Panic("panicked")], ids=repr)
+ERRORS = pytest.mark.parametrize(
+    "error", [ValueError("no"), Panic("panicked"), pytest.param(SystemExit(3), marks=pytest.mark.slow)], ids=repr
+)
 
 
 def engines(rules: Any) -> list[Callable[[], LanguageModel]]:

@@ -119,9 +119,10 @@ def measured() -> dict[str, int]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_two_thousand_mixed_requests_leave_nothing() -> None:
     """Threads, descriptors, keys and values are back to their base; memory is flat after the first 500."""
-    lm = TorchLM(tiny_model(vocab_size=VOCAB), rules=bad_rules(VOCAB, Panic("no")), prompt_memory=2**20)
+    lm = TorchLM(tiny_model(vocab_size=VOCAB, layers=1), rules=bad_rules(VOCAB, Panic("no")), prompt_memory=2**20)
     worker = Worker(lm)
     run(worker, range(64))
     rest(worker)
@@ -140,10 +141,11 @@ def test_two_thousand_mixed_requests_leave_nothing() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_whole_runtime_stays_flat() -> None:
     """Texts, streams, constraints, stop strings and batches through `PowerSampler`, prompts ever new."""
     sampler = PowerSampler.from_model(
-        tiny_model(), tiny_tokenizer(), max_new_tokens=8, prompt_memory=2**22, kv_memory=2**24, alpha=1.5
+        tiny_model(layers=1), tiny_tokenizer(), max_new_tokens=8, prompt_memory=2**22, kv_memory=2**24, alpha=1.5
     )
     resident = []
     for i in range(500):
