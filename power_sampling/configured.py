@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any, Self, Unpack
 
 from power_sampling.config import Config, GenerationConfig, ModelConfig
+from power_sampling.errors import InputError, shortened
 from power_sampling.fields import ConfigFields, GenerationFields, LoadedFields, PretrainedFields
-from power_sampling.models import Model, get_model, model_from_objects
+from power_sampling.models import Model, check_loaded, get_model, model_from_objects
 from power_sampling.prepared import Prompt, encoded
 from power_sampling.sources import load_config, loaded_config
+from power_sampling.text.validation import checked_text
 from power_sampling.types import Tokens
 
 __all__ = ["ConfiguredModel"]
@@ -49,6 +51,7 @@ class ConfiguredModel:
         own: anything that satisfies `power_sampling.engines.protocol.LanguageModel`. The environment counts, except
         for what it says about loading.
         """
+        check_loaded(model, tokenizer)
         name = getattr(getattr(model, "config", None), "name_or_path", "") or type(model).__name__
         config = loaded_config(name, fields)
         handle = model_from_objects(model, tokenizer, config.model_part())
@@ -106,6 +109,9 @@ class ConfiguredModel:
 
     def token_ids(self, text: str) -> list[int]:
         """The tokens of a text alone, nothing added."""
+        if not isinstance(text, str):
+            raise InputError(f"expected a text, got {shortened(text)}.")
+        checked_text(text)
         return list(self._model.load().codec.encode(text, add_special_tokens=False)) if text else []
 
     def _overridden(self, overrides: Mapping[str, Any]) -> GenerationConfig:

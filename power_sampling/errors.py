@@ -25,8 +25,9 @@ None of them is a ValueError or a TypeError: frameworks swallow those while gene
 
 from __future__ import annotations
 
+import reprlib
 import traceback
-from typing import TypeVar
+from typing import Any, TypeVar
 
 __all__ = [
     "ChatTemplateError",
@@ -49,8 +50,21 @@ __all__ = [
     "RequestTimeoutError",
     "UnsupportedModelError",
     "caused",
+    "shortened",
     "without_frames",
 ]
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+def shortened(value: Any, most: int = 160) -> str:
+    """What came, as an error quotes it: `repr`, of at most so many letters whatever came."""
+    try:
+        text = _SHORT.repr(value)
+    except Exception:  # noqa: BLE001 - `repr` may do anything, and whole numbers of 5,000 digits have none
+        text = f"a value of type {type(value).__name__}"
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 class PowerSamplingError(Exception):

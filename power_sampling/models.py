@@ -21,9 +21,7 @@ from pydantic_core import PydanticSerializationError
 
 from power_sampling.config import ModelConfig
 from power_sampling.engines.options import TorchFields
-from power_sampling.errors import (
-    ConfigurationError,
-)
+from power_sampling.errors import ConfigurationError, shortened
 
 if TYPE_CHECKING:
     from power_sampling.engines.protocol import LanguageModel
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
     from power_sampling.text.codec import Codec
     from power_sampling.text.rules import Rules
 
-__all__ = ["Model", "get_model", "model_from_objects"]
+__all__ = ["Model", "check_loaded", "get_model", "model_from_objects"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +188,18 @@ def model_from_objects(model: Any, tokenizer: Any, config: ModelConfig) -> Model
         known.add(handle)
         _collect_garbage_if_due()
         return handle
+
+
+def check_loaded(model: Any, tokenizer: Any) -> None:
+    """Raises ConfigurationError for objects that are no model and no tokenizer."""
+    from power_sampling.engines.protocol import LanguageModel
+
+    if not isinstance(model, LanguageModel) and not (callable(model) and hasattr(model, "config")):
+        raise ConfigurationError(
+            f"model: expected a causal language model of transformers, or a LanguageModel, got {shortened(model)}."
+        )
+    if not all(hasattr(tokenizer, name) for name in ("get_vocab", "decode", "eos_token_id", "added_tokens_decoder")):
+        raise ConfigurationError(f"tokenizer: expected a tokenizer of transformers, got {shortened(tokenizer)}.")
 
 
 def load_pretrained(config: ModelConfig) -> tuple[Any, Any]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from power_sampling.config import CONSTRAINTS, GenerationConfig
 from power_sampling.engines.protocol import Capabilities
-from power_sampling.errors import ConfigurationError, ContextOverflowError, InputError
+from power_sampling.errors import ConfigurationError, ContextOverflowError, EmptyPromptError, InputError, shortened
 from power_sampling.models import Loaded
 from power_sampling.samplers import NumpyRng, sampler_for
 from power_sampling.serving.worker import Request, Update
@@ -18,9 +18,18 @@ from power_sampling.text.formats import Turn
 from power_sampling.text.grammar import answer_rule
 from power_sampling.text.reply import ReplyReader
 from power_sampling.text.stop import StopStrings, TextStream
+from power_sampling.text.validation import checked_text
 from power_sampling.types import Conversation, Message, Termination, Tokens
 
-__all__ = ["PreparedPrompt", "Prompt", "encoded", "prepare"]
+__all__ = [
+    "PreparedPrompt",
+    "Prompt",
+    "encoded",
+    "listed",
+    "listed_conversations",
+    "listed_texts",
+    "prepare",
+]
 
 Prompt: TypeAlias = str | Sequence[Message] | Conversation
 
@@ -100,20 +109,59 @@ def encoded(prompt: Prompt, codec: Codec) -> Tokens:
     return _encoded(prompt, codec)[0]
 
 
+def listed(prompts: Any) -> list[Prompt]:
+    """Several prompts. Raises InputError for a single one, and for what is no list."""
+    if isinstance(prompts, (str, bytes, Mapping)) or not isinstance(prompts, Sequence):
+        raise InputError(
+            f"prompts: expected a list of prompts, got {shortened(prompts)}; put a single one into a list."
+        )
+    return list(prompts)
+
+
+def listed_texts(prompts: Any) -> list[str]:
+    """Always a batch."""
+    if isinstance(prompts, str):
+        return [prompts]
+    given = prompts if isinstance(prompts, Sequence) and not isinstance(prompts, (bytes, Mapping)) else [prompts]
+    if wrong := [prompt for prompt in given if not isinstance(prompt, str)]:
+        raise InputError(
+            f"complete: expected a text or a list of texts, got {shortened(wrong[0])}. Messages are for `chat`, and "
+            "both in one list for `generate`."
+        )
+    return list(given)
+
+
+def listed_conversations(conversations: Any) -> tuple[list[Prompt], bool]:
+    """Always a batch, and whether it was a single conversation."""
+    if isinstance(conversations, Conversation):
+        return [conversations], True
+    if isinstance(conversations, Mapping) or not isinstance(conversations, Sequence) or isinstance(conversations, str):
+        raise InputError(
+            f'chat: expected a list of messages, as in [{{"role": "user", "content": "Hi"}}], got '
+            f"{shortened(conversations)}. A text that is to be completed as it stands is for `complete`."
+        )
+    if not conversations:
+        raise EmptyPromptError("The conversation has no message; give at least one.")
+    if all(isinstance(message, Mapping) for message in conversations):
+        return [conversations], True
+    for one in conversations:
+        if isinstance(one, (str, Mapping)) or not isinstance(one, (Sequence, Conversation)):
+            raise InputError(
+                f"chat: expected a list of messages, or a list of such lists, got {shortened(one)} inside. Texts that "
+                "are to be completed as they stand are for `complete`."
+            )
+    return list(conversations), False
+
+
 def _encoded(prompt: Prompt, codec: Codec) -> tuple[Tokens, Turn | None]:
     """Messages go through the chat template, with their tools as the model knows them; a text stands as it is."""
     if isinstance(prompt, str):
-        return codec.encode(prompt), None
-    turn = codec.tool_format.turn(_conversation(prompt))
+        return codec.encode(checked_text(prompt)), None
+    turn = codec.tool_format.turn(prompt)
+    if not turn.conversation.messages:
+        raise EmptyPromptError("The conversation has no message; give at least one.")
     messages, arguments = turn.prepare(own)
     return codec.encode_chat(messages, **arguments), turn
-
-
-def _conversation(prompt: Sequence[Message] | Conversation) -> Conversation:
-    messages = prompt.messages if isinstance(prompt, Conversation) else prompt
-    if isinstance(messages, Sequence) and all(isinstance(message, Mapping) for message in messages):
-        return prompt if isinstance(prompt, Conversation) else Conversation(messages=messages)
-    raise InputError(f"A prompt is a text or a list of messages, got {type(prompt).__name__}: {prompt!r:.80}.")
 
 
 def _check_capabilities(config: GenerationConfig, termination: Termination, can: Capabilities) -> None:

@@ -11,12 +11,12 @@ import secrets
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
-from typing import Any, Unpack, cast, overload
+from typing import Any, Unpack, overload
 
 from power_sampling.configured import ConfiguredModel
-from power_sampling.errors import ConfigurationError, EmptyPromptError, RequestCancelledError
+from power_sampling.errors import ConfigurationError, RequestCancelledError, shortened
 from power_sampling.fields import GenerationFields
-from power_sampling.prepared import Prompt, prepare
+from power_sampling.prepared import Prompt, listed, listed_conversations, listed_texts, prepare
 from power_sampling.progress import ProgressBar
 from power_sampling.reading import StreamReader, Submitted, completion_of
 from power_sampling.serving.job import Update, too_late
@@ -77,7 +77,7 @@ class PowerSampler(ConfiguredModel):
         **overrides: Unpack[GenerationFields],
     ) -> Completion | list[Completion]:
         """Complete one text, or several as one batch. With `n`, a list of `n` completions per text, as `generate`."""
-        batch = [prompts] if isinstance(prompts, str) else prompts
+        batch = listed_texts(prompts)
         completions = self.generate(batch, n=1 if n is None else n, show_progress=show_progress, **overrides)
         return completions[0] if isinstance(prompts, str) and n is None else completions
 
@@ -118,7 +118,7 @@ class PowerSampler(ConfiguredModel):
     ) -> Completion | list[Completion]:
         """The assistant's next turn in one conversation, or in several as one batch. With `n`, a list of `n` turns per
         conversation, as `generate`."""
-        batch, is_single = _conversations(conversations)
+        batch, is_single = listed_conversations(conversations)
         completions = self.generate(batch, n=1 if n is None else n, show_progress=show_progress, **overrides)
         return completions[0] if is_single and n is None else completions
 
@@ -135,6 +135,7 @@ class PowerSampler(ConfiguredModel):
 
         The first error stops the other requests of the call and is raised.
         """
+        prompts = listed(prompts)
         with ProgressBar(len(prompts) * check_count(n, len(prompts)), is_shown=show_progress) as bar:
             submitted = self._submit(prompts, n, overrides, _listeners(bar) if show_progress else None)
             try:
@@ -189,7 +190,7 @@ class PowerSampler(ConfiguredModel):
         **overrides: Unpack[GenerationFields],
     ) -> Completion | list[Completion]:
         """`complete`, without blocking the event loop; cancelling the task stops the work."""
-        batch = [prompts] if isinstance(prompts, str) else prompts
+        batch = listed_texts(prompts)
         completions = await self.agenerate(batch, n=1 if n is None else n, show_progress=show_progress, **overrides)
         return completions[0] if isinstance(prompts, str) and n is None else completions
 
@@ -229,7 +230,7 @@ class PowerSampler(ConfiguredModel):
         **overrides: Unpack[GenerationFields],
     ) -> Completion | list[Completion]:
         """`chat`, without blocking the event loop; cancelling the task stops the work."""
-        batch, is_single = _conversations(conversations)
+        batch, is_single = listed_conversations(conversations)
         completions = await self.agenerate(batch, n=1 if n is None else n, show_progress=show_progress, **overrides)
         return completions[0] if is_single and n is None else completions
 
@@ -242,6 +243,7 @@ class PowerSampler(ConfiguredModel):
         **overrides: Unpack[GenerationFields],
     ) -> list[Completion]:
         """`generate`, without blocking the event loop; cancelling the task stops the work."""
+        prompts = listed(prompts)
         with ProgressBar(len(prompts) * check_count(n, len(prompts)), is_shown=show_progress) as bar:
             submitted = await self._asubmit(prompts, n, overrides, _listeners(bar) if show_progress else None)
             try:
@@ -315,8 +317,10 @@ class PowerSampler(ConfiguredModel):
 
 def check_count(n: Any, num_prompts: int = 1) -> int:
     """`n`, where it is a number of completions of each of so many prompts. Raises ConfigurationError."""
-    if not isinstance(n, int) or n < 1:
-        raise ConfigurationError(f"n: expected a whole number of completions per prompt, at least 1, got {n!r:.80}.")
+    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+        raise ConfigurationError(
+            f"n: expected a whole number of completions per prompt, at least 1, got {shortened(n)}."
+        )
     if n * num_prompts > MOST_REQUESTS:
         way_out = f"lower n to {MOST_REQUESTS // num_prompts}" if num_prompts <= MOST_REQUESTS else "make several calls"
         raise ConfigurationError(
@@ -336,17 +340,6 @@ def _wanted(
         if timeout is not None and time.monotonic() - started >= timeout:
             raise too_late(timeout)
         yield prompt
-
-
-def _conversations(
-    conversations: Sequence[Message] | Sequence[Sequence[Message]],
-) -> tuple[Sequence[Sequence[Message]], bool]:
-    """Always a batch, and whether it was a single conversation."""
-    if not conversations:
-        raise EmptyPromptError("The conversation has no message; give at least one.")
-    if isinstance(conversations[0], Mapping):
-        return [cast("Sequence[Message]", conversations)], True
-    return cast("Sequence[Sequence[Message]]", conversations), False
 
 
 def _listeners(bar: ProgressBar) -> Listeners:

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from power_sampling.errors import EmptyPromptError
 from power_sampling.runtime import PowerSampler
+from power_sampling.text.validation import checked_conversation
 from power_sampling.types import Conversation
 
 __all__ = ["OverflowPolicy", "fit_context"]
@@ -30,6 +31,8 @@ def fit_context(
     window = None if policy == "error" else sampler.context_window
     if window is None:
         return sampler, prompt
+    if not isinstance(prompt, str):
+        prompt = checked_conversation(prompt)
     horizon = sampler.generation.max_new_tokens
     if policy == "shrink_output":
         room = window - len(sampler.encode(prompt))

@@ -9,13 +9,12 @@ from typing import Any
 
 from power_sampling.text.control import ControlTokens, Marks
 from power_sampling.text.formats.messages import OWN_TEXTS
+from power_sampling.text.roles import ROLES
 from power_sampling.text.template import ChatTemplate
 from power_sampling.text.tokenizer import MarkedEncoder, encoder_of
 from power_sampling.types import Tokens
 
-__all__ = ["ROLES", "ChatEncoder"]
-
-ROLES = ("system", "user", "assistant", "tool")
+__all__ = ["ChatEncoder"]
 
 _TRIALS = (
     ("user",),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
 
-from power_sampling.errors import ChatTemplateError, EmptyPromptError
+from power_sampling.errors import ChatTemplateError, EmptyPromptError, InputError
 from power_sampling.text import roles
 from power_sampling.text.chat import ChatEncoder
 from power_sampling.text.control import ControlTokens
@@ -84,8 +84,9 @@ class Codec:
                 "The tokenizer has no chat template: this is a base model. Send a plain text (`complete`, or "
                 "PowerSamplingLLM of either adapter), set use_chat_template=False, or use an instruction-tuned model."
             )
-        shaped = roles.accepted([dict(message) for message in messages], self.accepted_roles)
         chat = self._chat(template_arguments.get("tools"))
+        known = [{**message, "role": self._known_role(message["role"])} for message in messages]
+        shaped = roles.accepted(known, self.accepted_roles)
         try:
             return chat.ids(chat.render(shaped, **template_arguments))
         except Exception as error:  # jinja and the template's own raise_exception have no common type
@@ -96,13 +97,21 @@ class Codec:
     def accepted_roles(self) -> roles.Roles:
         """What the chat template accepts, tried out once."""
 
-        def render(messages: list[dict[str, Any]]) -> str | None:
-            try:
-                return self._chat().render(messages)
-            except Exception:  # noqa: BLE001 - refusing is what is tried out, and refusals have no common type
-                return None
+        return roles.roles_of(self._tried)
 
-        return roles.roles_of(render)
+    def _tried(self, messages: list[dict[str, Any]]) -> str | None:
+        """What the template makes of messages; None where it refuses."""
+        try:
+            return self._chat().template.render_plain(messages)
+        except Exception:  # noqa: BLE001 - refusing is what is tried out, and refusals have no common type
+            return None
+
+    def _known_role(self, role: str) -> str:
+        words = self._chat().template.words
+        known = roles.known_role(role, words, self._tried)
+        if known is None or (known in self._control.words and known not in {*roles.ROLES, *words}):
+            raise InputError(f"The chat template has no role {role!r}: use one of {', '.join(roles.ROLES)}.")
+        return known
 
     def _chat(self, tools: Any = None) -> ChatEncoder:
         """The encoder of conversations; some tokenizers have a template of its own for those with tools."""

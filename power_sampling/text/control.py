@@ -22,6 +22,7 @@ END = "\U0010fffb"
 """Stands where the message ends that is to be continued."""
 RESERVED = re.compile("[\U00108000-\U0010fffd]")
 """The characters that are kept for marks."""
+_BUILT = re.compile(r"(\W+)(\w+)(\W+)")
 _OWN_TEXT = re.compile(f"{_OWN}([^{_OWN_END}]*){_OWN_END}")
 
 
@@ -39,6 +40,8 @@ class ControlTokens:
     def __init__(self, added: Mapping[int, Any]) -> None:
         self.tokens: dict[str, int] = {str(token): i for i, token in added.items() if not _is_word(token)}
         self.ids = frozenset(self.tokens.values())
+        self.words = frozenset(built[2] for token in self.tokens if (built := _BUILT.fullmatch(token)))
+        """What stands inside of tokens that a template may put together around a word."""
         self._beginnings = re.compile("[" + "".join(re.escape(token[0]) for token in self.tokens) + "]")
         self._lengths = sorted({len(token) for token in self.tokens}, reverse=True)
 
@@ -83,7 +86,7 @@ class Marks:
         tokens = [token for token in control.tokens if token in whole]
         begin, end = set[str](), set[str]()
         for token in control.tokens.keys() - set(tokens):
-            built = re.fullmatch(r"(\W+)(\w+)(\W+)", token)
+            built = _BUILT.fullmatch(token)
             if built is None or built[2] not in words:
                 continue
             if any(text.endswith(built[1]) for text in texts) and any(text.startswith(built[3]) for text in texts):

@@ -178,3 +178,22 @@ def test_what_a_template_has_no_role_for_moves_into_one_it_has() -> None:
 def test_what_a_template_accepts_is_left_alone() -> None:
     talk = [("system", "x"), ("user", "a"), ("user", "b"), ("system", "y")]
     assert rendered(CHAT_TEMPLATE, *talk) == "".join(f"<|{r}|>{t}<|end|>" for r, t in talk) + "<|assistant|>"
+
+
+THINKING = (  # as Qwen3's: reasoning of earlier turns is left out, wherever it stands
+    "{% for m in messages %}{% set content = m.content %}{% if m.role == 'assistant' and '</think>' in content %}"
+    "{% set content = content.split('</think>')[-1].lstrip('\\n') %}{% endif %}<|{{ m.role }}|>{{ content }}<|end|>"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def test_reasoning_in_tags_is_the_templates_to_leave_out() -> None:
+    talk = (("user", "a"), ("assistant", "<think>\nhm\n</think>\n\nb"), ("user", "<think>c</think>d"))
+    tokenizer = tiny_tokenizer(chat_template=THINKING)
+    tokenizer.add_tokens(["<think>", "</think>"])
+    codec = Codec(tokenizer)
+    tokens = codec.encode_chat([{"role": role, "content": text} for role, text in talk])
+    expected = "<|user|>a<|end|><|assistant|>b<|end|><|user|><think>c</think>d<|end|><|assistant|>"
+    assert codec.decode(tokens, keep_control_tokens=True) == expected
+    kept = Codec(tiny_tokenizer())  # a template that prints what it is given
+    assert "hm" in kept.decode(kept.encode_chat([{"role": role, "content": text} for role, text in talk]))

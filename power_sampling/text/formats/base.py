@@ -7,9 +7,9 @@ read. The grammar admits and the reader understands what that class says.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from power_sampling.text.calls import Call, row_of_calls
 from power_sampling.text.formats import messages as shared
@@ -19,7 +19,8 @@ from power_sampling.text.grammar import json_rule
 from power_sampling.text.lark import either, literal, rules_until, text_without
 from power_sampling.text.plain import HEAD, plain_rules
 from power_sampling.text.reply import THINK, THINK_END, ParseResponse, ReplyReader, TemplateReader
-from power_sampling.types import Conversation
+from power_sampling.text.validation import ChatMessage, checked_conversation
+from power_sampling.types import Conversation, Message
 
 __all__ = ["ToolFormat", "Turn"]
 
@@ -79,9 +80,10 @@ class ToolFormat(ABC):
 
     # ------------------------------------------------------------ what all do with it
 
-    def turn(self, conversation: Conversation) -> Turn:
-        """The assistant's next turn in a conversation. Its tools are checked here, once."""
-        return Turn(self, conversation, offered_tools(conversation))
+    def turn(self, conversation: Conversation | Sequence[Message]) -> Turn:
+        """The assistant's next turn in a conversation, or after these messages. All of it is checked here, once."""
+        checked = checked_conversation(conversation)
+        return Turn(self, checked, offered_tools(checked))
 
     def prepare(self, conversation: Conversation) -> tuple[Messages, dict[str, Any]]:
         return self.turn(conversation).prepare()
@@ -106,7 +108,7 @@ class Turn:
         """Messages as this model's chat template wants them, and further arguments of the template. `own` is applied to
         what is written here and is no user's text."""
         form = self.format
-        messages = form.shaped(shared.cleaned(self.conversation.messages))
+        messages = form.shaped(shared.cleaned(cast("Sequence[ChatMessage]", self.conversation.messages)))
         if not form.shows_calls:
             messages = shared.with_written_calls(messages, own)
         if not form.shows_results:

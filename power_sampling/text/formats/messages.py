@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from power_sampling.text.calls import CALL, CALL_END
-from power_sampling.types import Message
+from power_sampling.text.validation import ChatMessage
 
 __all__ = [
     "OWN_TEXTS",
@@ -46,42 +46,21 @@ OWN_TEXTS = (CALL, CALL_END, RESULT, RESULT_END)
 Own: TypeAlias = Callable[[str], str]
 """Tells one of `OWN_TEXTS` from the same letters written by a user, for whoever makes tokens of them."""
 
-_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content")
 
-
-def cleaned(messages: Sequence[Message]) -> Messages:
-    """Only what templates know: text as text, arguments as mappings, results with the name of their function."""
+def cleaned(messages: Sequence[ChatMessage]) -> Messages:
+    """Only what templates know; results with the name of their function."""
     names: dict[str, str] = {}
-    result = []
+    result: Messages = []
     for message in messages:
-        new = {key: message[key] for key in _KEYS if message.get(key) not in (None, [], ())}
-        new.setdefault("content", "")
-        if "tool_calls" in new:
-            new["tool_calls"] = [_cleaned_call(call) for call in new["tool_calls"]]
-            names.update({call["id"]: call["function"]["name"] for call in new["tool_calls"]})
-        if new.get("role") == "tool":
+        new: dict[str, Any] = {key: value for key, value in message.items() if key != "status"}
+        names.update({call["id"]: call["function"]["name"] for call in message.get("tool_calls", ())})
+        if message["role"] == "tool":
             name = new.get("name") or names.get(new.get("tool_call_id", ""))
             new |= {"name": name} if name else {}
             if message.get("status") == "error":
                 new["content"] = f"Error: {new['content']}"
         result.append(new)
     return result
-
-
-def _cleaned_call(call: Mapping[str, Any]) -> dict[str, Any]:
-    function = call.get("function", call)
-    arguments = function.get("arguments", {})
-    if isinstance(arguments, str):
-        try:
-            parsed = json.loads(arguments or "{}")
-        except ValueError:
-            parsed = None  # the model wrote it, so the model may see it as it is
-        arguments = parsed if isinstance(parsed, dict) else arguments
-    return {
-        "id": str(call.get("id") or ""),
-        "type": "function",
-        "function": {"name": str(function.get("name")), "arguments": arguments},
-    }
 
 
 def functions(tools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
