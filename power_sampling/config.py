@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from power_sampling.engines.options import EngineOptions, TorchFields, TorchOptions
-from power_sampling.errors import ConfigurationError
+from power_sampling.errors import ConfigurationError, shortened
 from power_sampling.samplers import (
     Ancestral,
     BestOfN,
@@ -58,7 +58,7 @@ def _as_tuple(value: Any) -> Any:
 
 def _as_choices(value: Any) -> Any:
     if isinstance(value, (str, Mapping)) or (isinstance(value, Collection) and not all(value)):
-        raise ConfigurationError(f"choices: expected a list of texts, none of them empty, got {value!r}.")
+        raise ConfigurationError(f"choices: expected a list of texts, none of them empty, got {shortened(value)}.")
     if isinstance(value, Collection) and not value:
         raise ConfigurationError("choices: an empty list admits no completion; leave it out, or give at least one.")
     return value
@@ -177,7 +177,9 @@ class ModelConfig(TorchFields):
         for name in TorchFields.model_fields:
             flat, own, default = getattr(self, name), options[name], getattr(defaults, name)
             if flat != default and own not in (default, flat):
-                raise ConfigurationError(f"{name} stands in engine ({own!r}) and beside it ({flat!r}); give it once.")
+                raise ConfigurationError(
+                    f"{name} stands in engine ({shortened(own)}) and beside it ({shortened(flat)}); give it once."
+                )
             options[name] = own if flat == default else flat
         return self.engine if options == dict(self.engine) else type(self.engine).parse(options)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, Unpack
 
 from power_sampling.config import Config, GenerationConfig, ModelConfig
-from power_sampling.errors import InputError, shortened
+from power_sampling.errors import ConfigurationError, InputError, shortened
 from power_sampling.fields import ConfigFields, GenerationFields, LoadedFields, PretrainedFields
 from power_sampling.models import Model, check_loaded, get_model, model_from_objects
 from power_sampling.prepared import Prompt, encoded
@@ -64,6 +65,28 @@ class ConfiguredModel:
     def with_generation(self, generation: GenerationConfig) -> Self:
         """The same model under exactly these generation settings. Nothing is loaded."""
         return type(self)(self._model, generation, use_chat_template=self._use_chat_template)
+
+    # ------------------------------------------------------------ copies and pickles
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A copy on the same weights."""
+        return self.with_generation(copy.deepcopy(self.generation, memo))
+
+    def __copy__(self) -> Self:
+        return self.with_generation(self.generation)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The settings alone: another process loads the weights anew, this one finds them."""
+        if self._model.is_handed_over:
+            raise ConfigurationError(
+                f"{self.model_name!r} was handed over as a loaded model (from_model), and weights are never pickled. "
+                "Build the sampler from a hub id or a folder, or call from_model in the other process."
+            )
+        return {"model": self._model.config, "generation": self.generation, "template": self._use_chat_template}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        model, generation = get_model(state["model"]), state["generation"]
+        ConfiguredModel.__init__(self, model, generation, use_chat_template=state["template"])
 
     # ------------------------------------------------------------ what the model is
 

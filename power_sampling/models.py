@@ -50,6 +50,8 @@ class Model:
         self.config = config
         self._lock = threading.Lock()
         self._loaded = loaded
+        self.is_handed_over = loaded is not None
+        """The weights were loaded by the caller, so that no settings describe them."""
         if loaded is not None:
             weakref.finalize(self, loaded.worker.close, wait=False)
 

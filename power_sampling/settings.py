@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from power_sampling.errors import ConfigurationError
+from power_sampling.errors import ConfigurationError, shortened
 
-__all__ = ["Settings", "describe", "hint"]
+__all__ = ["Settings", "check_bounds", "describe", "hint"]
+
+
+MOST_VALUES = 400_000
+MOST_NESTED = 100
+"""What one setting may hold: schemas are large, but no schema is endless."""
+MOST_BITS = 1024
+MOST_FAULTS = 8
+"""Faults that one message lists."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def hint(unknown: str, known: Sequence[str]) -> str:
     """What an error adds about an unknown name: the closest known one, or all of them."""
-    close = difflib.get_close_matches(unknown, known, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(unknown[:80], known, n=1, cutoff=0.6)
     return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(sorted(known))}."
 
 
@@ -30,10 +41,11 @@ class Settings(BaseModel):
     @classmethod
     def _refuse_unknown_fields(cls, values: Any) -> Any:
         if isinstance(values, Mapping):
-            for name in values:
+            for name, value in values.items():
                 if name not in cls.model_fields:
-                    known = list(cls.model_fields)
-                    raise ConfigurationError(f"{cls.__name__} has no field {name!r}.{hint(str(name), known)}")
+                    quoted, known = shortened(name), list(cls.model_fields)
+                    raise ConfigurationError(f"{cls.__name__} has no field {quoted}.{hint(quoted, known)}")
+                check_bounds(value, name)
         return values
 
     @classmethod
@@ -47,8 +59,32 @@ class Settings(BaseModel):
 
 def describe(error: ValidationError) -> str:
     """A pydantic error in the project's words: field, what came, what was expected."""
+    found = error.errors(include_url=False)
     faults = [
-        f"{'.'.join(str(part) for part in fault['loc']) or 'value'}: {fault['msg']}, got {fault['input']!r}"
-        for fault in error.errors()
+        f"{'.'.join(str(part)[:80] for part in fault['loc']) or 'value'}: {fault['msg'][:400]}, got "
+        f"{shortened(fault['input'])}"
+        for fault in found[:MOST_FAULTS]
     ]
-    return "; ".join(faults) + "."
+    more = len(found) - len(faults)
+    return "; ".join([*faults, *([f"and {more} faults more"] if more else [])]) + "."
+
+
+def check_bounds(value: Any, name: str) -> None:
+    """Raises ConfigurationError for a setting without end, one too large to be handled, and one that holds what is no
+    character."""
+    count, rest = 0, [(value, 0)]
+    while rest:
+        one, depth = rest.pop()
+        count += 1
+        if depth > MOST_NESTED:
+            raise ConfigurationError(f"{name}: nested deeper than {MOST_NESTED} levels, or in itself.")
+        if count > MOST_VALUES:
+            raise ConfigurationError(f"{name}: more than {MOST_VALUES} values, each counted as often as it is meant.")
+        if isinstance(one, str) and _SURROGATE.search(one):
+            raise ConfigurationError(f"{name}: holds half of a surrogate pair, which is no character.")
+        if isinstance(one, int) and one.bit_length() > MOST_BITS:
+            raise ConfigurationError(f"{name}: a whole number of {one.bit_length()} bits is out of every range.")
+        if isinstance(one, Mapping):
+            rest += [(item, depth + 1) for pair in one.items() for item in pair]
+        elif isinstance(one, (list, tuple, set, frozenset)):
+            rest += [(item, depth + 1) for item in one]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Unpack
 
 from power_sampling.cache import CACHE_VARIABLE
 from power_sampling.config import Config, GenerationConfig, ModelConfig
-from power_sampling.errors import ConfigurationError
+from power_sampling.errors import ConfigurationError, shortened
 from power_sampling.fields import ConfigFields
+from power_sampling.files import read_file, yaml_value
 from power_sampling.settings import hint
 
 __all__ = ["environment", "load_config", "loaded_config"]
@@ -26,7 +26,14 @@ def load_config(source: str | Path | Mapping[str, Any] | None = None, **override
     and other structured fields may be YAML (`POWER_SAMPLING_SAMPLER='{name: metropolis_hastings, num_steps: 4}'`).
     Raises ConfigurationError for an unreadable file, an unknown field or variable, or a bad value.
     """
-    values = dict(source) if isinstance(source, Mapping) else {} if source is None else _read(Path(source))
+    if isinstance(source, Mapping):
+        values = dict(source)
+    elif isinstance(source, (str, os.PathLike)):
+        values = read_file(Path(source))
+    elif source is None:
+        values = {}
+    else:
+        raise ConfigurationError(f"Settings come from the path of a file or a mapping, got {shortened(source)}.")
     return Config.parse({**values, **environment(), **overrides})
 
 
@@ -53,32 +60,5 @@ def environment() -> dict[str, Any]:
                 raise ConfigurationError(
                     f"The environment variable {variable} names no field.{hint(name, list(Config.model_fields))}"
                 )
-            values[name] = _yaml(text, variable)
+            values[name] = yaml_value(text, variable)
     return values
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if path.suffix not in (".yaml", ".yml", ".toml"):
-        raise ConfigurationError(f"A configuration file ends in .yaml, .yml or .toml, got {str(path)!r}.")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(f"Cannot read the configuration file {str(path)!r}: {error.strerror}.") from error
-    try:
-        values = tomllib.loads(text) if path.suffix == ".toml" else _yaml(text, str(path))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{str(path)!r} is not TOML: {error}.") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigurationError(f"{str(path)!r} must hold a mapping of fields, got {type(values).__name__}.")
-    return values
-
-
-def _yaml(text: str, where: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{where} is not YAML: {error}.") from error

@@ -22,6 +22,7 @@ RANK = {
     "errors": 0,
     "cache": 0,
     "settings": 1,
+    "files": 1,
     "text": 1,
     "engines.options": 2,
     "samplers": 2,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from power_sampling.errors import ConfigurationError
+from power_sampling.errors import ConfigurationError, shortened
 from power_sampling.settings import Settings, hint
 
 __all__ = ["ENGINES", "EngineOptions", "TorchFields", "TorchOptions"]
@@ -82,8 +82,8 @@ def _by_name(value: Any) -> Any:
     if isinstance(values, Mapping):
         name = values.get("name")
         if not isinstance(name, str) or name not in ENGINES:
-            got = "no name" if name is None else f"no engine {name!r:.80}"
-            raise ConfigurationError(f"engine: there is {got}.{hint(str(name), list(ENGINES))}")
+            got = "no name" if name is None else f"no engine {shortened(name)}"
+            raise ConfigurationError(f"engine: there is {got}.{hint(shortened(name), list(ENGINES))}")
     return values
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeAlias, Union
 
 from pydantic import BeforeValidator, Discriminator
 
-from power_sampling.errors import ConfigurationError
+from power_sampling.errors import ConfigurationError, shortened
 from power_sampling.samplers.ancestral import Ancestral, LowTemperature, constrained_ancestral
 from power_sampling.samplers.base import IsOutOfTime, Sampler, SamplerOptions
 from power_sampling.samplers.best_of_n import BestOfN
@@ -65,9 +65,9 @@ def _by_name(value: Any) -> Any:
     values = {"name": value} if isinstance(value, str) else value
     if isinstance(values, Mapping):
         name = values.get("name")
-        if name not in BY_NAME:
-            what = "no name" if name is None else f"no sampler {name!r}"
-            raise ConfigurationError(f"sampler: there is {what}.{hint(str(name), list(BY_NAME))}")
+        if not isinstance(name, str) or name not in BY_NAME:
+            what = "no name" if name is None else f"no sampler {shortened(name)}"
+            raise ConfigurationError(f"sampler: there is {what}.{hint(shortened(name), list(BY_NAME))}")
     return values
 
 

@@ -264,7 +264,7 @@ def holds(sampler: PowerSampler, prompt: Any) -> None:
 FUZZ = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None, "derandomize": True}
 
 
-@settings(max_examples=150, **FUZZ)
+@settings(max_examples=100, **FUZZ)
 @given(PROMPT)
 def test_anything_is_a_prompt_or_a_typed_error(sampler: PowerSampler, prompt: Any) -> None:
     holds(sampler, prompt)
@@ -277,7 +277,7 @@ def test_anything_is_a_prompt_or_a_typed_error_many_times(sampler: PowerSampler,
     holds(sampler, prompt)
 
 
-@settings(max_examples=40, **FUZZ)
+@settings(max_examples=25, **FUZZ)
 @given(st.sampled_from(["complete", "chat", "generate"]), JSON | st.lists(PROMPT, max_size=2))
 def test_anything_is_answered_or_refused(sampler: PowerSampler, call: str, prompts: Any) -> None:
     try:
