@@ -25,7 +25,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 from langchain_core.utils.json import parse_partial_json
 
 from power_sampling import Chunk, Completion, InputError, Progress, Reply
-from power_sampling.integrations import call_fault, openai_call, reply_of
+from power_sampling.integrations import call_fault, openai_call, reply_of, shortened
 
 __all__ = ["ChunkWriter", "as_text", "engine_messages", "generation_of"]
 
@@ -82,7 +82,7 @@ def _converted(message: BaseMessage) -> Iterator[dict[str, Any]]:
         case ChatMessage():
             yield _plain(ROLES.get(message.role, message.role), message)
         case _:
-            raise InputError(f"A message of type {message.type!r} has no place in a prompt: {message!r:.80}.")
+            raise InputError(f"A message of type {message.type!r} has no place in a prompt: {shortened(message)}.")
 
 
 def _plain(role: str, message: BaseMessage) -> dict[str, Any]:
@@ -155,12 +155,20 @@ def _text_of_block(block: Any) -> str:
         if block.get("type") == "refusal":
             return str(block.get("refusal", ""))
         if "type" not in block:
-            return json.dumps(block, ensure_ascii=False)  # what a tool returned
+            return _written(block)
     kind = block.get("type") if isinstance(block, Mapping) else type(block).__name__
     raise InputError(
         f"The model reads text only; a message holds a block of type {kind!r}. Describe it in words, or use a model "
         "that takes such input."
     )
+
+
+def _written(value: Mapping[Any, Any]) -> str:
+    """What a tool returned."""
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"What a tool returned is no JSON ({error}): {shortened(value)}.") from error
 
 
 # ------------------------------------------------------------ from the engine

@@ -16,9 +16,10 @@ from llama_index.core.base.llms.types import (
     ThinkingBlock,
     ToolCallBlock,
 )
+from pydantic import BaseModel
 
 from power_sampling import InputError
-from power_sampling.integrations import openai_call
+from power_sampling.integrations import openai_call, shortened
 
 __all__ = ["EngineMessages", "calls_of", "engine_messages"]
 
@@ -55,12 +56,13 @@ def _converted(message: ChatMessage, shown: Mapping[str, str]) -> dict[str, Any]
     if role == "tool":
         for key in ("tool_call_id", "name"):
             if value := message.additional_kwargs.get(key):
-                converted[key] = shown.get(value, value)
+                converted[key] = shown.get(value, value) if isinstance(value, str) else value  # refused at the door
     return converted
 
 
 def _named(function: Mapping[str, Any], shown: Mapping[str, str]) -> dict[str, Any]:
-    return {**function, "name": shown.get(function["name"], function["name"])}
+    name = function["name"]
+    return {**function, "name": shown.get(name, name) if isinstance(name, str) else name}
 
 
 def _texts(blocks: Sequence[Any]) -> Iterator[str]:
@@ -88,7 +90,10 @@ def calls_of(message: ChatMessage) -> list[dict[str, Any]]:
         openai_call(b.tool_call_id, b.tool_name, b.tool_kwargs) for b in message.blocks if isinstance(b, ToolCallBlock)
     ]
     seen = {_identity(call) for call in found}
-    for given in message.additional_kwargs.get("tool_calls") or ():
+    more = message.additional_kwargs.get("tool_calls") or ()
+    if not isinstance(more, (list, tuple)):
+        raise InputError(f"tool_calls must be a list, got {shortened(more)}.")
+    for given in more:
         call = _of_any_form(given)
         if _identity(call) not in seen:
             found.append(call)
@@ -97,8 +102,10 @@ def calls_of(message: ChatMessage) -> list[dict[str, Any]]:
 
 def _of_any_form(given: Any) -> dict[str, Any]:
     """A call as integrations keep it: OpenAI's objects or dictionaries, Ollama's, or core's ToolSelection."""
-    value = given if isinstance(given, Mapping) else given.model_dump()
-    function = value.get("function", value)
+    value = given.model_dump() if isinstance(given, BaseModel) else given
+    function = value.get("function", value) if isinstance(value, Mapping) else None
+    if not isinstance(value, Mapping) or not isinstance(function, Mapping):
+        raise InputError(f"A call of a tool has a function with a name and arguments, got {shortened(given)}.")
     arguments: Any = next((function[key] for key in ("arguments", "tool_kwargs") if key in function), {})
     return openai_call(
         value.get("id") or value.get("tool_id"), function.get("name") or function.get("tool_name"), arguments

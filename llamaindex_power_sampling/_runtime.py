@@ -14,7 +14,7 @@ from pydantic import PrivateAttr
 
 from llamaindex_power_sampling._messages import engine_messages
 from power_sampling import ConfigurationError, Conversation, InputError, ModelConfig, PowerSampler
-from power_sampling.integrations import AdapterConfig, resolve_max_tokens_alias
+from power_sampling.integrations import AdapterConfig, resolve_max_tokens_alias, shortened
 
 __all__ = ["ALIASES", "RuntimeLLM"]
 
@@ -37,6 +37,8 @@ class RuntimeLLM(AdapterConfig, LLM):
 
     def _presented(self, prompt: str, formatted: bool = False) -> str | Conversation:
         """A text as the runtime takes it (the rules are in the docstring of the class). May load the model."""
+        if not isinstance(prompt, str):
+            raise InputError(f"complete: expected a text, got {shortened(prompt)}.")
         if formatted:
             return prompt
         to_prompt = self.completion_to_prompt or default_completion_to_prompt

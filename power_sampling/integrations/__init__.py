@@ -4,11 +4,13 @@
                  check_count; the types of keyword arguments GenerationFields, LoadedFields, ConfigFields
     prompts      normalize_tool_choice, openai_call, call_fault, OverflowPolicy, fit_context
     completions  completion_facts, token_logprobs, reply_of
+    errors       shortened: a value as an error quotes it
 
 Both adapters of this project import from `power_sampling` and from here only. These names are as stable as those.
 """
 
 from power_sampling.config import CONSTRAINTS
+from power_sampling.errors import shortened
 from power_sampling.fields import ConfigFields, GenerationFields, LoadedFields
 from power_sampling.integrations.completions import completion_facts, reply_of, token_logprobs
 from power_sampling.integrations.overflow import OverflowPolicy, fit_context
@@ -41,6 +43,7 @@ __all__ = [
     "resolve_max_tokens_alias",
     "resolve_settings",
     "settings_around_loaded",
+    "shortened",
     "token_logprobs",
 ]
 

@@ -652,3 +652,19 @@ def test_chat_is_a_chat_model() -> None:
         ChatPowerSampling.__doc__.index(section + ("" if section == "Key init args" else ":")) for section in sections
     ]
     assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        AIMessage("", tool_calls=[{"name": "f", "args": {"x": {1}}, "id": "1"}]),
+        AIMessage([{"type": "tool_use", "id": 3, "name": [], "input": {}}]),
+        HumanMessage([{"no type": {1}}]),
+        HumanMessage("\ud800"),
+        ChatMessage("x", role="<|user|>"),
+    ],
+)
+def test_odd_messages_are_typed_errors(message: BaseMessage) -> None:
+    model = ChatPowerSampling.from_model(MODEL, TOKENIZER, max_new_tokens=1)
+    with pytest.raises(InputError):
+        model.invoke([HumanMessage("a"), message, HumanMessage("b")])

@@ -663,3 +663,26 @@ async def test_embedded_model(embedded: PowerSampler) -> None:
     assert {text_of(chunks[-1]) for chunks in answers.values()} == {llm.complete(question).text}
     assert "Paris" in llm.complete(question, max_tokens=8).text
     assert llm.complete(question, sampler=MH, temperature=1.0, seed=1).raw["power_sampling"]["alpha"] == 4.0
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        ChatMessage("x", role="assistant", additional_kwargs={"tool_calls": 3}),
+        ChatMessage("x", role="assistant", additional_kwargs={"tool_calls": [3]}),
+        ChatMessage("x", role="assistant", additional_kwargs={"tool_calls": [{"function": None}]}),
+        ChatMessage("x", role="assistant", additional_kwargs={"tool_calls": [{"function": {"name": [3]}}]}),
+        ChatMessage("x", role="tool", additional_kwargs={"tool_call_id": [3]}),
+        ChatMessage("x", role="tool", additional_kwargs={"name": [3]}),
+        ChatMessage("\ud800"),
+    ],
+)
+def test_odd_messages_are_typed_errors(llm: PowerSamplingLLM, message: ChatMessage) -> None:
+    with pytest.raises(InputError):
+        llm.chat([ChatMessage("a"), message, ChatMessage("b")])
+
+
+@pytest.mark.parametrize("prompt", [3, None, ["x"]])
+def test_what_is_no_text_is_not_completed(llm: PowerSamplingLLM, prompt: Any) -> None:
+    with pytest.raises(InputError, match="expected a text"):
+        llm.complete(prompt)
