@@ -50,6 +50,7 @@ class LoadedFields(GenerationFields, total=False):
     kv_memory: int | None
     pack_weights: bool | None
     compile_layers: bool
+    check_model: bool
     cuda_graphs: bool
     use_chat_template: bool | None
 

@@ -10,7 +10,7 @@ import importlib
 import json
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from pydantic_core import PydanticSerializationError
 
 from power_sampling.config import ModelConfig
 from power_sampling.engines.options import TorchFields
+from power_sampling.engines.torch.window import context_window
 from power_sampling.errors import ConfigurationError, shortened
 
 if TYPE_CHECKING:
@@ -49,21 +50,36 @@ class Model:
     def __init__(self, config: ModelConfig, loaded: Loaded | None = None) -> None:
         self.config = config
         self._lock = threading.Lock()
-        self._loaded = loaded
+        self._loading: _Loading | None = None
+        self._loaded: Loaded | None = None
         self.is_handed_over = loaded is not None
         """The weights were loaded by the caller, so that no settings describe them."""
         if loaded is not None:
-            weakref.finalize(self, loaded.worker.close, wait=False)
+            self._keep(loaded)
 
     def load(self) -> Loaded:
-        """The loaded model. Raises ModelNotFoundError, MissingDependencyError, UnsupportedModelError or ModelError."""
+        """The loaded model. Raises ModelNotFoundError, MissingDependencyError, UnsupportedModelError or ModelError.
+
+        Who is interrupted while waiting may ask again: the load goes on, and is the same one."""
         with self._lock:
-            if self._loaded is None:
-                self._loaded = _on_a_passing_thread(
-                    lambda: serve(*load_pretrained(self.config), self.config, is_own=True)
-                )
-                weakref.finalize(self, self._loaded.worker.close, wait=False)
-            return self._loaded
+            if self._loaded is not None:
+                return self._loaded
+            if self._loading is None:
+                self._loading = _Loading(self.config)
+            loading = self._loading
+        try:
+            loaded = loading.result()
+        finally:
+            with self._lock:
+                if self._loading is loading and loading.is_done:
+                    self._loading = None  # the next one who asks tries again, if it has failed
+                    if (found := loading.found) is not None:
+                        self._keep(found)
+        return loaded
+
+    def _keep(self, loaded: Loaded) -> None:
+        self._loaded = loaded
+        weakref.finalize(self, loaded.worker.close, wait=False)
 
     def known_context_window(self) -> int | None:
         """The context window, where the model is loaded or lies in a local folder. Loads nothing."""
@@ -71,8 +87,8 @@ class Model:
             return self._loaded.engine.context_window
         fields = _fields_of(self.config.model, "config.json")
         inner = fields.get("text_config", fields)
-        window = inner.get("max_position_embeddings") if isinstance(inner, dict) else None
-        return window if isinstance(window, int) else None
+        declared = inner.get("max_position_embeddings") if isinstance(inner, dict) else None
+        return context_window(declared, fields)
 
     def known_chat_template(self) -> bool | None:
         """Whether there is a chat template, where the model is loaded or its tokenizer lies in a local folder; None: it
@@ -102,24 +118,44 @@ def _fields_of(folder: str, name: str) -> dict[str, Any]:
     return fields if isinstance(fields, dict) else {}
 
 
-def _on_a_passing_thread(load: Callable[[], Loaded]) -> Loaded:
-    """On a CPU torch keeps a team of threads for every thread that has computed, for as long as that one lives. With
-    more of them than cores they sleep between two operations, and a step of the worker's takes 1.2 times as long."""
-    future: Future[Loaded] = Future()
+# transformers keeps the dtype and the device of the model that it is building for all threads alike, and imports its
+# own parts at their first use: two loads at once disturb each other
+_ONE_AT_A_TIME = threading.Lock()
 
-    def run() -> None:
+
+class _Loading:
+    """A load under way, on a thread that ends with it.
+
+    On a CPU torch keeps a team of threads for every thread that has computed, for as long as that one lives. With more
+    of them than cores they sleep between two operations, and a step of the worker's takes 1.2 times as long."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self._future: Future[Loaded] = Future()
+        # of no account to whoever interrupts the wait for it
+        self._thread = threading.Thread(target=self._run, args=(config,), daemon=True)
+        self._thread.start()
+
+    def _run(self, config: ModelConfig) -> None:
         try:
-            with _garbage_collected_once():
-                loaded = load()
-            future.set_result(loaded)
+            with _ONE_AT_A_TIME, _garbage_collected_once():
+                loaded = serve(*load_pretrained(config), config, is_own=True)
+            self._future.set_result(loaded)
         except BaseException as error:  # noqa: BLE001 - the caller's, whatever it is
-            future.set_exception(error)
+            self._future.set_exception(error)
 
-    thread = threading.Thread(target=run, daemon=True)  # of no account to whoever interrupts the wait for it
-    thread.start()
-    loaded = future.result()
-    thread.join()
-    return loaded
+    @property
+    def is_done(self) -> bool:
+        return self._future.done()
+
+    @property
+    def found(self) -> Loaded | None:
+        """What a finished load has found; None: an error."""
+        return None if self._future.exception() else self._future.result()
+
+    def result(self) -> Loaded:
+        loaded = self._future.result()
+        self._thread.join()
+        return loaded
 
 
 @contextmanager
@@ -171,6 +207,7 @@ def _shared(config: ModelConfig) -> ModelConfig:
     return ModelConfig(**{**named, "use_chat_template": None, "engine": type(options)(**dict(options))})
 
 
+_OBJECTS_LOCK = threading.Lock()
 _OBJECTS: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Model]] = weakref.WeakKeyDictionary()
 
 
@@ -180,13 +217,14 @@ def model_from_objects(model: Any, tokenizer: Any, config: ModelConfig) -> Model
     given = config.model_fields_set | config.engine.model_fields_set
     if late := given - ModelConfig.SERVING - {"model", "name"}:
         raise ConfigurationError(f"{', '.join(sorted(late))}: the model is already loaded; leave it out.")
-    with _MODELS_LOCK:
+    with _OBJECTS_LOCK:
         known = _OBJECTS.setdefault(model, weakref.WeakSet())
         shared = _shared(config)
         for handle in known:
             if handle.load().source is tokenizer and handle.config == shared:
                 return handle
-        handle = Model(shared, serve(model, tokenizer, config, is_own=False))
+        with _ONE_AT_A_TIME:
+            handle = Model(shared, serve(model, tokenizer, config, is_own=False))
         known.add(handle)
         _collect_garbage_if_due()
         return handle

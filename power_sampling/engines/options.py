@@ -17,7 +17,7 @@ class TorchFields(Settings):
     """The options of the engine `torch`."""
 
     SERVING: ClassVar[frozenset[str]] = frozenset(
-        ("compile_layers", "cuda_graphs", "kv_memory", "max_rows", "pack_weights", "prompt_memory")
+        ("check_model", "compile_layers", "cuda_graphs", "kv_memory", "max_rows", "pack_weights", "prompt_memory")
     )
     """Fields that also concern a model that is loaded already; the others say how one is loaded."""
 
@@ -33,6 +33,9 @@ class TorchFields(Settings):
     """Fields of a transformers quantisation config, `quant_method` included."""
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Anything else for `from_pretrained`."""
+    check_model: bool = True
+    """Try the model when it is loaded: two short texts in the engine's hands against full passes. A family whose
+    numbers would be wrong there is refused. False serves it all the same."""
     max_rows: int = Field(default=32, ge=1)
     """Rows decoded together; further draws wait."""
     prompt_memory: int = Field(default=512, ge=0)

@@ -19,6 +19,7 @@ from power_sampling.engines.torch.forward import Forward
 from power_sampling.engines.torch.kv import BatchCache, KeyValues
 from power_sampling.engines.torch.pipeline import Pending, Steady
 from power_sampling.engines.torch.plain import PlainForward, input_device
+from power_sampling.engines.torch.window import context_window
 from power_sampling.errors import UnsupportedModelError
 from power_sampling.types import Floats, Law, Tokens
 
@@ -50,7 +51,8 @@ class TorchBackend:
         self.model = model.eval()
         config = model.config.get_text_config(decoder=True)
         self.vocab_size: int = min(vocab_size or config.vocab_size, config.vocab_size)
-        self.context_window: int | None = getattr(config, "max_position_embeddings", None)
+        declared = getattr(config, "max_position_embeddings", None)
+        self.context_window = context_window(declared, config.to_dict())
         self.forward_calls = self.serial_steps = self.row_steps = 0
         self._forward: Forward = forward or PlainForward(model)
         self._device = input_device(model)

@@ -14,7 +14,7 @@ from power_sampling.engines.torch.backend import TorchBackend
 from power_sampling.engines.torch.forward import Forward
 from power_sampling.errors import UnsupportedModelError
 
-__all__ = ["TorchLM"]
+__all__ = ["TorchLM", "refuse_unsupported"]
 
 
 class TorchLM(SteppedEngine):
@@ -37,23 +37,31 @@ class TorchLM(SteppedEngine):
         kv_memory: int | None = None,
         **options: Any,
     ) -> None:
-        _refuse_uncuttable(model)
+        refuse_unsupported(model)
         backend = TorchBackend(model, forward, vocab_size=vocab_size, **options)
         super().__init__(backend, rules=rules, max_rows=max_rows, prompt_memory=prompt_memory, kv_memory=kv_memory)
 
 
-def _refuse_uncuttable(model: PreTrainedModel) -> None:
+def refuse_unsupported(model: PreTrainedModel) -> None:
+    """Raise UnsupportedModelError for a model that says itself that it cannot be served."""
     name = type(model).__name__
     if model.config.is_encoder_decoder or not model.can_generate():
         raise UnsupportedModelError(f"{name} is no causal language model; load one with AutoModelForCausalLM.")
-    parameters = inspect.signature(model.forward).parameters
-    cuttable = (DynamicLayer, DynamicSlidingWindowLayer)
-    if model._is_stateful or "past_key_values" not in parameters:
-        foreign = ["a recurrent state"]
-    else:
-        foreign = [type(x).__name__ for x in DynamicCache(config=model.config).layers if type(x) not in cuttable]
-    if foreign:
+    if getattr(model.config, "_attn_implementation", None) == "flex_attention":
         raise UnsupportedModelError(
-            f"{name} keeps {foreign[0]}, which cannot be cut at a position, so suffixes cannot be redrawn from it. "
+            f"{name} is set to flex_attention, which compiles anew for every length of a batch and gives no answer in "
+            "minutes. Use attn_implementation='sdpa'."
+        )
+    if foreign := _uncuttable(model):
+        raise UnsupportedModelError(
+            f"{name} keeps {foreign}, which cannot be cut at a position, so suffixes cannot be redrawn from it. "
             "Use a model whose layers keep attention keys and values only (Llama, Qwen2/3, Mistral, Gemma, GPT-2, ...)."
         )
+
+
+def _uncuttable(model: PreTrainedModel) -> str | None:
+    cuttable = (DynamicLayer, DynamicSlidingWindowLayer)
+    if model._is_stateful or "past_key_values" not in inspect.signature(model.forward).parameters:
+        return "a recurrent state"
+    layers = DynamicCache(config=model.config).layers
+    return next((type(x).__name__ for x in layers if type(x) not in cuttable), None)

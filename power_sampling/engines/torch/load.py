@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from power_sampling.config import ModelConfig
 from power_sampling.engines.options import TorchOptions
-from power_sampling.engines.torch.engine import TorchLM
+from power_sampling.engines.torch.engine import TorchLM, refuse_unsupported
 from power_sampling.engines.torch.gguf import embedded_file, unpacked
 from power_sampling.engines.torch.prepare import prepare
+from power_sampling.engines.torch.window import right_up_to
 from power_sampling.errors import ConfigurationError, MissingDependencyError, ModelError, ModelNotFoundError
 
 __all__ = ["engine", "load"]
+
+log = logging.getLogger(__name__)
 
 
 def load(config: ModelConfig, options: TorchOptions) -> tuple[Any, Any]:
@@ -54,6 +58,8 @@ def load(config: ModelConfig, options: TorchOptions) -> tuple[Any, Any]:
 
 def engine(model: Any, options: TorchOptions, *, vocab_size: int, is_own: bool) -> TorchLM:
     """The engine of a loaded model. `is_own`: it was loaded here, so that it may be laid out anew."""
+    refuse_unsupported(model)
+    _tell_shorter_window(model)
     return TorchLM(
         model,
         prepare(
@@ -62,12 +68,27 @@ def engine(model: Any, options: TorchOptions, *, vocab_size: int, is_own: bool) 
             compile_layers=options.compile_layers,
             cuda_graphs=options.cuda_graphs,
             is_own=is_own,
+            check_model=options.check_model,
         ),
         vocab_size=vocab_size,
         max_rows=options.max_rows,
         prompt_memory=options.prompt_memory * 2**20,
         kv_memory=None if options.kv_memory is None else options.kv_memory * 2**20,
     )
+
+
+def _tell_shorter_window(model: Any) -> None:
+    config = model.config.get_text_config(decoder=True)
+    declared, end = getattr(config, "max_position_embeddings", None), right_up_to(config.to_dict())
+    if end is not None and (declared is None or end < declared):
+        log.warning(
+            "%s is served up to %d tokens, of a window of %s: beyond, it computes the tokens before otherwise (rotary "
+            "frequencies, attention temperature or kept keys that change with the length), and what is kept of them "
+            "would be wrong.",
+            type(model).__name__,
+            end,
+            declared,
+        )
 
 
 def _dtype(name: str) -> Any:

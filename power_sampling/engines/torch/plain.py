@@ -21,10 +21,21 @@ MASKED_FROM = 256  # slots; measured by benchmarks/processor.py: a quarter faste
 class PlainForward:
     """Any causal language model of transformers."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, hands_positions_on: bool = False) -> None:
+        """`hands_positions_on`: the model takes them, though only a part of it names them."""
         self._model = model.eval()
         self._accepted = set(inspect.signature(model.forward).parameters)
+        if hands_positions_on:
+            self._accepted.add("position_ids")
         self.masked_from = MASKED_FROM if _masks_help(model) else math.inf
+
+    @classmethod
+    def ways(cls, model: PreTrainedModel) -> list[PlainForward]:
+        """All that a signature admits, the likeliest first."""
+        parameters = inspect.signature(model.forward).parameters
+        takes_any = any(x.kind is inspect.Parameter.VAR_KEYWORD for x in parameters.values())
+        ways = [cls(model)]
+        return [*ways, cls(model, hands_positions_on=True)] if takes_any and "position_ids" not in parameters else ways
 
     def __call__(
         self,

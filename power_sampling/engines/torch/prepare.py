@@ -12,14 +12,13 @@ from power_sampling.engines.torch.cpu.layers import LlamaForward, refusal
 from power_sampling.engines.torch.cpu.linear import PackedLinear, can_pack, packable, replace_layers
 from power_sampling.engines.torch.cuda_graphs import GraphedForward, can_be_static
 from power_sampling.engines.torch.forward import Forward
-from power_sampling.engines.torch.kv import BatchCache, KeyValues
 from power_sampling.engines.torch.plain import PlainForward, input_device
+from power_sampling.engines.torch.trial import first_right, gap_of
 from power_sampling.errors import UnsupportedModelError
 
 __all__ = ["prepare"]
 
 MEMORY_SHARE = 0.5  # of what is free, for copies of weights
-TOLERANCE = 1e-3  # of the largest logit, for sums in another order; another model is off by all of it
 
 log = logging.getLogger(__name__)
 
@@ -31,13 +30,15 @@ def prepare(
     compile_layers: bool = False,
     cuda_graphs: bool = False,
     is_own: bool = False,
+    check_model: bool = False,
 ) -> Forward:
     """The fastest way to this model's logits that these settings allow.
 
     On a processor, float32 weights are laid out anew (`pack_weights`; None: those of a model that `is_own`, if memory
     allows), and models whose layers are written down in `cpu/layers.py` are computed by those where a trial agrees. In
     other models linear layers are replaced by packed ones, which hold the same parameters. `compile_layers` asks for
-    written layers, packed or not. Raises UnsupportedModelError where what is asked for cannot be had."""
+    written layers, packed or not. Raises UnsupportedModelError where what is asked for cannot be had, and with
+    `check_model` where no way leads to the logits of the model's full passes."""
     plain = PlainForward(model)
     reason = _why_not_packed(model)
     if pack_weights and reason is not None:
@@ -50,6 +51,8 @@ def prepare(
         if compile_layers:
             raise _refusal(model, "compile_layers", written)
         replace_layers(model)
+    if check_model:
+        plain = first_right(model, PlainForward.ways(model))
     device = input_device(model)
     if cuda_graphs and device.type == "cuda" and can_be_static(model):
         return GraphedForward(plain, device)
@@ -77,37 +80,12 @@ def _written(model: PreTrainedModel, plain: Forward, *, packs: bool) -> LlamaFor
     if reason := refusal(model):
         return reason
     written = LlamaForward(model, plain, packs=packs)
-    gap = _gap(written, plain, model.config.vocab_size)
-    if gap < TOLERANCE:
+    gap = gap_of(model, written)
+    if gap.is_small:
         return written
-    log.warning("%s is computed as transformers does: logits of a trial differ by %.2g.", type(model).__name__, gap)
-    return f"logits of a trial differ by {gap:.2g} of the largest"
-
-
-@torch.inference_mode()
-def _gap(one: Forward, other: Forward, vocab_size: int) -> float:
-    """The largest difference between the logits of two forwards, over the largest logit: of a prompt, and of steps and
-    longer pieces behind beginnings of several lengths."""
-    tokens = torch.randint(vocab_size, (2, 12), generator=torch.Generator().manual_seed(0))
-    sides = [_logits(forward, tokens) for forward in (one, other)]
-    gaps = [(a - b).abs().max() / b.abs().max() for a, b in zip(*sides, strict=True)]
-    return float(torch.stack(gaps).max())  # nan where there is one
-
-
-def _logits(forward: Forward, tokens: torch.Tensor) -> list[torch.Tensor]:
-    cache = BatchCache()
-    cache.enter([KeyValues()])
-    found = [_fed(forward, cache, tokens[:1, :8], keep=torch.tensor([2, 7]))]
-    states = KeyValues().extended(cache.last(0, 8), 8)
-    cache = BatchCache()
-    cache.enter([states, states.head(5)])
-    found += [_fed(forward, cache, tokens[:, 8:9], keep=1), _fed(forward, cache, tokens[:, 9:], keep=3)]
-    return found
-
-
-def _fed(forward: Forward, cache: BatchCache, tokens: torch.Tensor, keep: int | torch.Tensor) -> torch.Tensor:
-    positions = torch.tensor(cache.lengths)[:, None] + torch.arange(tokens.shape[1])
-    return forward(tokens, positions, torch.tensor(cache.pads)[:, None], cache, keep)
+    name = type(model).__name__
+    log.warning("%s is computed as transformers does: logits of a trial differ by %.2g.", name, gap.size)
+    return f"logits of a trial differ by {gap.size:.2g} of their range"
 
 
 def _refusal(model: PreTrainedModel, setting: str, reason: str) -> UnsupportedModelError:

@@ -21,6 +21,7 @@ from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.engines.torch.kv import BatchCache, KeyValues
 from power_sampling.engines.torch.plain import PlainForward
 from power_sampling.engines.torch.prepare import prepare
+from power_sampling.engines.torch.trial import Gap
 from power_sampling.models import serve
 from power_sampling.testing import check_language_model
 from tests.support.tiny import tiny_model, tiny_tokenizer
@@ -135,7 +136,7 @@ def test_a_trial_finds_layers_that_compute_something_else(
     assert "LlamaForCausalLM is computed as transformers does: logits of a trial differ by" in caplog.text
     with pytest.raises(UnsupportedModelError, match=r"compile_layers: LlamaForCausalLM .* a trial differ by \d"):
         prepare(model_of("llama", torch.float32), compile_layers=True)
-    monkeypatch.setattr(preparing, "_gap", lambda *_: float("nan"))
+    monkeypatch.setattr(preparing, "gap_of", lambda *_: Gap(float("nan"), 1e-3))
     assert isinstance(prepare(model_of("llama", torch.float32), pack_weights=True), PlainForward)
 
 
