@@ -12,6 +12,19 @@ from power_sampling.settings import Settings, hint
 
 __all__ = ["ENGINES", "EngineOptions", "TorchFields", "TorchOptions"]
 
+# what `from_pretrained` takes and fields of ours say: one door for each
+DOORS = frozenset(
+    (
+        "attn_implementation",
+        "device_map",
+        "dtype",
+        "quantization_config",
+        "revision",
+        "torch_dtype",
+        "trust_remote_code",
+    )
+)
+
 
 class TorchFields(Settings):
     """The options of the engine `torch`."""
@@ -58,6 +71,14 @@ class TorchFields(Settings):
     cuda_graphs: bool = False
     """Replay decoding steps on a CUDA GPU as graphs, where the model is one program at every step (no experts, torch's
     own attention, all of it on one GPU); other models and devices decode as before. Not yet run on a GPU."""
+
+    @model_validator(mode="after")
+    def _check_model_kwargs(self) -> Self:
+        if own := sorted(DOORS & self.model_kwargs.keys()):
+            raise ConfigurationError(f"model_kwargs: {', '.join(own)}: give it as a field of its own, beside it.")
+        if not self.model_kwargs.get("weights_only", True):
+            raise ConfigurationError("model_kwargs: weights_only=False runs what a checkpoint holds; leave it out.")
+        return self
 
     @model_validator(mode="after")
     def _check_placement(self) -> Self:

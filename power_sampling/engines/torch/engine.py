@@ -63,5 +63,8 @@ def _uncuttable(model: PreTrainedModel) -> str | None:
     cuttable = (DynamicLayer, DynamicSlidingWindowLayer)
     if model._is_stateful or "past_key_values" not in inspect.signature(model.forward).parameters:
         return "a recurrent state"
-    layers = DynamicCache(config=model.config).layers
+    try:
+        layers = DynamicCache(config=model.config).layers
+    except Exception as error:  # noqa: BLE001 - a configuration that transformers itself cannot read
+        return f"states that its configuration does not describe ({type(error).__name__}: {error!s:.200})"
     return next((type(x).__name__ for x in layers if type(x) not in cuttable), None)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import shutil
-import tempfile
+import logging
 from pathlib import Path
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from power_sampling.cache import cache_folder
+from power_sampling.cache import CACHE_VARIABLE, cache_folder, is_whole, made, one_writer, seal
+from power_sampling.engines.torch.quiet import quiet
 from power_sampling.errors import MissingDependencyError, ModelError, ModelNotFoundError
 
 __all__ = ["embedded_file", "unpacked"]
 
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+FORM = 2  # of what is kept: another one is unpacked anew
+# what ends a text: of a document, of a turn, of a message, and of a piece to be filled in
+ENDS = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
+
+log = logging.getLogger(__name__)
 
 
 def embedded_file() -> Path:
@@ -35,28 +40,39 @@ def unpacked(file: Path) -> Path:
     """A GGUF file as an ordinary folder, unpacked once: reading it as GGUF takes 20 times longer at every start.
 
     Kept under `$POWER_SAMPLING_CACHE`, by default `~/.cache/power-sampling`, named after path, size and time of the
-    file; float32, the weights' own values.
-    """
+    file; float32, the weights' own values. A folder that has been damaged since is made anew."""
     if importlib.util.find_spec("gguf") is None or importlib.util.find_spec("accelerate") is None:
         raise MissingDependencyError(
             f"Reading {file.name} needs the packages gguf and accelerate: pip install 'power-sampling[gguf]'"
         )
     facts = file.stat()
-    identity = f"{file.resolve()} {facts.st_size} {facts.st_mtime_ns}"
-    root = cache_folder()
-    folder = root / f"{file.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
-    if not folder.is_dir():
-        root.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(dir=root))
+    identity = f"{FORM} {file.resolve()} {facts.st_size} {facts.st_mtime_ns}"
+    root = made(cache_folder())
+    folder = root / f"{file.stem}-{hashlib.sha256(identity.encode(errors='surrogateescape')).hexdigest()[:12]}"
+    if not is_whole(folder):
         try:
-            _convert(file, unfinished)
-            unfinished.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another process has finished the same conversion first
-                raise
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            _unpack(file, root, folder)
+        except OSError as error:
+            raise ModelError(
+                f"{str(file)!r} cannot be unpacked into {str(root)!r}: {error}. Set {CACHE_VARIABLE} to a folder that "
+                f"can be written and has room for its weights in float32 (up to {facts.st_size * 8 >> 20} MiB)."
+            ) from error
     return folder
+
+
+def _unpack(file: Path, root: Path, folder: Path) -> None:
+    with one_writer(root) as unfinished:
+        if is_whole(folder):
+            return  # by another process meanwhile
+        if folder.is_dir():
+            log.warning("%s has been damaged and is unpacked anew.", folder)
+            folder.rename(unfinished / "damaged")
+        log.info("Unpacking %s, once.", file.name)
+        made_here = unfinished / "new"
+        with quiet():
+            _convert(file, made_here)
+        seal(made_here)
+        made_here.rename(folder)
 
 
 def _convert(file: Path, folder: Path) -> None:
@@ -65,10 +81,25 @@ def _convert(file: Path, folder: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(
             str(file.parent), gguf_file=file.name, quantization_config=GgufConfig(dequantize=True), dtype="float32"
         )
+        ends = _ends(file)
     except Exception as error:  # the readers raise whatever a broken file makes them
         raise ModelError(f"{str(file)!r} cannot be read as GGUF: {type(error).__name__}: {error}") from error
     if hasattr(model.config, "quantization_config"):  # left there by some versions of transformers
         del model.config.quantization_config  # the weights are plain now; transformers would refuse to save them else
     model.config.name_or_path = file.stem
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    if ends:
+        model.generation_config.eos_token_id = ends
+    try:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # the writers have errors of their own for a full disk
+        raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+def _ends(file: Path) -> list[int]:
+    """All ids that the file says end a text: a chat model's turn ends otherwise than its documents."""
+    from gguf import GGUFReader
+
+    fields = GGUFReader(file).fields
+    found = [fields[name] for end in ENDS if (name := f"tokenizer.ggml.{end}_token_id") in fields]
+    return sorted({int(field.parts[-1][0]) for field in found})

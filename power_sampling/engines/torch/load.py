@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from power_sampling.engines.options import TorchOptions
 from power_sampling.engines.torch.engine import TorchLM, refuse_unsupported
 from power_sampling.engines.torch.gguf import embedded_file, unpacked
 from power_sampling.engines.torch.prepare import prepare
+from power_sampling.engines.torch.quiet import quiet
 from power_sampling.engines.torch.window import right_up_to
 from power_sampling.errors import ConfigurationError, MissingDependencyError, ModelError, ModelNotFoundError
 
@@ -28,25 +31,18 @@ def load(config: ModelConfig, options: TorchOptions) -> tuple[Any, Any]:
     common: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
     if config.revision is not None:
         common["revision"] = config.revision
-    arguments = {**common, "dtype": _dtype(options.dtype), **options.model_kwargs}
+    arguments = {**common, "dtype": _dtype(options.dtype), **options.model_kwargs, "output_loading_info": True}
     if options.device_map is not None:
         arguments["device_map"] = options.device_map
     if options.attn_implementation is not None:
         arguments["attn_implementation"] = options.attn_implementation
     if options.quantization_config is not None:
         arguments["quantization_config"] = _quantization(options.quantization_config)
-    try:
+    # a download is worth a bar, reading a folder is not
+    with quiet() if Path(source).is_dir() else nullcontext(), _told(config.model, source):
         tokenizer = AutoTokenizer.from_pretrained(config.tokenizer or source, **common)
-        model = AutoModelForCausalLM.from_pretrained(source, **arguments)
-    except ImportError as error:
-        raise MissingDependencyError(f"Loading {config.model!r} needs another package: {error}") from error
-    except OSError as error:
-        raise ModelNotFoundError(
-            f"No model at {config.model!r}: {error} Give a hub id, a folder with config.json and weights, a "
-            ".gguf file, or 'embedded'."
-        ) from error
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise ModelError(f"transformers cannot load {config.model!r}: {type(error).__name__}: {error}") from error
+        model, found = AutoModelForCausalLM.from_pretrained(source, **arguments)
+    _refuse_missing(config.model, found)
     if options.device_map is None and options.quantization_config is None:
         device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
@@ -54,6 +50,33 @@ def load(config: ModelConfig, options: TorchOptions) -> tuple[Any, Any]:
         except (RuntimeError, AssertionError) as error:
             raise ConfigurationError(f"device {device!r} cannot be used: {error}") from error
     return model, tokenizer
+
+
+@contextmanager
+def _told(name: str, source: str) -> Iterator[None]:
+    """Whatever a reader raises, as an error of ours: broken files make it raise anything."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingDependencyError(f"Loading {name!r} needs another package: {error}") from error
+    except Exception as error:
+        said = f"{error!s:.1000}"
+        if isinstance(error, OSError) and not (Path(source) / "config.json").is_file():
+            raise ModelNotFoundError(
+                f"No model at {name!r}: {said} Give a hub id, a folder with config.json and weights, a .gguf file, or "
+                "'embedded'."
+            ) from error
+        raise ModelError(f"transformers cannot load {name!r}: {type(error).__name__}: {said}") from error
+
+
+def _refuse_missing(name: str, found: dict[str, Any]) -> None:
+    """Weights that a checkpoint lacks are random numbers, and the answers with them."""
+    missing = sorted(found.get("missing_keys") or ()) + sorted(str(x) for x in found.get("mismatched_keys") or ())
+    if missing:
+        raise ModelError(
+            f"The checkpoint of {name!r} has no weights for {len(missing)} of the model's tensors ({missing[0]}, ...): "
+            "it is of another model, or not complete."
+        )
 
 
 def engine(model: Any, options: TorchOptions, *, vocab_size: int, is_own: bool) -> TorchLM:

@@ -46,10 +46,14 @@ def operators() -> Operators:
     library = built(SOURCE)
     if library is None:
         return Operators()
-    kernels = Kernels(library)
-    if _agree(kernels, Operators()):
-        return kernels
-    log.warning("Decoding goes on without faster loops: %s failed its trial.", SOURCE.name)
+    try:
+        kernels = Kernels(library)
+        if _agree(kernels, Operators()):
+            return kernels
+        reason = "failed its trial"
+    except AttributeError as error:  # another compiler's library may lack a function
+        reason = f"is not whole: {error}"
+    log.warning("Decoding goes on without faster loops: %s %s.", SOURCE.name, reason)
     return Operators()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from power_sampling.engines.torch.cpu import kernels
+from power_sampling.engines.torch.cpu import build, kernels
 from power_sampling.engines.torch.cpu.kernels import BITS, Kernels, PackedProduct, operators
 from power_sampling.engines.torch.cpu.operators import EVERYTHING, Operators, Sight
 from tests.support.native import any_target
@@ -215,7 +216,101 @@ def test_a_build_that_fails_is_said_and_done_without(
     with caplog.at_level(logging.WARNING):
         assert type(operators()) is Operators
     assert "kernels.cpp could not be built" in caplog.text
-    assert not list(tmp_path.glob("*.so"))
+    assert not list(tmp_path.rglob("*.so"))
+
+
+C_SOURCE = 'extern "C" int vector() { return 8; }'
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of a small library; the cache is a new one."""
+    monkeypatch.setenv("POWER_SAMPLING_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "kernels.cpp"
+    file.write_text(C_SOURCE)
+    return file
+
+
+def library_file(tmp_path: Path) -> Path:
+    (file,) = (tmp_path / "cache" / "code").glob("kernels-*.so")
+    return file
+
+
+def test_a_library_is_built_once_and_again_where_it_is_damaged(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[Any] = []
+    run = build._run
+    monkeypatch.setattr(build, "_run", lambda command: (runs.append(command), run(command)))
+    for _ in range(2):
+        assert build.built(source) is not None
+    file = library_file(tmp_path)
+    assert len(runs) == 1 and file.stat().st_mode & 0o777 == 0o700
+    content = file.read_bytes()
+    file.unlink()  # it is open in this process, and must not be written over
+    file.write_bytes(content[: len(content) // 2])  # would end the process
+    assert build.built(source) is not None
+    assert len(runs) == 2 and library_file(tmp_path).read_bytes() == content
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770])
+def test_no_code_is_run_from_a_folder_where_others_may_write(
+    mode: int, source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "cache" / "code"
+    assert build.built(source) is not None
+    folder.chmod(mode)
+    caplog.clear()
+    assert build.built(source) is None
+    assert "others may write to" in caplog.text and "POWER_SAMPLING_CACHE" in caplog.text
+
+
+def test_a_planted_library_is_not_run(source: Path, tmp_path: Path) -> None:
+    assert build.built(source) is not None
+    file = library_file(tmp_path)
+    file.chmod(0o777)  # anyone's work by now
+    assert build.built(source) is not None
+    assert library_file(tmp_path).stat().st_mode & 0o777 == 0o700
+
+
+def test_a_library_without_its_functions_is_not_used(
+    source: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    operators.cache_clear()
+    monkeypatch.setattr(kernels, "SOURCE", source)
+    assert type(operators()) is Operators
+    assert "kernels.cpp is not whole" in caplog.text
+    operators.cache_clear()
+
+
+def test_a_compiler_that_hangs_is_ended_with_all_it_has_started(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_text(f"#!/bin/sh\nsleep 1000 &\necho $! > {tmp_path}/pid\nwait\n")
+    compiler.chmod(0o700)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setattr(build, "LIMIT", 0.5)
+    assert build.built(source) is None
+    assert "gave no answer" in caplog.text
+    pid = int((tmp_path / "pid").read_text())
+    while Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
+        time.sleep(0.01)  # until it is gone
+
+
+@pytest.mark.parametrize("place", ["file", "no home"])
+def test_a_cache_that_cannot_be_had_is_said_and_done_without(
+    place: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if place == "file":
+        monkeypatch.setenv("POWER_SAMPLING_CACHE", str(source))
+        assert build.built(source) is None
+        assert "could not be built: The cache folder" in caplog.text
+    else:
+        monkeypatch.delenv("POWER_SAMPLING_CACHE")
+        monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+        monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+        assert build.built(source) is not None
 
 
 @pytest.mark.usefixtures("_any_target")
