@@ -66,6 +66,14 @@ class ConfiguredModel:
         """The same model under exactly these generation settings. Nothing is loaded."""
         return type(self)(self._model, generation, use_chat_template=self._use_chat_template)
 
+    def invalidate(self) -> None:
+        """Say that the model's weights are others now. It is noticed without this where tensors are changed in place or
+        exchanged, and where adapters are merged, switched or scaled; not where numbers are written through `.data`.
+
+        Remembered prompts and packed copies are forgotten before the next request; one that is running goes on with
+        what it has."""
+        self._model.invalidate()
+
     # ------------------------------------------------------------ copies and pickles
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:

@@ -81,6 +81,12 @@ class Model:
         self._loaded = loaded
         weakref.finalize(self, loaded.worker.close, wait=False)
 
+    def invalidate(self) -> None:
+        """Forget what is kept of the model's weights, before the next request. Loads nothing."""
+        invalidate = getattr(self._loaded.engine if self._loaded else None, "invalidate", None)
+        if invalidate is not None:
+            invalidate()
+
     def known_context_window(self) -> int | None:
         """The context window, where the model is loaded or lies in a local folder. Loads nothing."""
         if self._loaded is not None:

@@ -20,7 +20,7 @@ PACKAGES = ("power_sampling", "langchain_power_sampling", "llamaindex_power_samp
 RANK = {
     "types": 0,
     "errors": 0,
-    "cache": 0,
+    "cache": 1,
     "settings": 1,
     "files": 1,
     "text": 1,

@@ -64,7 +64,7 @@ class TorchFields(Settings):
     or 4 for those of GGUF's Q8_0 and Q4_1. Llama, Mistral, Qwen 2 and Qwen 3 are then computed by layers made for it,
     where a trial agrees with the plain model; log-probabilities differ by rounding. None: where it can be done, half
     of the free memory holds the copies, and the model was loaded here (a model handed over loaded is left as it is;
-    with True, later changes of its weights are noticed, exchanged modules and hooks are not)."""
+    with True, changes of its weights between requests are noticed, hooks are not)."""
     compile_layers: bool = False
     """Deprecated: layers that `pack_weights` chooses by itself took its place, and nothing is compiled for a minute.
     True asks for those layers, with or without packed weights, and refuses a model that cannot have them."""

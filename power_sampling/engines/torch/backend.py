@@ -15,6 +15,8 @@ from transformers import PreTrainedModel
 from power_sampling.engines.choice import Choice
 from power_sampling.engines.row import Row
 from power_sampling.engines.torch.choice import Laws, choose
+from power_sampling.engines.torch.cpu.layers import LlamaForward
+from power_sampling.engines.torch.cpu.linear import PackedLinear
 from power_sampling.engines.torch.forward import Forward
 from power_sampling.engines.torch.kv import BatchCache, KeyValues
 from power_sampling.engines.torch.pipeline import Pending, Steady
@@ -150,6 +152,12 @@ class TorchBackend:
         self._steady = self.pending = None
 
     # ------------------------------------------------------------ the model
+
+    def forget_copies(self) -> None:
+        """Read the model's weights from now on, where copies of them were laid out."""
+        for holder in (self._forward, *self.model.modules()):
+            if isinstance(holder, LlamaForward | PackedLinear):
+                holder.forget()
 
     @torch.inference_mode()
     def score(self, state: KeyValues, logits: torch.Tensor, tokens: Tokens, temperature: float) -> Floats:

@@ -10,9 +10,12 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 
 from power_sampling.engines.protocol import RuleMaker, no_rules
 from power_sampling.engines.stepped.engine import SteppedEngine
+from power_sampling.engines.stepped.sequence import Prompt
 from power_sampling.engines.torch.backend import TorchBackend
+from power_sampling.engines.torch.changes import Changes
 from power_sampling.engines.torch.forward import Forward
 from power_sampling.errors import UnsupportedModelError
+from power_sampling.types import Termination, Tokens
 
 __all__ = ["TorchLM", "refuse_unsupported"]
 
@@ -40,6 +43,23 @@ class TorchLM(SteppedEngine):
         refuse_unsupported(model)
         backend = TorchBackend(model, forward, vocab_size=vocab_size, **options)
         super().__init__(backend, rules=rules, max_rows=max_rows, prompt_memory=prompt_memory, kv_memory=kv_memory)
+        self._changes = Changes(model)
+        self._is_stale = False
+
+    def invalidate(self) -> None:
+        """Before the next prompt is opened, forget what is kept of the model's weights: they are others now. From any
+        thread."""
+        self._is_stale = True
+
+    def open(self, prompt: Tokens, termination: Termination) -> Prompt:
+        """Where the model has changed since the last prompt, what is kept of it is forgotten first."""
+        said, self._is_stale = self._is_stale, False
+        are_others, answer_otherwise = self._changes.noticed()
+        if said or are_others or answer_otherwise:
+            self._prefill.prefixes.clear()
+        if said or are_others:
+            self.backend.forget_copies()
+        return super().open(prompt, termination)
 
 
 def refuse_unsupported(model: PreTrainedModel) -> None:

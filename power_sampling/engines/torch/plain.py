@@ -64,10 +64,19 @@ class PlainForward:
 
 def input_device(model: PreTrainedModel) -> torch.device:
     """Where a model takes its tokens: where its embeddings are. Those that accelerate has put away are nowhere between
-    two calls; its hook on the model knows where they come to, and brings the logits back there."""
-    device: torch.device = model.get_input_embeddings().weight.device
-    hook = getattr(model, "_hf_hook", None)
-    return torch.device(hook.execution_device) if device.type == "meta" and hook is not None else device
+    two calls; its hook on the model, or else on them, knows where they come to."""
+    embeddings = model.get_input_embeddings()
+    device: torch.device = embeddings.weight.device
+    if device.type != "meta":
+        return device
+    return next((torch.device(x) for x in (_place(model), _place(embeddings)) if x is not None), device)
+
+
+def _place(module: Any) -> Any:
+    """Where accelerate computes a module; None where it does not say."""
+    hook = getattr(module, "_hf_hook", None)
+    hooks = [hook, *getattr(hook, "hooks", ())]
+    return next((x.execution_device for x in hooks if getattr(x, "execution_device", None) is not None), None)
 
 
 def _masks_help(model: PreTrainedModel) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import dispatch_model
+from accelerate import cpu_offload, disk_offload, dispatch_model
 
 from power_sampling import PowerSampler
 from power_sampling.engines.torch.cpu.linear import packable
@@ -34,6 +34,17 @@ def test_a_model_in_parts_draws_what_the_whole_draws(away: tuple[str, ...], lag:
     model = dispatched(tmp_path, away)
     assert any(x.device.type == "meta" for x in model.parameters())
     assert_same(run(TorchLM(model, lag=lag), generations=2), expected)
+
+
+def test_weights_that_are_put_away_between_two_passes(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"sampler": "metropolis_hastings", "max_new_tokens": 6, "seed": 3}
+    expected = PowerSampler.from_model(tiny_model(), tiny_tokenizer(), **settings).complete("Once")
+    for away in (cpu_offload(tiny_model()), disk_offload(tiny_model(), str(tmp_path))):
+        assert all(x.device.type == "meta" for x in away.parameters())
+        sampler = PowerSampler.from_model(away, tiny_tokenizer(), **settings)
+        assert sampler.complete("Once").text == expected.text
+        engine: Any = sampler._model.load().engine
+        assert engine._changes.noticed() == (False, False)
 
 
 def test_states_lie_where_their_layers_are(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from power_sampling.engines.torch.changes import version
 from power_sampling.engines.torch.cpu.kernels import operators
 from power_sampling.engines.torch.cpu.linear import Linear
 from power_sampling.engines.torch.cpu.operators import EVERYTHING, Sight
@@ -128,8 +129,12 @@ class LlamaForward:
         ends = kept(x.view(rows, new, -1), keep)
         return self._head(self._norm(ends.flatten(0, 1))).view(*ends.shape[:2], -1)
 
+    def forget(self) -> None:
+        """Leave it to the plain model from now on, and the copies of weights with it."""
+        self._versions, self._layers, self._head.product = [-1], [], None
+
     def _current_versions(self) -> list[int]:
-        return [x._version for x in self._parameters]
+        return [version(x) for x in self._parameters]
 
 
 def _windows(config: Any) -> list[int]:
@@ -148,12 +153,13 @@ def refusal(model: PreTrainedModel) -> str | None:
         return "it is not all on a CPU (a GPU has cuda_graphs)"
     if {x.dtype for x in model.parameters()} not in ({torch.float32}, {torch.float64}):
         return f"its weights are {model.dtype}, not float32"
+    if foreign := {type(x).__name__ for x in model.parameters() if type(x) is not nn.Parameter}:
+        return f"its weights are of a kind of their own: {', '.join(sorted(foreign))}"
     if config._attn_implementation != "sdpa":
         return f"its attention is {config._attn_implementation}, not sdpa"
     if config.hidden_act not in ("silu", "swish"):
         return f"its activation is {config.hidden_act}, not silu"
-    foreign = {type(x).__name__ for x in model.modules() if not _is_original(x)}
-    if foreign:
+    if foreign := {type(x).__name__ for x in model.modules() if not _is_original(x)}:
         return f"its modules are not transformers' own: {', '.join(sorted(foreign))}"
     if any(x._forward_hooks or x._forward_pre_hooks or "forward" in vars(x) for x in model.modules()):
         return "hooks or other code are attached to its modules"

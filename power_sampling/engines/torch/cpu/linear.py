@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from power_sampling.engines.torch.changes import version
 from power_sampling.engines.torch.cpu.kernels import operators
 from power_sampling.engines.torch.cpu.operators import Operators, has_onednn
 
@@ -61,8 +62,12 @@ class PackedLinear(nn.Linear):
             return super().forward(x)  # it also says what is wrong with x
         return self._product(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
 
+    def forget(self) -> None:
+        """Read the parameters themselves from now on."""
+        self._product = None
+
     def _versions(self) -> list[int]:
-        return [x._version for x in self._parameters.values() if x is not None]
+        return [version(x) for x in self._parameters.values() if x is not None]
 
 
 def packable(model: nn.Module) -> Iterator[nn.Linear]:
@@ -73,6 +78,7 @@ def packable(model: nn.Module) -> Iterator[nn.Linear]:
             continue
         is_plain = not {"forward", "_hf_hook"} & vars(layer).keys()
         is_plain = is_plain and not (layer._forward_hooks or layer._forward_pre_hooks)
+        is_plain = is_plain and type(layer.weight) is nn.Parameter  # else its bits may be others, as torchao's are
         if is_plain and layer.weight.dtype == torch.float32 and layer.weight.device.type == "cpu":
             yield layer
 
