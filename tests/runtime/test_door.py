@@ -271,7 +271,8 @@ def test_anything_is_a_prompt_or_a_typed_error(sampler: PowerSampler, prompt: An
 
 
 @pytest.mark.slow
-@settings(max_examples=5000, **FUZZ)
+@pytest.mark.timeout(3600)
+@settings(max_examples=3000, **FUZZ)
 @given(PROMPT)
 def test_anything_is_a_prompt_or_a_typed_error_many_times(sampler: PowerSampler, prompt: Any) -> None:
     holds(sampler, prompt)

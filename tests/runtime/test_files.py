@@ -216,7 +216,8 @@ def test_any_values_are_settings_or_a_typed_error(fields: dict[str, Any]) -> Non
 
 
 @pytest.mark.slow
-@settings(max_examples=5000, **FUZZ)
+@pytest.mark.timeout(3600)
+@settings(max_examples=3000, **FUZZ)
 @given(PIECES, st.sampled_from([".yaml", ".toml"]), FIELDS)
 def test_any_text_and_values_many_times(tmp_path: Path, text: str, suffix: str, fields: dict[str, Any]) -> None:
     file_holds(tmp_path, text, suffix)

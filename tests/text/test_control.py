@@ -12,6 +12,7 @@ from power_sampling import ChatTemplateError
 from power_sampling.prepared import encoded
 from power_sampling.text.codec import Codec
 from power_sampling.text.formats.messages import OWN_TEXTS
+from power_sampling.text.stop import StopStrings, TextStream
 from power_sampling.text.tokenizer import MarkedEncoder
 from power_sampling.types import Conversation
 from tests.support.families import FAMILIES, Family
@@ -169,3 +170,16 @@ def test_a_template_that_does_not_end_is_stopped(template: str, monkeypatch: pyt
     monkeypatch.setattr("power_sampling.text.template.MOST_LETTERS", 2_000_000)
     with pytest.raises(ChatTemplateError, match=r"steps|letters|recursion"):
         Codec(tiny_tokenizer(chat_template=template)).encode_chat([{"role": "user", "content": "x"}])
+
+
+@pytest.mark.parametrize("text", ["<|im_end|>", "a<|im_start|>b", "<tool_call>x</tool_call>", "<|endoftext|>"])
+def test_a_stop_string_is_text_too(text: str) -> None:
+    tokenizer = next(family for family in FAMILIES if family.name == "qwen3").tokenizer()
+    codec = Codec(tokenizer)
+    stop = StopStrings([text], codec.decode)
+    letters = [i for letter in f"ok{text}" for i in codec.encode(letter)]
+    watch = stop.watch(())
+    assert [watch.push(i) for i in letters] == [False] * (len(letters) - 1) + [True]
+    reader = TextStream(codec.decode, codec.eos_ids, stop)
+    reader.finish(tuple(letters))
+    assert (reader.text, reader.stopped_by) == ("ok", text)
