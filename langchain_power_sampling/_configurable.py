@@ -6,7 +6,9 @@ LangChain binds those to the default model and drops the configuration without a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import difflib
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from langchain_core.language_models import LanguageModelInput
@@ -18,17 +20,46 @@ from langchain_core.runnables.configurable import (
     RunnableConfigurableFields,
 )
 from langchain_core.runnables.utils import AnyConfigurableField
+from pydantic import BaseModel
 
 from langchain_power_sampling._structured import StructuredRunnable, structured
 from langchain_power_sampling._tools import ToolLike
+from power_sampling.integrations import refuse_unknown, resolve_max_tokens_alias
 
-__all__ = ["ConfigurableAlternatives", "ConfigurableFields"]
+__all__ = ["ConfigurableAlternatives", "ConfigurableFields", "ConfigurableLLM", "own_names"]
 
 
 # The bases stand bare: with parameters, pydantic would build `default` anew, as another class than the model's.
 
 
-class _Events(DynamicRunnable):  # type: ignore[type-arg]  # see above
+def own_names(owner: type[BaseModel], fields: Mapping[str, AnyConfigurableField]) -> dict[str, AnyConfigurableField]:
+    """The fields of `configurable_fields`, `max_tokens` under its own name. Raises ConfigurationError for others."""
+    renamed = resolve_max_tokens_alias(fields, ["max_tokens"])
+    refuse_unknown(owner.__name__, renamed, list(owner.model_fields))
+    return renamed
+
+
+class _ChecksIds(DynamicRunnable):  # type: ignore[type-arg]  # see above
+    """Warns of what is nearly the name of a configurable field, and has no effect. Other names are left alone: a config
+    is for all of a chain, and frameworks have ids of their own there."""
+
+    def prepare(self, config: RunnableConfig | None = None) -> Any:
+        """The model under a config, and the config."""
+        known = [spec.id for spec in self.config_specs]
+        for name in (config or {}).get("configurable", {}):
+            if name not in known and (close := difflib.get_close_matches(str(name), known, n=1, cutoff=0.75)):
+                warnings.warn(
+                    f"configurable: {name!r} is not configurable here and has no effect; did you mean {close[0]!r}?",
+                    stacklevel=3,
+                )
+        return super().prepare(config)
+
+
+class ConfigurableLLM(_ChecksIds, RunnableConfigurableFields):  # type: ignore[type-arg]  # see above
+    """An LLM some of whose fields come with each call's config."""
+
+
+class _Events(_ChecksIds):
     """Events of version 3, which LangChain has for chat models and not for configurable ones."""
 
     def stream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:

@@ -7,7 +7,6 @@ from operator import itemgetter
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from langchain_core.language_models import LanguageModelInput
-from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
 from langchain_core.runnables import Runnable, RunnableLambda, RunnableMap, RunnablePassthrough
@@ -31,7 +30,7 @@ class Structured(NamedTuple):
     options: dict[str, Any]
     parser: Runnable[Any, Any]
 
-    def chain(self, model: Runnable[LanguageModelInput, AIMessage], *, include_raw: bool) -> StructuredRunnable:
+    def chain(self, model: Runnable[LanguageModelInput, Any], *, include_raw: bool) -> StructuredRunnable:
         """The model, bound to the options, and its parser."""
         if not include_raw:
             return model | self.parser

@@ -18,7 +18,7 @@ from langchain_core.runnables.utils import AnyConfigurableField
 from pydantic import Field, SecretStr
 
 from langchain_power_sampling._base import BasePowerSampling, refuse_several
-from langchain_power_sampling._configurable import ConfigurableAlternatives, ConfigurableFields
+from langchain_power_sampling._configurable import ConfigurableAlternatives, ConfigurableFields, own_names
 from langchain_power_sampling._errors import langchain_errors
 from langchain_power_sampling._fields import ChatFields, LoadedChatFields
 from langchain_power_sampling._messages import ChunkWriter
@@ -178,7 +178,7 @@ class ChatPowerSampling(BasePowerSampling[AIMessage], BaseChatModel):
     def from_config(cls, source: str | Path | Mapping[str, Any] | None = None, **overrides: Unpack[ChatFields]) -> Self:
         """Settings from a YAML or TOML file or a mapping, under `POWER_SAMPLING_*`, under keyword arguments.
 
-        A mapping may hold the fields of this class too (`n`); a file holds those of `power_sampling.Config`.
+        It may hold the fields of this class too (`n`, `max_tokens`).
         """
         return cls._of_source(source, overrides)
 
@@ -372,7 +372,7 @@ class ChatPowerSampling(BasePowerSampling[AIMessage], BaseChatModel):
 
     def configurable_fields(self, **kwargs: AnyConfigurableField) -> ConfigurableFields:
         """Fields that each call's config may set. They stay so under `bind_tools` and `with_structured_output`."""
-        plain: Any = super().configurable_fields(**kwargs)
+        plain: Any = super().configurable_fields(**own_names(type(self), kwargs))
         return ConfigurableFields(default=plain.default, fields=plain.fields)
 
     def configurable_alternatives(

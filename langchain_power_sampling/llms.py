@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Any, Self, Unpack
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import LangSmithParams
+from langchain_core.language_models import LangSmithParams, LanguageModelInput
 from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+from langchain_core.runnables import Runnable
+from langchain_core.runnables.utils import AnyConfigurableField
 
 from langchain_power_sampling._base import BasePowerSampling, generation_info, refuse_several, token_usage
+from langchain_power_sampling._configurable import ConfigurableLLM, own_names
 from langchain_power_sampling._errors import langchain_errors
 from langchain_power_sampling._fields import LLMFields, LoadedLLMFields
-from power_sampling import Chunk, Completion, PowerSampler, Prompt
+from langchain_power_sampling._structured import structured
+from langchain_power_sampling._tools import wanted_schema
+from power_sampling import Chunk, Completion, ConfigurationError, PowerSampler, Prompt
 
 __all__ = ["PowerSamplingLLM"]
 
@@ -67,7 +72,7 @@ class PowerSamplingLLM(BasePowerSampling[str], BaseLLM):
     def from_config(cls, source: str | Path | Mapping[str, Any] | None = None, **overrides: Unpack[LLMFields]) -> Self:
         """Settings from a YAML or TOML file or a mapping, under `POWER_SAMPLING_*`, under keyword arguments.
 
-        A mapping may hold the fields of this class too (`n`); a file holds those of `power_sampling.Config`.
+        It may hold the fields of this class too (`n`, `max_tokens`).
         """
         return cls._of_source(source, overrides)
 
@@ -152,6 +157,38 @@ class PowerSamplingLLM(BasePowerSampling[str], BaseLLM):
     ) -> str:
         """`_call`, without blocking the event loop."""
         return (await self._agenerate([prompt], stop, run_manager, **kwargs)).generations[0][0].text
+
+    # ------------------------------------------------------------ schemas, and switching by configuration
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type,
+        *,
+        include_raw: bool = False,
+        method: str = "json_schema",
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """An LLM whose answers follow a schema, always: they are decoded under it.
+
+        Args:
+            schema: As `ChatPowerSampling.with_structured_output` has it.
+            include_raw: Answer with `{"raw": text, "parsed": ..., "parsing_error": ...}`.
+            method: `json_schema`, or `json_mode`: some JSON object. `function_calling` is for chat models.
+            strict: As OpenAI has it: every property is required and no other one admitted.
+        """
+        if method == "function_calling":
+            raise ConfigurationError(
+                "method: 'function_calling' needs tools, which chat models have (ChatPowerSampling); use 'json_schema'."
+            )
+        plan = structured(schema, method, strict, kwargs)
+        wanted = wanted_schema(plan.options["response_format"])
+        return plan.chain(self.bind(json_schema=wanted), include_raw=include_raw)
+
+    def configurable_fields(self, **kwargs: AnyConfigurableField) -> ConfigurableLLM:
+        """Fields that each call's config may set."""
+        plain: Any = super().configurable_fields(**own_names(type(self), kwargs))
+        return ConfigurableLLM(default=plain.default, fields=plain.fields)
 
     # ------------------------------------------------------------ a stream
 

@@ -142,7 +142,7 @@ class PowerSamplingLLM(RuntimeLLM, StructuredPrediction, ToolCalling, CustomLLM)
     def from_config(cls, source: str | Path | Mapping[str, Any] | None = None, **overrides: Unpack[LLMFields]) -> Self:
         """Settings from a YAML or TOML file or a mapping, under `POWER_SAMPLING_*`, under keyword arguments.
 
-        A mapping may hold the fields of this class too; a file holds those of `power_sampling.Config`.
+        It may hold the fields of this class too.
         """
         return cls(**_resolved(cls, source, overrides))
 

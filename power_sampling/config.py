@@ -14,7 +14,9 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from power_sampling.engines.options import EngineOptions, TorchFields, TorchOptions
 from power_sampling.errors import ConfigurationError, shortened
+from power_sampling.names import elsewhere
 from power_sampling.samplers import (
+    ALL,
     Ancestral,
     BestOfN,
     Lookahead,
@@ -27,7 +29,7 @@ from power_sampling.samplers import (
     SequentialMonteCarlo,
 )
 from power_sampling.samplers.base import MOST_COMPLETIONS
-from power_sampling.settings import Settings
+from power_sampling.settings import Settings, hint
 from power_sampling.types import Law
 
 __all__ = [
@@ -62,6 +64,16 @@ def _as_choices(value: Any) -> Any:
     if isinstance(value, Collection) and not value:
         raise ConfigurationError("choices: an empty list admits no completion; leave it out, or give at least one.")
     return value
+
+
+def field_hint(unknown: str, known: Collection[str]) -> str:
+    """What an error adds about a name that is no setting: where its value belongs, what it is called here, or the
+    closest one."""
+    owners = [sampler.model_fields["name"].default for sampler in ALL if unknown in sampler.model_fields]
+    if owners and unknown != "name":
+        own = " and ".join(owners)
+        return f" It is an option of {own}: sampler={{'name': {owners[0]!r}, {unknown!r}: ...}}."
+    return elsewhere(unknown) or hint(unknown, list(known))
 
 
 class GenerationConfig(Settings):
@@ -137,6 +149,10 @@ class GenerationConfig(Settings):
                     "temperature or lower alpha; temperature=0 is greedy."
                 )
 
+    @classmethod
+    def hint(cls, unknown: str) -> str:
+        return field_hint(unknown, cls.model_fields)
+
     def law(self) -> Law:
         """The law of this request's draws. Greedy keeps scoring under temperature 1, where its log p says something."""
         return self.sampler.law(self.alpha, self.temperature) if self.temperature else Law(1.0, 1.0, 0.0)
@@ -163,6 +179,10 @@ class ModelConfig(TorchFields):
     use_chat_template: bool | None = None
     """How adapters present a bare prompt: as one user message (True), as it is (False); None: as one user message
     where the tokenizer has a chat template."""
+
+    @classmethod
+    def hint(cls, unknown: str) -> str:
+        return field_hint(unknown, cls.model_fields)
 
     @model_validator(mode="after")
     def _check_engine(self) -> Self:

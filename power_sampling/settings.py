@@ -43,10 +43,14 @@ class Settings(BaseModel):
         if isinstance(values, Mapping):
             for name, value in values.items():
                 if name not in cls.model_fields:
-                    quoted, known = shortened(name), list(cls.model_fields)
-                    raise ConfigurationError(f"{cls.__name__} has no field {quoted}.{hint(quoted, known)}")
+                    raise ConfigurationError(f"{cls.__name__} has no field {shortened(name)}.{cls.hint(str(name)[:80])}")
                 check_bounds(value, name)
         return values
+
+    @classmethod
+    def hint(cls, unknown: str) -> str:
+        """What an error adds about a name that is no field."""
+        return hint(unknown, list(cls.model_fields))
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Unpack
 
 from power_sampling.cache import CACHE_VARIABLE
-from power_sampling.config import Config, GenerationConfig, ModelConfig
+from power_sampling.config import Config, GenerationConfig, ModelConfig, field_hint
 from power_sampling.errors import ConfigurationError, shortened
 from power_sampling.fields import ConfigFields
 from power_sampling.files import read_file, yaml_value
-from power_sampling.settings import hint
+from power_sampling.names import ADAPTERS_ONLY, ALIASES
 
-__all__ = ["environment", "load_config", "loaded_config"]
+__all__ = ["environment", "load_config", "loaded_config", "read_source", "under_own_names"]
 
 ENVIRONMENT_PREFIX = "POWER_SAMPLING_"
 
@@ -22,19 +22,38 @@ ENVIRONMENT_PREFIX = "POWER_SAMPLING_"
 def load_config(source: str | Path | Mapping[str, Any] | None = None, **overrides: Unpack[ConfigFields]) -> Config:
     """Settings from a YAML or TOML file or a mapping, under the environment, under keyword arguments.
 
-    Precedence, highest first: `overrides`, `POWER_SAMPLING_<FIELD>`, `source`, defaults. In the environment, `sampler`
+    Precedence, highest first: `overrides`, `POWER_SAMPLING_<FIELD>`, `source`, defaults. `max_tokens` is understood as
+    `max_new_tokens` in files and in the environment. In the environment, `sampler`
     and other structured fields may be YAML (`POWER_SAMPLING_SAMPLER='{name: metropolis_hastings, num_steps: 4}'`).
     Raises ConfigurationError for an unreadable file, an unknown field or variable, or a bad value.
     """
+    return Config.parse({**read_source(source), **environment(), **overrides})
+
+
+def read_source(source: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a file or a mapping says, fields under their own names. Raises ConfigurationError."""
+    if source is None:
+        return {}
     if isinstance(source, Mapping):
-        values = dict(source)
-    elif isinstance(source, (str, os.PathLike)):
-        values = read_file(Path(source))
-    elif source is None:
-        values = {}
-    else:
-        raise ConfigurationError(f"Settings come from the path of a file or a mapping, got {shortened(source)}.")
-    return Config.parse({**values, **environment(), **overrides})
+        return under_own_names(source)
+    if isinstance(source, (str, os.PathLike)):
+        return under_own_names(read_file(Path(source)))
+    raise ConfigurationError(f"Settings come from the path of a file or a mapping, got {shortened(source)}.")
+
+
+def under_own_names(values: Mapping[str, Any], aliases: Collection[str] = tuple(ALIASES)) -> dict[str, Any]:
+    """The values, those of other names (`max_tokens`) under the names of their fields. Raises ConfigurationError where
+    two of the names have two values."""
+    renamed = dict(values)
+    for alias in aliases:
+        if alias in renamed:
+            name, value = ALIASES.get(alias, "max_new_tokens"), renamed.pop(alias)
+            if renamed.setdefault(name, value) != value:
+                raise ConfigurationError(
+                    f"{alias} and {name} are the same setting: got {shortened(value)} and {shortened(renamed[name])}; "
+                    "give one."
+                )
+    return renamed
 
 
 def loaded_config(name: str, fields: Mapping[str, Any]) -> Config:
@@ -50,15 +69,17 @@ def loaded_config(name: str, fields: Mapping[str, Any]) -> Config:
     return Config.parse({"model": name, **variables, **fields})
 
 
-def environment() -> dict[str, Any]:
-    """The fields set by `POWER_SAMPLING_*`."""
+def environment(also: Collection[str] = ()) -> dict[str, Any]:
+    """The fields set by `POWER_SAMPLING_*`; `also` are names of ADAPTERS_ONLY that the caller takes."""
     values = {}
     for variable, text in os.environ.items():
         if variable.startswith(ENVIRONMENT_PREFIX) and variable != CACHE_VARIABLE:
             name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
-            if name not in Config.model_fields:
+            if name in ADAPTERS_ONLY and name not in also:
+                continue
+            if name not in (*Config.model_fields, *ALIASES, *also):
                 raise ConfigurationError(
-                    f"The environment variable {variable} names no field.{hint(name, list(Config.model_fields))}"
+                    f"The environment variable {variable} names no field.{field_hint(name, Config.model_fields)}"
                 )
             values[name] = yaml_value(text, variable)
-    return values
+    return under_own_names(values)

@@ -8,11 +8,11 @@ from typing import Any, Self
 
 from pydantic import ConfigDict, PrivateAttr, model_validator
 
-from power_sampling.config import Config, GenerationConfig
+from power_sampling.config import Config, GenerationConfig, field_hint
 from power_sampling.errors import ConfigurationError
+from power_sampling.names import ADAPTERS_ONLY
 from power_sampling.runtime import PowerSampler
-from power_sampling.settings import hint
-from power_sampling.sources import load_config, loaded_config
+from power_sampling.sources import environment, load_config, loaded_config, read_source, under_own_names
 
 __all__ = [
     "AdapterConfig",
@@ -70,14 +70,13 @@ def resolve_settings(
 ) -> dict[str, Any]:
     """Constructor arguments of `owner`: `fields`, over `POWER_SAMPLING_*`, over `source` (a file or a mapping).
 
-    Fields that `owner` has beside those of `Config` pass through; a mapping may hold them, a file may not. `aliases`
-    are the framework's names for `max_new_tokens`. Raises ConfigurationError for an unknown field or a wrong value.
+    Fields that `owner` has beside those of `Config` pass through, those of ADAPTERS_ONLY from the environment too.
+    `aliases` are the framework's names for `max_new_tokens`. Raises ConfigurationError for an unknown field or a wrong
+    value.
     """
-    given = resolve_max_tokens_alias(fields, aliases)
-    if isinstance(source, Mapping):
-        source = resolve_max_tokens_alias(source, aliases)
-        given = {**_beside_config(source), **given}
-        source = {name: value for name, value in source.items() if name in Config.model_fields}
+    said = resolve_max_tokens_alias(read_source(source), aliases)
+    given = {**_beside_config(said), **_own_variables(owner), **resolve_max_tokens_alias(fields, aliases)}
+    source = {name: value for name, value in said.items() if name in Config.model_fields}
     own = _beside_config(given)
     refuse_unknown(owner.__name__, own, [*owner.model_fields, *aliases])
     config = load_config(source, **{name: value for name, value in given.items() if name not in own})
@@ -89,12 +88,16 @@ def settings_around_loaded(
 ) -> tuple[PowerSampler, dict[str, Any]]:
     """A runtime around a loaded model (`PowerSampler.from_model`), and the constructor arguments of `owner` that say
     the same: all of them, so that what the environment says of other models has no effect."""
-    given = resolve_max_tokens_alias(fields, aliases)
-    own = _beside_config(given)
+    own = {**_own_variables(owner), **_beside_config(given := resolve_max_tokens_alias(fields, aliases))}
     refuse_unknown(owner.__name__, own, [*owner.model_fields, *aliases])
     settings: Any = {name: value for name, value in given.items() if name not in own}
     sampler = PowerSampler.from_model(model, tokenizer, **settings)
     return sampler, {**own, **dict(loaded_config(sampler.model_name, settings))}
+
+
+def _own_variables(owner: type[Config]) -> dict[str, Any]:
+    """What the environment says to adapters alone, as far as this one has it."""
+    return _beside_config(environment([name for name in ADAPTERS_ONLY if name in owner.model_fields]))
 
 
 def _beside_config(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,19 +108,10 @@ def refuse_unknown(owner: str, given: Iterable[str], known: Sequence[str]) -> No
     """Raises ConfigurationError for an argument that `owner` does not know, with the closest name that it does."""
     for name in given:
         if name not in known:
-            raise ConfigurationError(f"{owner} has no argument {name!r}.{hint(name, known)}")
+            raise ConfigurationError(f"{owner} has no argument {name!r}.{field_hint(name, known)}")
 
 
 def resolve_max_tokens_alias(fields: Mapping[str, Any], aliases: Sequence[str]) -> dict[str, Any]:
     """The fields, with `max_new_tokens` under that name where they say it under one of the `aliases`. Raises
     ConfigurationError where two of the names have two values."""
-    renamed = dict(fields)
-    for alias in aliases:
-        if alias in renamed:
-            limit = renamed.pop(alias)
-            if renamed.setdefault("max_new_tokens", limit) != limit:
-                raise ConfigurationError(
-                    f"{alias} and max_new_tokens are the same setting: got {limit!r} and "
-                    f"{renamed['max_new_tokens']!r}; give one."
-                )
-    return renamed
+    return under_own_names(fields, aliases)

@@ -52,8 +52,7 @@ def test_arguments_over_environment_over_source(tmp_path: Path, monkeypatch: pyt
     file.write_text("temperature: 0.25\n")
     assert resolve_settings(Framework, file, {})["temperature"] == 0.25
     file.write_text("title: filed\n")
-    with pytest.raises(ConfigurationError, match="title"):
-        resolve_settings(Framework, file, {})
+    assert resolve_settings(Framework, file, {})["title"] == "filed"
 
 
 def test_unknown_arguments_are_refused_with_the_closest_name() -> None:

@@ -21,6 +21,7 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.outputs import GenerationChunk
 from langchain_core.prompts import PromptTemplate
 from langchain_core.runnables import ConfigurableField
+from pydantic import BaseModel
 
 import power_sampling.models
 from langchain_power_sampling import PowerSamplingLLM
@@ -585,3 +586,26 @@ async def test_the_embedded_model_in_a_chain(embedded: PowerSampler) -> None:
     answers = await chain.abatch([{"country": "France"}, {"country": "Italy"}])
     assert "Paris" in answers[0]
     assert "Rome" in answers[1]
+
+
+# ------------------------------------------------------------ schemas
+
+
+class Mark(BaseModel):
+    """A mark."""
+
+    good: bool
+
+
+async def test_structured_output_is_always_valid(llm: PowerSamplingLLM) -> None:
+    schema = {"title": "Mark", "type": "object", "properties": {"good": {"type": "boolean"}}, "required": ["good"]}
+    llm = llm.model_copy(update={"max_new_tokens": 20})
+    for kind, name in ((Mark, Mark), (schema, dict)):
+        model: Any = llm.with_structured_output(kind)  # type: ignore[arg-type]
+        assert isinstance(model.invoke("a"), name)
+        assert isinstance(await model.ainvoke("a"), name)
+    assert llm.with_structured_output({"enum": [7]}).invoke("a") == 7
+    raw = llm.with_structured_output(Mark, include_raw=True).invoke("a")
+    assert (json.loads(raw["raw"])["good"], raw["parsing_error"]) == (raw["parsed"].good, None)
+    with pytest.raises(ConfigurationError, match="chat models have"):
+        llm.with_structured_output(Mark, method="function_calling")
