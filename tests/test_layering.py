@@ -26,6 +26,7 @@ RANK = {
     "text": 1,
     "engines.options": 2,
     "samplers": 2,
+    "names": 1,
     "fields": 3,
     "vote": 2,
     "config": 3,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -288,3 +289,36 @@ def test_on_the_embedded_model(embedded: PowerSampler) -> None:
     assert answer["text"].strip()
     assert answer["usage"]["prompt_tokens"] > len(embedded.encode("Name a fruit."))
     assert answer["diagnostics"]["exactness"] == "asymptotic"
+
+
+@pytest.mark.parametrize(
+    ("shell", "words"),
+    [
+        (r"{} generate $'\xff'", "Argument 2 .* is not UTF-8"),
+        (r"printf '\xff' | {} generate - --model FOLDER", "stdin is not UTF-8: invalid start byte at byte 0"),
+        ("{} generate - --model FOLDER <&-", "stdin is closed"),
+        ("{} samplers >&-", "stdout is closed"),
+        ("{} samplers >/dev/full", "stdout: No space left on device"),
+        ("{} generate x --model '~nobody-at-all/x'", "There is no folder|can be no file or folder"),
+        (f"{{}} generate x --model {'a' * 300}", "can be no file or folder: .*too long"),
+    ],
+)
+def test_odd_streams_and_arguments_are_one_line_on_stderr(shell: str, words: str) -> None:
+    command = shell.format(f"{sys.executable} -m power_sampling.cli").replace("FOLDER", "/nowhere")
+    ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert ran.returncode == 1
+    (line,) = [line for line in ran.stderr.splitlines() if line]
+    assert re.match(f"error: .*({words})", line)
+
+
+def test_without_stderr_the_answer_comes_all_the_same() -> None:
+    command = f"{sys.executable} -m power_sampling.cli samplers 2>&-"
+    ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (ran.returncode, "metropolis_hastings" in ran.stdout) == (0, True)
+
+
+def test_what_an_encoding_has_no_letter_for_is_escaped() -> None:
+    code = "import sys; from power_sampling.cli.streams import usable_streams\nwith usable_streams(): print('ö日')"
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env=environment)
+    assert ran.stdout == "ö\\u65e5\n".encode("latin-1")

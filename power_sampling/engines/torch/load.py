@@ -136,11 +136,15 @@ def _source(model: str) -> str:
     """What `from_pretrained` is to be given."""
     if model == "embedded":
         return str(unpacked(embedded_file()))
-    path = Path(model).expanduser()
+    try:
+        path = Path(model).expanduser()
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # a user whom nobody knows, a name that can be none
+        raise ModelNotFoundError(f"{model!r:.200} can be no file or folder: {error}") from error
     if path.suffix.lower() == ".gguf":
-        if not path.is_file():
+        if not is_file:
             raise ModelNotFoundError(f"There is no GGUF file at {model!r}.")
         return str(unpacked(path))
-    if path.is_dir() or not (path.is_absolute() or model.startswith((".", "~"))):
-        return str(path) if path.is_dir() else model
+    if is_folder or not (path.is_absolute() or model.startswith((".", "~"))):
+        return str(path) if is_folder else model
     raise ModelNotFoundError(f"There is no folder {model!r}. Give a folder with config.json and weights, or a hub id.")

@@ -1,28 +1,22 @@
-"""`power-sampling ...`: complete a prompt, compare the samplers on one, list them.
-
-Answers go to stdout, everything about them to stderr. Options that are not given come from `POWER_SAMPLING_*`, then
-from `--config`, then from the defaults.
-"""
+"""The commands, their options, and what becomes of these."""
 
 from __future__ import annotations
 
 import gc
 import json
-import os
 import secrets
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from functools import wraps
 from typing import Annotated, Any, NamedTuple
 
+from power_sampling.cli.streams import check_arguments, fail, read_stdin, usable_streams
 from power_sampling.config import Config, MetropolisHastings
 from power_sampling.errors import ConfigurationError, PowerSamplingError
-from power_sampling.progress import ProgressBar
 from power_sampling.runtime import PowerSampler
 from power_sampling.samplers import ALL, SamplerOptions
 from power_sampling.sources import load_config
-from power_sampling.types import Completion, Message, Progress
+from power_sampling.types import Message
 
 try:
     import typer
@@ -30,6 +24,9 @@ try:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from power_sampling.cli.following import followed, log, write
+    from power_sampling.cli.printing import as_dict, diagnostics_table, print_comparison, tables
 except ModuleNotFoundError as error:
     _MISSING = error.name
 else:
@@ -57,8 +54,6 @@ else:
 
 __all__ = ["app", "main"]
 
-WIDE = 110  # columns of a terminal that has room for everything beside each other
-
 
 def main() -> None:
     """The entry point `power-sampling`."""
@@ -66,7 +61,12 @@ def main() -> None:
         sys.stderr.write(f"The command line needs the package {_MISSING}: pip install 'power-sampling[cli]'\n")
         raise SystemExit(2)
     gc.disable()  # until the model is loaded
-    app()(prog_name="power-sampling")
+    with usable_streams():
+        try:
+            check_arguments(sys.argv[1:])
+        except PowerSamplingError as error:
+            fail(str(error))
+        app()(prog_name="power-sampling")
 
 
 def app() -> typer.Typer:
@@ -127,12 +127,12 @@ def generate(
     power_sampler = PowerSampler.of(_settings(given))
     question = _question(power_sampler, _text(prompt), is_quiet=as_json)
     is_shown = not as_json and sys.stderr.isatty()
-    completion = _followed(power_sampler, question, is_shown=is_shown, show=_write if stream else None)
+    completion = followed(power_sampler, question, is_shown=is_shown, show=write if stream else None)
     if as_json:
-        typer.echo(json.dumps(_as_dict(completion), ensure_ascii=False, allow_nan=False))
+        typer.echo(json.dumps(as_dict(completion), ensure_ascii=False, allow_nan=False))
     else:
         typer.echo("" if stream else completion.text)
-        Console(stderr=True).print(_diagnostics_table(completion))
+        Console(stderr=True).print(diagnostics_table(completion))
 
 
 def compare(
@@ -165,13 +165,13 @@ def compare(
     text = _text(prompt)
     question = _question(base, text, is_quiet=as_json)
     is_shown = not as_json and sys.stderr.isatty()
-    log = None if as_json or is_shown else _log
-    completions = [_followed(run, question, is_shown=is_shown, log=log) for run in runs]
+    told = None if as_json or is_shown else log
+    completions = [followed(run, question, is_shown=is_shown, log=told) for run in runs]
     if as_json:
-        found = {"prompt": text, "seed": base.generation.seed, "runs": [_as_dict(c) for c in completions]}
+        found = {"prompt": text, "seed": base.generation.seed, "runs": [as_dict(c) for c in completions]}
         typer.echo(json.dumps(found, ensure_ascii=False, allow_nan=False))
     else:
-        _print_comparison(completions)
+        print_comparison(completions)
 
 
 def samplers() -> None:
@@ -184,7 +184,7 @@ def samplers() -> None:
         table.add_row(Text(name.default, "bold"), "", "", Text(" ".join((sampler.__doc__ or "").split())))
         for option in options:
             table.add_row("", option.name, Text(option.default), Text(option.meaning))
-    _tables().print(table)
+    tables().print(table)
 
 
 class _Option(NamedTuple):
@@ -232,7 +232,7 @@ def _yaml(where: str, text: str) -> Any:
 
 
 def _text(prompt: str) -> str:
-    return sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt  # less the line end that `echo` adds
+    return read_stdin() if prompt == "-" else prompt
 
 
 def _question(sampler: PowerSampler, text: str, *, is_quiet: bool) -> str | list[Message]:
@@ -269,142 +269,3 @@ def _runs(base: PowerSampler, alphas: Sequence[float], moves: Mapping[str, int |
     options |= {name: value for name, value in moves.items() if value is not None}
     plain = [base.with_settings(sampler=name) for name in ("ancestral", "low_temperature")]
     return plain + [base.with_settings(sampler=options, alpha=alpha) for alpha in alphas]
-
-
-# ------------------------------------------------------------ while it runs
-
-
-def _followed(
-    sampler: PowerSampler,
-    question: str | list[Message],
-    *,
-    is_shown: bool,
-    show: Callable[[str], None] | None = None,
-    log: Callable[[str], None] | None = None,
-) -> Completion:
-    """The completion. Its steps move a bar, until `show` gets the first text; `log` gets a line for each tenth."""
-    label, tenth, completion = _label(sampler.generation.sampler.name, sampler.generation.law().alpha), -1, None
-    with ProgressBar(is_shown=is_shown, stays=False) as bar, closing(sampler.stream(question)) as chunks:
-        bar.describe(f"{label} ")
-        for chunk in chunks:
-            completion = chunk.completion
-            if chunk.progress is not None:
-                done, total, stats = chunk.progress
-                if completion is not None:
-                    done, stats = total, _stats(completion)
-                bar.describe(f"{label}  step {done}/{total} ")
-                bar.show(Progress(done, total, stats))
-                if log and 10 * done // total != tenth:
-                    tenth = 10 * done // total
-                    log(f"{label}: step {done}/{total}  {_words(stats)}".rstrip())
-            if show and chunk.text:
-                bar.close()  # text and bar would overwrite each other
-                show(chunk.text)
-    assert completion is not None, "the last chunk carries the completion"
-    return completion
-
-
-def _stats(completion: Completion) -> dict[str, float]:
-    """The numbers that a sampler reports while it runs, of the finished completion."""
-    found = completion.diagnostics
-    stats = {"logp": completion.logp, "length": len(completion.tokens)}
-    stats |= {"acceptance_rate": found.acceptance_rate} if found.acceptance_rate is not None else {}
-    return stats | ({"ess": found.ess} if found.ess is not None else {})
-
-
-def _words(stats: Mapping[str, float]) -> str:
-    words = {"logp": "log p", "acceptance_rate": "accepted"}
-    return "  ".join(f"{words.get(name, name)} {_number(value)}" for name, value in stats.items())
-
-
-def _number(value: float) -> str:
-    return f"{value:.2f}".removesuffix(".00")
-
-
-def _write(text: str) -> None:
-    typer.echo(text, nl=False)
-
-
-def _log(line: str) -> None:
-    typer.echo(line, err=True)
-
-
-# ------------------------------------------------------------ what is printed
-
-
-def _as_dict(completion: Completion) -> dict[str, Any]:
-    return {
-        "text": completion.text,
-        "logp": completion.logp,
-        "finish_reason": completion.finish_reason,
-        "stop": completion.stop,
-        "tokens": completion.tokens,
-        "seed": completion.seed,
-        "usage": completion.usage,
-        "diagnostics": completion.diagnostics.to_dict(),
-    }
-
-
-def _diagnostics_table(completion: Completion) -> Table:
-    table = Table.grid(padding=(0, 2))
-    facts = {
-        "log p": completion.logp,
-        "log p per token": _logp_per_token(completion),
-        **completion.diagnostics.to_dict(),
-        "finish_reason": completion.finish_reason,
-        **completion.usage,
-        "seed": completion.seed,
-    }
-    for name, value in facts.items():
-        if value is not None:
-            table.add_row(Text(name, "dim"), _number(value) if isinstance(value, float) else str(value))
-    return table
-
-
-def _print_comparison(completions: Sequence[Completion]) -> None:
-    """The runs as rows; the texts below where the terminal has no room for a column of them."""
-    console = _tables()
-    is_wide = console.width >= WIDE
-    table = Table(box=SIMPLE, pad_edge=False, padding=(0, 1) if is_wide else 0, show_lines=is_wide)
-    table.caption = f"log p is of the base law; one completion each, seed {completions[0].seed}"
-    table.add_column("sampler", no_wrap=True)
-    for heading in ("alpha", "log p", "log p\n/ token", "accepted", "tokens\ndecoded", "serial\nsteps", "seconds"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    if is_wide:
-        table.add_column("text", overflow="fold")
-    for c in completions:
-        table.add_row(c.diagnostics.sampler, *_numbers_of(c), *([Text(c.text)] if is_wide else []))
-    console.print(table)
-    for c in completions if not is_wide else ():
-        console.print(Text(_label(c.diagnostics.sampler, c.diagnostics.alpha), "bold"))
-        console.print(Text(c.text), "")
-
-
-def _numbers_of(completion: Completion) -> tuple[str, ...]:
-    found = completion.diagnostics
-    return (
-        f"{found.alpha:g}",
-        f"{completion.logp:.2f}",
-        f"{_logp_per_token(completion):.3f}",
-        "" if found.acceptance_rate is None else f"{found.acceptance_rate:.2f}",
-        f"{found.tokens_decoded}",
-        f"{found.serial_steps}",
-        f"{found.seconds:.2f}",
-    )
-
-
-def _label(sampler: str, alpha: float) -> str:
-    return f"{sampler} alpha={alpha:g}"
-
-
-def _logp_per_token(completion: Completion) -> float:
-    return completion.logp / len(completion.tokens)
-
-
-def _tables() -> Console:
-    """Stdout; wide enough for a table where it is no terminal that says how wide it is."""
-    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140)
-
-
-if __name__ == "__main__":
-    main()
