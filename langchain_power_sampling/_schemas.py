@@ -8,6 +8,7 @@ enums, unions, free objects), recursive classes, TypedDicts with keys that may b
 from __future__ import annotations
 
 import enum
+import json
 import types
 import typing
 from collections.abc import Mapping
@@ -55,14 +56,22 @@ def described(schema: Any, strict: bool | None = None) -> dict[str, Any]:
     is its JSON schema; only `name` is there always. Raises ConfigurationError for what has no such description."""
     try:
         if isinstance(schema, Mapping) and isinstance(function := schema.get("function"), Mapping):
-            return {**function, "name": _name(function)}  # OpenAI's own form is taken as it is
+            return _checked({**function, "name": _name(function)})  # OpenAI's own form is taken as it is
         function = _convertible(schema)
         if isinstance(function, dict) and strict is not None:  # LangChain expects parameters, and no other word on it
             own = {key: value for key, value in function.items() if key != "strict"}
             function = {"parameters": {"type": "object", "properties": {}}, **own} if strict else own
-        return dict(convert_to_openai_function(function, strict=strict))
+        return _checked(dict(convert_to_openai_function(function, strict=strict)))
     except FAULTS as error:
         raise ConfigurationError(f"{schema!r:.120} cannot be described as a schema or a function: {error}") from error
+
+
+def _checked(function: dict[str, Any]) -> dict[str, Any]:
+    """A description of plain JSON with a name. Raises ValueError or TypeError for another."""
+    json.dumps(function, allow_nan=False)
+    if not function.get("name") or not isinstance(function.get("parameters") or {}, dict):
+        raise ValueError("it has no name, or parameters that are no schema")
+    return function
 
 
 def traceable(schema: Any) -> Any:

@@ -23,10 +23,12 @@ def as_tools(tools: Sequence[ToolLike]) -> list[dict[str, Any]]:
     """Tools in OpenAI's form, as plain JSON. A name that had to be changed for the model stands beside the function,
     as it was: `{"type": "function", "name": "a.b", "function": {"name": "a_b", ...}}`."""
     converted: list[dict[str, Any]] = []
+    if isinstance(tools, (str, Mapping)) or not isinstance(tools, Sequence):
+        raise ConfigurationError(f"tools: expected a list of tools, got {tools!r:.120}.")
     for tool in tools:
         new = dict(tool) if isinstance(tool, Mapping) else _as_tool(tool)
         function = new.get("function")
-        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not _is_json(function):
             raise ConfigurationError(
                 f'tools: expected BaseTools or {{"type": "function", "function": {{"name": ...}}}}, got {tool!r:.120}.'
             )
@@ -38,11 +40,25 @@ def as_tools(tools: Sequence[ToolLike]) -> list[dict[str, Any]]:
     return converted
 
 
+def _is_json(function: Mapping[str, Any]) -> bool:
+    try:
+        json.dumps(function, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
 def _as_tool(tool: BaseTool) -> dict[str, Any]:
+    if not isinstance(tool, BaseTool):
+        return {}  # refused with others that are no tools
     name = tool.metadata.name
     if not name:
         raise ConfigurationError(f"tools: {tool!r:.80} has no name; give its metadata one.")
     described: dict[str, Any] = tool.metadata.to_openai_tool(skip_length_check=True)
+    parameters = described["function"]["parameters"]
+    if "properties" not in parameters and tool.metadata.fn_schema is not None:  # core drops the reference of a class
+        root = tool.metadata.fn_schema.model_json_schema().get("$ref", "").rpartition("/")[2]  # that holds itself
+        described["function"]["parameters"] = {**parameters.get("$defs", {}).get(root, {}), **parameters}
     return described if described["function"]["name"] == name else {"name": name, **described}
 
 

@@ -6,6 +6,7 @@ the command line. No torch in here.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, ClassVar, Self
@@ -113,6 +114,10 @@ class GenerationConfig(Settings):
     def _check_sampling(self) -> Self:
         if "" in self.stop:
             raise ConfigurationError("stop: an empty string would stop every completion; leave it out.")
+        try:
+            json.dumps(self.json_schema)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ConfigurationError(f"json_schema: expected plain JSON values: {error}.") from error
         given = [name for name in CONSTRAINTS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ConfigurationError(f"{' and '.join(given)}: a completion obeys one constraint; give one of them.")

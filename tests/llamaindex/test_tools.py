@@ -10,7 +10,9 @@ import pytest
 from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent, ReActAgent
 from llama_index.core.base.llms.types import ChatMessage, MessageRole, TextBlock, ThinkingBlock, ToolCallBlock
 from llama_index.core.memory import ChatMemoryBuffer
+from llama_index.core.program.function_program import get_function_tool
 from llama_index.core.tools import FunctionTool
+from pydantic import BaseModel
 
 from llamaindex_power_sampling import PowerSamplingLLM
 from llamaindex_power_sampling._messages import calls_of, engine_messages
@@ -355,3 +357,16 @@ async def test_workflow_of_functions_chooses_the_agent(llm: PowerSamplingLLM) ->
     speaks = speaking(calculator, is_function_calling_model=False)
     by_text = AgentWorkflow.from_tools_or_functions([add], llm=speaks)
     assert isinstance(next(iter(by_text.agents.values())), ReActAgent)
+
+
+def test_a_class_that_holds_itself_keeps_its_fields_as_a_tool() -> None:
+    class Tree(BaseModel):
+        """A tree."""
+
+        good: bool
+        branches: list[Tree] = []
+
+    Tree.model_rebuild(_types_namespace={"Tree": Tree})
+    parameters = as_tools([get_function_tool(Tree)])[0]["function"]["parameters"]
+    assert set(parameters["properties"]) == {"good", "branches"}
+    assert parameters["$defs"]["Tree"]["properties"]["branches"]["items"] == {"$ref": "#/$defs/Tree"}
