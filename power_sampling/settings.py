@@ -43,7 +43,9 @@ class Settings(BaseModel):
         if isinstance(values, Mapping):
             for name, value in values.items():
                 if name not in cls.model_fields:
-                    raise ConfigurationError(f"{cls.__name__} has no field {shortened(name)}.{cls.hint(str(name)[:80])}")
+                    raise ConfigurationError(
+                        f"{cls.__name__} has no field {shortened(name)}.{cls.hint(str(name)[:80])}"
+                    )
                 check_bounds(value, name)
         return values
 
