@@ -58,7 +58,7 @@ from power_sampling.types import (
     Reply,
     ToolCall,
 )
-from power_sampling.vote import vote
+from power_sampling.vote import OneVoteDecidesWarning, Tally, tally, vote
 
 __version__ = "0.1.0"
 
@@ -90,6 +90,7 @@ __all__ = [
     "ModelNotFoundError",
     "NoLegalCompletionError",
     "NothingAcceptedError",
+    "OneVoteDecidesWarning",
     "OutOfMemoryError",
     "ParallelTempering",
     "ParticleGibbs",
@@ -103,6 +104,7 @@ __all__ = [
     "RequestFailedError",
     "RequestTimeoutError",
     "SequentialMonteCarlo",
+    "Tally",
     "ToolCall",
     "UnsupportedModelError",
     "__version__",
@@ -111,6 +113,7 @@ __all__ = [
     "load_model_and_tokenizer",
     "power_sample",
     "settled_choice",
+    "tally",
     "unaliased",
     "vote",
 ]

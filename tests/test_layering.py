@@ -41,6 +41,7 @@ RANK = {
     "runtime": 7,
     "integrations": 8,
     "testing": 8,
+    "evaluation": 8,
     "compat": 8,
     "cli": 9,
     "__init__": 9,

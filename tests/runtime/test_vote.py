@@ -5,12 +5,22 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
+from math import log
 from typing import Any
 
 import pytest
 
-from power_sampling import Completion, Diagnostics, InputError, PowerSampler, vote
+from power_sampling import (
+    Completion,
+    Diagnostics,
+    InputError,
+    OneVoteDecidesWarning,
+    PowerSampler,
+    tally,
+    vote,
+)
 from tests.support.tiny import tiny_model, tiny_tokenizer
 
 
@@ -68,22 +78,24 @@ def test_every_small_election_is_decided_by_the_rule() -> None:
 @pytest.mark.parametrize(
     ("part", "wrong"),
     [
-        ("len(group)", "1"),
-        ("len(group)", "-len(group)"),
-        ("max(c.logp for c in group)", "0"),
-        ("max(c.logp for c in group)", "group[0].logp"),
-        ("max(c.logp for c in group)", "sum(c.logp for c in group)"),
-        ("max(winners", "min(winners"),
-        ("max(winners, key=lambda c: c.logp)", "winners[0]"),
-        ("groups.pop(None, None)", "pass"),
-        ("len(groups) > 1", "len(groups) > 2"),
+        ("len(sums[answer]) if", "1 if"),
+        ("len(sums[answer]) if", "-len(sums[answer]) if"),
+        ("(count[answer], best[answer].logp)", "(count[answer], 0)"),
+        ("(count[answer], best[answer].logp)", "(count[answer], -best[answer].logp)"),
+        ("or completion.logp > best[answer].logp", ""),
+        ("completion.logp > best[answer].logp", "True"),
+        ("reverse=True", "reverse=False"),
+        ("if any(a is not None for a in answers)", "if False"),
+        ("if any(a is not None for a in answers)", "if len(set(answers)) > 2"),
     ],
 )
 def test_another_rule_would_be_noticed(part: str, wrong: str) -> None:
-    """Copies of the rule with one part replaced."""
-    source = inspect.getsource(vote)
+    """Copies of the module with one part replaced."""
+    module = inspect.getmodule(vote)
+    assert module is not None
+    source = inspect.getsource(module)
     assert source.count(part) == 1
-    scope: dict[str, Any] = dict(vars(inspect.getmodule(vote)))
+    scope: dict[str, Any] = {"__name__": module.__name__}
     exec(source.replace(part, wrong), scope)
     assert faults(scope["vote"]) > 0
 
@@ -96,3 +108,53 @@ def test_both_through_the_whole_engine() -> None:
     best = runtime.complete("a", sampler={"name": "best_of_n", "num_completions": 3, "proposal_temperature": 1.0})
     assert best.diagnostics.sampler == "best_of_n" and best.diagnostics.exactness == "approximate"
     assert best.diagnostics.tokens_decoded >= len(best.tokens)
+
+
+# ------------------------------------------------------------ weighted votes
+
+
+def plain(text: str, logp: float, sampler: str = "ancestral", alpha: float = 1.0) -> Completion:
+    drawn = completion(text, logp)
+    return replace(drawn, diagnostics=replace(drawn.diagnostics, sampler=sampler, alpha=alpha))
+
+
+def test_weights_are_p_to_the_alpha_less_one() -> None:
+    drawn = [plain(": 1", log(0.2)), plain(": 2", log(0.1)), plain("none", log(0.5)), plain(": 2", log(0.1))]
+    counted = tally(drawn, key=answer_of, alpha=2.0)
+    assert counted.weights == pytest.approx((0.5, 0.25, 0.0, 0.25))
+    assert dict(counted.shares) == pytest.approx({"1": 0.5, "2": 0.5})
+    assert counted.effective_votes == pytest.approx(1 / (0.25 + 0.0625 + 0.0625))
+    assert not counted.is_decided_by_one
+    assert tally(drawn, key=answer_of).weights == pytest.approx((1 / 3, 1 / 3, 0, 1 / 3))
+    assert tally(drawn, key=answer_of).answer == "2"
+    assert tally(drawn, key=answer_of, alpha=3.0).answer == "1"
+
+
+def test_one_vote_that_decides_is_warned_of() -> None:
+    drawn = [plain(": 1", -2000.0), plain(": 2", -2010.0), plain(": 2", -2011.0)]
+    assert vote(drawn, key=answer_of) is drawn[1]  # heads
+    with pytest.warns(OneVoteDecidesWarning, match=r"One of 3 votes holds 100% .* lower alpha \(4\)"):
+        assert vote(drawn, key=answer_of, alpha=4.0) is drawn[0]
+    assert tally(drawn[:1], alpha=4.0).effective_votes == 1
+    assert vote(drawn[:1], alpha=4.0) is drawn[0]  # one alone is no surprise
+
+
+def test_what_is_sharpened_already_is_not_sharpened_again() -> None:
+    with pytest.raises(InputError, match="drawn by metropolis_hastings at alpha 4"):
+        vote([plain(": 1", -1, "metropolis_hastings", 4.0)], alpha=2.0)
+    assert vote([plain(": 1", -1, "metropolis_hastings", 1.0)], alpha=2.0).text == ": 1"  # that is plain
+    assert vote([plain(": 1", -1, "metropolis_hastings", 4.0)]).text == ": 1"
+    with pytest.raises(InputError, match="at least 1"):
+        vote([plain(": 1", -1)], alpha=0.5)
+
+
+def test_the_weighted_vote_tends_to_the_answers_law_under_the_power() -> None:
+    """By enumeration: plain samples in the proportions of p have the shares of p^alpha, summed by answer."""
+    law = {"aa": 0.3, "ab": 0.3, "ba": 0.4}  # the first letter is the answer
+    drawn = [plain(text, log(p)) for text, p in law.items() for _ in range(round(10 * p))]
+    shares = tally(drawn, key=lambda c: c.text[0], alpha=3.0).shares
+    z = sum(p**3 for p in law.values())
+    assert shares["a"] == pytest.approx((0.3**3 + 0.3**3) / z)
+    assert shares["b"] == pytest.approx(0.4**3 / z)
+    assert tally(drawn, key=lambda c: c.text[0]).answer == "a"
+    assert tally(drawn, key=lambda c: c.text[0], alpha=3.0).answer == "b"
