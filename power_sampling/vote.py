@@ -133,6 +133,7 @@ def _check_plain(completions: Sequence[Completion]) -> None:
         found = completion.diagnostics
         if found.sampler != "ancestral" and found.alpha != 1:
             raise InputError(
-                f"vote: weights p^(alpha - 1) are those of plain samples, and a completion was drawn by "
-                f"{found.sampler} at alpha {found.alpha}, sharpened already. Generate with sampler='ancestral', or leave alpha out."
+                "vote: weights p^(alpha - 1) are those of plain samples, and a completion was drawn by "
+                f"{found.sampler} at alpha {found.alpha}, sharpened already. Generate with sampler='ancestral', or "
+                "leave alpha out."
             )

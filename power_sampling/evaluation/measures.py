@@ -7,6 +7,7 @@ from a fixed seed: the same table gives the same interval.
 
 from __future__ import annotations
 
+from fractions import Fraction
 from math import comb, sqrt
 from statistics import NormalDist
 from typing import NamedTuple
@@ -83,8 +84,8 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> float:
         raise InputError("mcnemar: expected one right (1) or wrong (0) answer per question on both sides.")
     wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
     n = wins + losses
-    tail = sum(comb(n, i) for i in range(min(wins, losses) + 1))
-    return min(1.0, 2 * tail / 2**n)
+    tail: int = sum(comb(n, i) for i in range(min(wins, losses) + 1))
+    return min(1.0, float(Fraction(2 * tail, 2**n)))
 
 
 def sign_flip_test(first: ArrayLike, second: ArrayLike) -> float:

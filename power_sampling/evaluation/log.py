@@ -1,0 +1,167 @@
+"""The log of a run: one file of JSON Lines that is only ever added to, and survives being killed at any byte.
+
+The first line says what the run is; every answer is a line. A line that was cut in half is taken off when the log is
+opened again, and its answer is drawn anew: by its own seed, so it is the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from power_sampling.errors import ConfigurationError
+
+__all__ = ["Answer", "Key", "Log", "read_log"]
+
+FILE = "log.jsonl"
+
+
+class Key(NamedTuple):
+    """Which answer: of this method to this question, the sample-th under this seed of the run."""
+
+    method: str
+    question: str
+    seed: int
+    sample: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One answer with its grade and its cost; where no completion came, `error` says why and it counts as wrong."""
+
+    method: str
+    question: str
+    seed: int
+    sample: int
+    text: str = ""
+    answer: str | None = None  # what was graded, in one spelling
+    is_right: bool = False
+    note: str = ""
+    error: str | None = None
+    finish_reason: str | None = None
+    length: int = 0
+    logp: float | None = None
+    tokens_decoded: int = 0
+    tokens_prefilled: int = 0
+    serial_steps: int = 0
+    seconds: float = 0.0
+    acceptance_rate: float | None = None
+    ess: float | None = None
+    request_seed: int = 0
+
+    @property
+    def key(self) -> Key:
+        return Key(self.method, self.question, self.seed, self.sample)
+
+
+class Contents(NamedTuple):
+    """A log as read."""
+
+    facts: Mapping[str, Any] | None  # of the run; None: the log is empty
+    methods: Mapping[str, Any]  # settings by label
+    sessions: list[Mapping[str, Any]]
+    answers: dict[Key, Answer]
+    good_bytes: int
+
+
+class Log:
+    """A log that is being written. One process at a time."""
+
+    def __init__(self, folder: Path, facts: Mapping[str, Any], methods: Mapping[str, Any]) -> None:
+        """Open or begin the log in this folder. Raises ConfigurationError where it holds a run of other settings."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / FILE
+        known = read_log(folder) if path.exists() else Contents(None, {}, [], {}, 0)
+        _check_same("settings", known.facts or facts, facts, folder)
+        for label in known.methods.keys() & methods.keys():
+            _check_same(label, known.methods[label], methods[label], folder)
+        self.answers = known.answers
+        self._file = path.open("r+b" if path.exists() else "w+b")
+        _lock(self._file, folder)
+        self._file.truncate(known.good_bytes)
+        self._file.seek(known.good_bytes)
+        if known.facts is None:
+            self._write({"kind": "run", "facts": facts})
+        for label in methods.keys() - known.methods.keys():
+            self._write({"kind": "method", "label": label, "settings": methods[label]})
+
+    def begin(self, session: Mapping[str, Any]) -> None:
+        """Note what a start of the run was asked for."""
+        self._write({"kind": "session", **session})
+        os.fsync(self._file.fileno())
+
+    def add(self, answer: Answer) -> None:
+        """Keep an answer. When this returns, it outlives the process."""
+        self._write({"kind": "answer", **asdict(answer)})
+        self.answers[answer.key] = answer
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+        self._file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+def read_log(folder: Path) -> Contents:
+    """What the log of a folder holds; a half-written last line is left out. Raises ConfigurationError for no log."""
+    path = folder / FILE
+    try:
+        whole = path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{str(folder)!r} holds no run ({FILE}: {error.strerror}).") from error
+    good_bytes = whole.rfind(b"\n") + 1
+    contents = Contents(None, {}, [], {}, good_bytes)
+    facts, methods = None, dict(contents.methods)
+    names = {field.name for field in fields(Answer)}
+    for i, line in enumerate(whole[:good_bytes].splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            kind = record.pop("kind")
+            if kind == "answer":
+                answer = Answer(**{name: value for name, value in record.items() if name in names})
+                contents.answers[answer.key] = answer
+            elif kind == "method":
+                methods[record["label"]] = record["settings"]
+            elif kind == "session":
+                contents.sessions.append(record)
+            else:
+                facts = record["facts"]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigurationError(
+                f"{str(path)!r}, line {i} is no record of a run ({error}): the file was changed by something else. "
+                "Take the line off to have its answer drawn anew, or choose another folder."
+            ) from error
+    return contents._replace(facts=facts, methods=methods)
+
+
+def _check_same(what: str, known: Mapping[str, Any], given: Mapping[str, Any], folder: Path) -> None:
+    for name in {**known, **given}:
+        if known.get(name) != given.get(name):
+            raise ConfigurationError(
+                f"{str(folder)!r} holds a run under other settings; {what}: {name} was {known.get(name)!r:.120} and is "
+                f"{given.get(name)!r:.120}. Give the old settings to go on with it, or choose another folder."
+            )
+
+
+def _lock(file: Any, folder: Path) -> None:
+    """Two processes that add to one log would mix their lines. The system takes the lock off with the process."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise ConfigurationError(f"Another process writes to the run in {str(folder)!r}; wait for it.") from error

@@ -1,0 +1,84 @@
+"""What a task is: questions from a local file, how they are put to a model, how an answer is graded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from power_sampling.errors import ConfigurationError
+from power_sampling.evaluation.graders import Grade
+from power_sampling.runtime import Prompt
+
+__all__ = ["Question", "Row", "Task", "digest", "field", "read_rows", "user_turn"]
+
+Row: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question. `id` is its name in the log and never changes."""
+
+    id: str
+    chat: Prompt  # for a model with a chat template
+    text: str  # for a base model
+    expected: str
+    row: Row  # as it stands in the file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """Questions and their grader. `grade` is given a question and the text of an answer."""
+
+    name: str
+    source: Path
+    questions: tuple[Question, ...]
+    grade: Callable[[Question, str], Grade]
+    is_votable: bool = True
+    """Whether equal answers can be told to be equal, so that a majority can be counted."""
+    stop: tuple[str, ...] = ()
+    """Where the answer of a base model ends; a chat model ends its turn by itself."""
+    max_new_tokens: int = 512
+    runs_code: bool = False
+
+
+def read_rows(path: Path, *, where: str) -> list[Row]:
+    """The objects of a JSON Lines file, or of a JSON array. `where` says where a missing file is to be had."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(
+            f"There is no file {str(path)!r} ({error.strerror}). Nothing is downloaded by itself: {where}"
+        ) from error
+    rows: Any
+    try:
+        rows = json.loads(text) if text.lstrip().startswith("[") else _lines(text)
+    except json.JSONDecodeError as error:
+        raise ConfigurationError(f"{str(path)!r} holds neither a JSON array nor JSON Lines: {error}.") from error
+    if not rows or not all(isinstance(row, dict) for row in rows):
+        raise ConfigurationError(f"{str(path)!r}: expected JSON objects, at least one.")
+    return list(rows)
+
+
+def _lines(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.split("\n") if line.strip()]
+
+
+def field(row: Row, name: str, path: Path, i: int) -> str:
+    """A field of the i-th row that has to be there."""
+    if name not in row:
+        raise ConfigurationError(f"{str(path)!r}, row {i + 1}: expected a field {name!r}, got {sorted(row)}.")
+    return row[name] if isinstance(row[name], str) else json.dumps(row[name])
+
+
+def user_turn(text: str) -> Prompt:
+    """A conversation of one message."""
+    return [{"role": "user", "content": text}]
+
+
+def digest(path: Path) -> str:
+    """What a log keeps of a file, so that another file is not taken for the same."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,58 @@
+"""Questions of your own: a JSON Lines file and a grader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from power_sampling.errors import ConfigurationError
+from power_sampling.evaluation.graders import GRADERS, Grade, by_name
+from power_sampling.evaluation.tasks.base import Question, Row, Task, field, read_rows, user_turn
+
+__all__ = ["jsonl"]
+
+WHERE = 'write one JSON object per line: {"question": "...", "answer": "..."} and give the file as --data.'
+CHOOSE = "{question}\n\n{choices}\n\nThink it over, then end with: The answer is (letter)."
+
+
+def jsonl(path: Path, grader: str = "exact") -> Task:
+    """The questions of a file with `answer` and one of `question` (text) or `messages` (a conversation).
+
+    `choices` (a list) are shown with letters; the answer is then a letter, or the number of a choice from 0. `id` names
+    a question, else its line does. `grader` is one of `graders.GRADERS` or `module:function`. The whole text is graded.
+    """
+    grade_text = by_name(grader)
+    questions = [_question(row, path, i) for i, row in enumerate(read_rows(path, where=WHERE))]
+    names = [question.id for question in questions]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigurationError(f"{str(path)!r}: the id {twice[0]!r} stands twice; give every question its own.")
+
+    def grade(question: Question, text: str) -> Grade:
+        return grade_text(text, question.expected)
+
+    return Task(
+        name=f"jsonl ({path.name}, {grader})",
+        source=path,
+        questions=tuple(questions),
+        grade=grade,
+        is_votable=grader in GRADERS and grader != "regex",
+    )
+
+
+def _question(row: Row, path: Path, i: int) -> Question:
+    name, answer = str(row.get("id", f"line {i + 1}")), field(row, "answer", path, i)
+    if "messages" in row:
+        messages: Any = row["messages"]
+        if not isinstance(messages, list):
+            raise ConfigurationError(f"{str(path)!r}, row {i + 1}: messages has to be a list, got {messages!r:.80}.")
+        text = "\n\n".join(str(message.get("content", "")) for message in messages)
+        return Question(name, messages, text, answer, row)
+    asked = field(row, "question", path, i)
+    if choices := row.get("choices"):
+        letters = [chr(ord("A") + k) for k in range(len(choices))]
+        answer = letters[row["answer"]] if isinstance(row["answer"], int) else answer
+        if answer not in letters:
+            raise ConfigurationError(f"{str(path)!r}, row {i + 1}: the answer {answer!r:.80} is none of {letters}.")
+        shown = "\n".join(f"({letter}) {text}" for letter, text in zip(letters, choices, strict=True))
+        asked = CHOOSE.format(question=asked, choices=shown)
+    return Question(name, user_turn(asked), asked, answer, row)
