@@ -1,1 +1,31 @@
-"""Whether power sampling pays, on your model and your questions, beside the honest opponent at equal tokens."""
+"""Whether power sampling pays, on your model and your questions, beside the honest opponent at equal tokens.
+
+    task = load_task("gsm8k", Path("test.jsonl"))
+    methods, votes = parse_methods("greedy,low_temperature,metropolis_hastings,vote", sampler.generation)
+    table = run(sampler, task, make_plan(task, methods, votes, questions=200), Path("results"))
+    print(verdict(table))
+
+The command over it is `power-sampling evaluate`.
+"""
+
+from power_sampling.evaluation.graders import Grade
+from power_sampling.evaluation.methods import Method, parse_methods
+from power_sampling.evaluation.plan import Plan, make_plan
+from power_sampling.evaluation.runs import Bounds, run
+from power_sampling.evaluation.table import Row, Table
+from power_sampling.evaluation.tasks import Question, Task, load_task
+
+__all__ = [
+    "Bounds",
+    "Grade",
+    "Method",
+    "Plan",
+    "Question",
+    "Row",
+    "Table",
+    "Task",
+    "load_task",
+    "make_plan",
+    "parse_methods",
+    "run",
+]

@@ -124,7 +124,7 @@ def read_log(folder: Path) -> Contents:
     contents = Contents(None, {}, [], {}, good_bytes)
     facts, methods = None, dict(contents.methods)
     names = {field.name for field in fields(Answer)}
-    for i, line in enumerate(whole[:good_bytes].splitlines(), start=1):
+    for i, line in enumerate(whole[:good_bytes].split(b"\n")[:-1], start=1):
         try:
             record = json.loads(line)
             kind = record.pop("kind")
