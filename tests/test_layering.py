@@ -42,6 +42,7 @@ RANK = {
     "integrations": 8,
     "testing": 8,
     "evaluation": 8,
+    "evaluate_command": 8.5,
     "compat": 8,
     "cli": 9,
     "__init__": 9,

@@ -13,6 +13,7 @@ from typing import Annotated, Any, NamedTuple
 from power_sampling.cli.streams import check_arguments, fail, read_stdin, usable_streams
 from power_sampling.config import Config, MetropolisHastings
 from power_sampling.errors import ConfigurationError, PowerSamplingError
+from power_sampling.evaluate_command import evaluate
 from power_sampling.runtime import PowerSampler
 from power_sampling.samplers import ALL, SamplerOptions
 from power_sampling.sources import load_config
@@ -77,7 +78,7 @@ def app() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    for command in (generate, compare, samplers):
+    for command in (generate, compare, evaluate, samplers):
         commands.command()(_told_in_one_line(command))
     return commands
 

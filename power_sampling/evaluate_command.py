@@ -1,0 +1,137 @@
+"""`power-sampling evaluate`: from a task and a model to a verdict; can be killed at any moment and begun again.
+
+Apart from `power_sampling.evaluation`, which is imported when the command runs: no other command pays for it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from power_sampling.errors import ConfigurationError
+from power_sampling.sources import load_config
+
+if TYPE_CHECKING:
+    from power_sampling.config import Config
+
+try:
+    import typer
+except ModuleNotFoundError:  # the command line says so itself
+    pass
+else:
+    Option = typer.Option
+    TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="gsm8k, math500, humaneval or jsonl.")]
+
+__all__ = ["evaluate"]
+
+SAMPLERS = "greedy,ancestral,low_temperature,metropolis_hastings,sequential_monte_carlo,vote"
+
+
+def evaluate(
+    task: TaskArgument,
+    data: Annotated[Path, Option("--data", help="The task's local file; nothing is downloaded.")],
+    out: Annotated[Path, Option("--out", help="Folder of the run: its log and its report. The same one goes on.")],
+    model: Annotated[str | None, Option("--model", help="Hub id, folder, GGUF file, or embedded.")] = None,
+    engine: Annotated[str | None, Option("--engine", help="See docs; else chosen by the model.")] = None,
+    samplers: Annotated[str, Option("--samplers", help="With commas; settings in parentheses.")] = SAMPLERS,
+    questions: Annotated[int | None, Option("--questions", help="How many, in a fixed random order; all.")] = None,
+    samples: Annotated[int, Option("--samples", help="Answers per question, sampler and seed.")] = 1,
+    seeds: Annotated[str, Option("--seeds", help="Whole numbers with commas between them.")] = "0",
+    votes: Annotated[int | None, Option("--votes", help="Plain samples to vote over; else as the tokens say.")] = None,
+    grader: Annotated[str | None, Option("--grader", help="Of jsonl: exact, numeric, ..., module:function.")] = None,
+    allow_code_execution: Annotated[bool, Option("--allow-code-execution", help="Run code of the model.")] = False,
+    max_tokens: Annotated[int | None, Option("--max-tokens", help="Begin no answer after so many decoded.")] = None,
+    max_seconds: Annotated[float | None, Option("--max-seconds", help="Begin no answer after so long.")] = None,
+    max_new_tokens: Annotated[
+        int | None, Option("--max-new-tokens", help="The longest answer; else the task's.")
+    ] = None,
+    alpha: Annotated[float | None, Option("--alpha", help="The power, where a sampler names none.")] = None,
+    device: Annotated[str | None, Option("--device", help="cpu, cuda, cuda:1, mps.")] = None,
+    dtype: Annotated[str | None, Option("--dtype", help="auto, float32, bfloat16, float16, float64.")] = None,
+    config: Annotated[str | None, Option("--config", help="Settings in a YAML or TOML file.")] = None,
+    settings: Annotated[list[str] | None, Option("--set", metavar="FIELD=VALUE", help="Any other setting.")] = None,
+    use_chat_template: Annotated[bool | None, Option("--chat/--raw", help="As a chat, or as a base model.")] = None,
+) -> None:
+    """Compare samplers on a task: accuracy against decoded tokens, and which differences are real.
+
+    The verdict goes to stdout; log, report.html, report.md and table.csv into the folder. Kill it at any moment and
+    start it again with the same words: it goes on.
+    """
+    given = dict(locals())
+    from power_sampling.evaluation import Bounds, load_task, make_plan, parse_methods, run
+    from power_sampling.evaluation.write import write_report
+    from power_sampling.runtime import PowerSampler
+
+    chosen = load_task(task, data, grader=grader, allow_code_execution=allow_code_execution)
+    found = _settings(given, chosen.max_new_tokens)
+    sampler = PowerSampler.of(found)
+    methods, kinds = parse_methods(samplers, sampler.generation)
+    plan = make_plan(chosen, methods, kinds, questions=questions, samples=samples, seeds=_seeds(seeds), pool=votes)
+    with _progress() as listener:
+        bounds = Bounds(tokens=max_tokens, seconds=max_seconds)
+        table = run(sampler, chosen, plan, out, bounds=bounds, listener=listener)
+    for sentence in write_report(table, out):
+        typer.echo(sentence)
+    typer.echo(f"Report: {out / 'report.html'}", err=True)
+
+
+def _settings(given: Mapping[str, Any], longest: int) -> Config:
+    """The settings of the arguments, over environment and file; the task says how long an answer may be, where nothing
+    else does."""
+    import yaml
+
+    from power_sampling.config import Config
+
+    names = ("model", "engine", "alpha", "max_new_tokens", "device", "dtype", "use_chat_template")
+    fields = {name: given[name] for name in names if given[name] is not None}
+    for assignment in given["settings"] or []:
+        name, equals, value = assignment.partition("=")
+        if not equals or name in fields:
+            raise ConfigurationError(f"--set: expected FIELD=VALUE, each field once, got {assignment!r}.")
+        if name not in Config.model_fields:
+            Config.parse({name: value})  # raises, with the nearest name
+        try:
+            fields[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigurationError(f"--set {name}: {value!r} is not YAML: {error}") from error
+    found = load_config(given["config"], **fields)
+    if "max_new_tokens" in found.model_fields_set:
+        return found
+    return load_config(given["config"], **{**fields, "max_new_tokens": longest})
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigurationError(f"--seeds: expected whole numbers with commas between them, got {text!r}.") from error
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int, int], None]]:
+    """A bar of answers with time left and tokens so far; without a terminal, a line for every twentieth of them."""
+    from tqdm.auto import tqdm
+
+    is_terminal = sys.stderr.isatty()
+    bar: Any = tqdm(unit="answer", disable=not is_terminal)
+    told = -1
+
+    def listener(done: int, total: int, tokens: int) -> None:
+        nonlocal told
+        if is_terminal:
+            bar.total = total
+            if not bar.n:
+                bar.initial = done - 1  # what was there already took no time of this session
+            bar.n = done
+            bar.set_postfix_str(f"{tokens} tokens decoded")
+        elif 20 * done // total != told:
+            told = 20 * done // total
+            typer.echo(f"{done} of {total} answers, {tokens} tokens decoded", err=True)
+
+    try:
+        yield listener
+    finally:
+        bar.close()

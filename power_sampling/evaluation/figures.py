@@ -1,0 +1,147 @@
+"""The report's figures as SVG text, which stands inside the page."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from power_sampling.errors import MissingDependencyError
+from power_sampling.evaluation.methods import Method
+from power_sampling.evaluation.table import Row, Table
+
+__all__ = ["figures"]
+
+MARKERS = "osD^vP*Xdh<>"
+
+
+def figures(table: Table) -> list[tuple[str, str, str]]:
+    """(title, caption, SVG) of every figure that the table has numbers for."""
+    made = [
+        (
+            "Accuracy against decoded tokens",
+            "Means per answer with 95% intervals over questions; lines are votes over plain samples by their size. "
+            "Left and high is better.",
+            _drawn(lambda axes: _frontier(axes, table)),
+        )
+    ]
+    if any(len(row.pass_at) > 1 for row in table.methods):
+        caption = "The chance that at least one of k answers is right, by the unbiased estimator."
+        made.append(("pass@k", caption, _drawn(lambda axes: _pass_at(axes, table))))
+    for name, lines in _sweeps(table).items():
+        caption = f"Accuracy by {name}, all other settings equal; bands are 95% intervals over questions."
+        made.append((f"Accuracy against {name}", caption, _drawn(lambda axes, n=name, s=lines: _sweep(axes, n, s))))  # type: ignore[misc]
+    for name, words in (("logp", "log p of the answer"), ("length", "length in tokens")):
+        caption = f"The {words}, every answer of every sampler."
+        made.append((words.capitalize(), caption, _drawn(lambda axes, n=name, w=words: _histogram(axes, table, n, w))))  # type: ignore[misc]
+    return made
+
+
+def _drawn(draw: Callable[[Any], None]) -> str:
+    """One pair of axes, drawn on, as SVG. The same table gives the same text."""
+    try:
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"The report's figures need the package {error.name}: pip install 'power-sampling[evaluation]'"
+        ) from error
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "power-sampling", "font.size": 11}):
+        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+        axes = figure.subplots()
+        draw(axes)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        axes.grid(alpha=0.25)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=9)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    text = file.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _frontier(axes: Any, table: Table) -> None:
+    for kind, curve in table.frontier.items():
+        x, y = [tokens for _, tokens, _ in curve], [estimate.value for _, _, estimate in curve]
+        axes.plot(x, y, label=f"{kind} by its size", linestyle="--" if kind == "vote" else ":", color="0.4")
+        if kind == "vote":
+            axes.fill_between(x, [e.low for _, _, e in curve], [e.high for _, _, e in curve], color="0.4", alpha=0.12)
+    for row, marker in zip(table.methods, _cycle(len(table.methods)), strict=True):
+        axes.errorbar([row.tokens], [row.accuracy.value], yerr=_errors(row), fmt=marker, capsize=3, label=row.label)
+    axes.set_xscale("log")
+    axes.set_xlabel("tokens decoded per answer")
+    axes.set_ylabel("accuracy")
+
+
+def _pass_at(axes: Any, table: Table) -> None:
+    for row, marker in zip(table.methods, _cycle(len(table.methods)), strict=True):
+        if len(row.pass_at) > 1:
+            axes.plot(list(row.pass_at), list(row.pass_at.values()), marker=marker, label=row.label)
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("k")
+    axes.set_ylabel("pass@k")
+
+
+def _histogram(axes: Any, table: Table, name: str, words: str) -> None:
+    ids = {question.id for question in table.questions}
+    for row in table.methods:
+        values = [
+            value
+            for answer in table.answers.values()
+            if answer.method == row.label and answer.question in ids and (value := getattr(answer, name)) is not None
+        ]
+        if values:
+            axes.hist(values, bins=30, histtype="step", density=True, label=row.label)
+    axes.set_xlabel(words)
+    axes.set_ylabel("density")
+
+
+def _sweeps(table: Table) -> dict[str, dict[str, list[tuple[float, Row]]]]:
+    """By setting, by sampler: methods that differ in this setting alone."""
+    rows = {row.label: row for row in table.methods}
+    found: dict[str, dict[str, list[tuple[float, Row]]]] = {}
+    for name in ("alpha", "num_steps", "num_particles", "num_completions"):
+        lines: dict[str, dict[str, list[tuple[float, Row]]]] = {}
+        for method in table.plan.methods:
+            value, rest = _taken_out(method, name)
+            if value is not None and method.generation.sampler.name != "ancestral":
+                group = lines.setdefault(method.generation.sampler.name, {})
+                group.setdefault(rest, []).append((value, rows[method.label]))
+        kept = {
+            sampler: sorted(points, key=lambda point: point[0])
+            for sampler, groups in lines.items()
+            for points in groups.values()
+            if len(points) > 1
+        }
+        if kept:
+            found[name] = kept
+    return found
+
+
+def _taken_out(method: Method, name: str) -> tuple[float | None, str]:
+    """The setting, and everything else as text."""
+    settings: dict[str, Any] = method.generation.model_dump(mode="json")
+    options: dict[str, Any] = {"name": method.generation.sampler.name, **dict(method.generation.sampler)}
+    holder: dict[str, Any] = settings if name in settings else options
+    value = holder.pop(name, None)
+    settings["sampler"] = options
+    return value, json.dumps(settings, sort_keys=True, default=str)
+
+
+def _sweep(axes: Any, name: str, lines: Mapping[str, Sequence[tuple[float, Row]]]) -> None:
+    for sampler, points in lines.items():
+        x = [value for value, _ in points]
+        axes.plot(x, [row.accuracy.value for _, row in points], marker="o", label=sampler)
+        axes.fill_between(x, [r.accuracy.low for _, r in points], [r.accuracy.high for _, r in points], alpha=0.15)
+    axes.set_xlabel(name)
+    axes.set_ylabel("accuracy")
+
+
+def _errors(row: Row) -> list[list[float]]:
+    return [[row.accuracy.value - row.accuracy.low], [row.accuracy.high - row.accuracy.value]]
+
+
+def _cycle(n: int) -> str:
+    return (MARKERS * (n // len(MARKERS) + 1))[:n]
