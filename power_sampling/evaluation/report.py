@@ -17,7 +17,7 @@ __all__ = ["COLUMNS", "accuracies", "csv_text", "difference", "facts_of", "markd
 COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("tokens decoded", "tokens", ".0f"),
     ("serial steps", "serial_steps", ".0f"),
-    ("seconds", "seconds", ".1f"),
+    ("seconds waited", "seconds", ".1f"),
     ("log p", "logp", ".1f"),
     ("log p per token", "confidence", ".3f"),
     ("length", "length", ".0f"),
@@ -66,7 +66,7 @@ def csv_text(table: Table) -> str:
     for row in table.rows:
         values = [row.label, len(table.questions), row.samples, *row.accuracy]
         values += [getattr(row, name) for _, name, _ in COLUMNS]
-        writer.writerow([*values, row.errors, row.votes, row.beside, *(row.pass_at.get(k) for k in ks)])
+        writer.writerow([*values, row.errors, row.votes, " and ".join(row.beside), *(row.pass_at.get(k) for k in ks)])
     return file.getvalue()
 
 

@@ -48,7 +48,7 @@ class Row:
     ess: float | None  # smallest seen; of a weighted vote, its effective number of votes
     errors: int
     votes: int | None = None  # of a vote: over how many samples
-    beside: str | None = None  # of a vote: the method whose tokens it has
+    beside: tuple[str, ...] = ()  # of a vote: the methods whose tokens it has
     is_short: bool = False  # of a vote: the pool has fewer tokens than that method
     decided_by_one: float | None = None  # of a weighted vote: how often one vote outweighed all others together
 
@@ -89,9 +89,7 @@ def table_of(plan: Plan, answers: Mapping[Key, Answer], task: str) -> Table:
         beside = [row for row in rows if row.label != POOL and row.tokens > 0]
         for kind, votes in curves.items():
             frontier[kind] = votes.frontier()
-            rows += [votes.row_beside(row) for row in beside]
-            if not beside:
-                rows.append(votes.row(votes.size))
+            rows += votes.rows_beside(beside) or [votes.row(votes.size)]
     return Table(
         task=task,
         questions=questions,
@@ -188,21 +186,28 @@ class _Votes:
         self.size = len(pool[0])
         self._tokens = fmean(a.tokens_decoded for group in pool for a in group)
 
-    def row_beside(self, row: Row) -> Row:
-        """A vote that decodes as many tokens as this method, as nearly as whole votes can."""
-        wanted = max(1, round(row.tokens / max(1.0, self._tokens)))
-        return self.row(min(wanted, self.size), beside=row.label, is_short=wanted > self.size)
+    def rows_beside(self, methods: Sequence[Row]) -> list[Row]:
+        """Votes that decode as many tokens as these methods, as nearly as whole votes can. Methods for which that is a
+        single sample have none: it is plain sampling."""
+        wanted: dict[int, list[str]] = {}
+        for row in methods:
+            if (size := round(row.tokens / max(1.0, self._tokens))) > 1:
+                wanted.setdefault(size, []).append(row.label)
+        return [
+            self.row(min(size, self.size), beside=tuple(labels), is_short=size > self.size)
+            for size, labels in sorted(wanted.items())
+        ]
 
     def frontier(self) -> list[tuple[int, float, Estimate]]:
         sizes = [n for n in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48) if n < self.size] + [self.size]
         return [(n, row.tokens, row.accuracy) for n in sizes for row in [self.row(n)]]
 
-    def row(self, n: int, *, beside: str | None = None, is_short: bool = False) -> Row:
+    def row(self, n: int, *, beside: tuple[str, ...] = (), is_short: bool = False) -> Row:
         held = [[_held(part, self._alpha) for part in _parts(group, n)] for group in self._pool]
         shares = np.array([fmean(is_right for is_right, _, _ in votes) for votes in held])
         is_weighted = self._alpha > 1 and n > 1
         return Row(
-            label=f"{self._kind} of {n}" + (f" (tokens of {beside})" if beside else ""),
+            label=f"{self._kind} of {n}",
             per_question=shares,
             accuracy=bootstrap_interval(shares),
             samples=self.size // n,

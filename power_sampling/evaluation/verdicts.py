@@ -51,7 +51,7 @@ def compare(table: Table) -> list[Comparison]:
     """Every two methods, and every method with the votes that decode as many tokens."""
     pairs = [sorted(pair, key=lambda row: -row.tokens) for pair in combinations(table.methods, 2)]
     methods = {row.label: row for row in table.methods}
-    pairs += [[methods[row.beside], row] for row in table.rows if row.beside is not None]
+    pairs += [[methods[label], row] for row in table.rows for label in row.beside]
     tested = [_tested(first, second) for first, second in pairs]
     adjusted = holm([comparison.p for comparison in tested])
     return [comparison._replace(adjusted=p) for comparison, p in zip(tested, adjusted, strict=True)]
@@ -80,7 +80,7 @@ def verdict(table: Table, comparisons: Sequence[Comparison] | None = None) -> li
 def _scope(table: Table) -> str:
     n = len(table.questions)
     of = "" if n == table.planned else f" of {table.planned} planned (a fair sample: their order is random)"
-    few = " That is few: only large differences can be seen." if n < FEW else ""
+    few = " That is few: only large differences can be seen, and intervals are too narrow." if n < FEW else ""
     return f"{n} questions of {table.task}{of}.{few}"
 
 
@@ -102,22 +102,30 @@ def _real(found: Sequence[Comparison]) -> list[str]:
 
 def _unseen(found: Sequence[Comparison]) -> list[str]:
     sentences = []
-    for c in found:
-        if c.is_real:
-            continue
-        start = f"Between {c.first.label} and {c.second.label}"
-        gap = f"{c.difference.value * 100:+.1f} points, {_interval(c.difference)}"
-        if c.is_real_alone:
-            sentences.append(
-                f"{start} there may be a difference ({gap}; p = {_p(c.p)} alone, but {_p(c.adjusted)} after allowing "
-                f"for {_many(len(found))}): ask more questions."
-            )
-        else:
-            sentences.append(
-                f"{start} no difference can be seen ({gap}). To see one of {POINTS * 100:.0f} points takes about "
-                f"{c.needed} questions."
-            )
+    maybe = [c for c in found if c.is_real_alone and not c.is_real]
+    if maybe:
+        pairs = "; ".join(f"{_pair(c)} ({_gap(c)}, p = {_p(c.p)} alone, {_p(c.adjusted)} adjusted)" for c in maybe)
+        sentences.append(
+            f"There may be a difference, which {_many(len(found))} do not prove; ask more questions: {pairs}."
+        )
+    unseen = [c for c in found if not c.is_real_alone]
+    if unseen:
+        needed = sorted(c.needed for c in unseen)
+        about = f"{needed[0]}" if needed[0] == needed[-1] else f"{needed[0]} to {needed[-1]}"
+        pairs = "; ".join(f"{_pair(c)} ({_gap(c)})" for c in unseen)
+        sentences.append(
+            f"No difference can be seen between {pairs}. To see one of {POINTS * 100:.0f} points takes about {about} "
+            "questions."
+        )
     return sentences
+
+
+def _pair(c: Comparison) -> str:
+    return f"{c.first.label} and {c.second.label}"
+
+
+def _gap(c: Comparison) -> str:
+    return f"{c.difference.value * 100:+.1f} points, {_interval(c.difference)}"
 
 
 def _choice(table: Table, found: Sequence[Comparison]) -> list[str]:
@@ -135,7 +143,7 @@ def _choice(table: Table, found: Sequence[Comparison]) -> list[str]:
     if chosen is rows[0]:
         words.append("Nothing that costs more is seen to be better: take it at any budget.")
     for c in found:
-        if c.second.beside == chosen.label and c.is_real and c.difference.value < 0:
+        if chosen.label in c.second.beside and c.is_real and c.difference.value < 0:
             words.append(
                 f"Where answers can be voted on, take {c.second.label} instead: {_percent(c.second)} at its tokens."
             )
@@ -155,8 +163,8 @@ def _warnings(table: Table) -> list[str]:
             )
         if row.is_short:
             words.append(
-                f"Careful: {row.label} has {row.tokens:.0f} tokens an answer, fewer than {row.beside}; draw a larger "
-                "pool (--votes)."
+                f"Careful: {row.label} has {row.tokens:.0f} tokens an answer, fewer than {' and '.join(row.beside)}; "
+                "draw a larger pool (--votes)."
             )
         if row.decided_by_one is not None and row.decided_by_one > MANY_DECIDED:
             words.append(

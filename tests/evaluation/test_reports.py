@@ -73,7 +73,7 @@ def test_a_real_difference_is_told_and_the_cheapest_good_one_taken(tmp_path: Pat
         r"Real: low_temperature is better than ancestral by 15\.0 points \(95% interval \+1.* to \+2", text
     )
     assert "less than 0.001 after allowing for 3 comparisons" in text
-    assert f"Between {MH} and low_temperature no difference can be seen (+1.0 points" in text
+    assert f"No difference can be seen between {MH} and low_temperature (+1.0 points" in text
     taken = next(sentence for sentence in words if sentence.startswith("What I would take."))
     assert "From 10 tokens an answer on: low_temperature (65.0%)." in taken and MH not in taken
     (pair,) = [c for c in compare(found) if {c.first.label, c.second.label} == {MH, "low_temperature"}]
@@ -91,9 +91,7 @@ def test_one_of_many_comparisons_is_no_proof(tmp_path: Path) -> None:
     """p = 0.031 alone: six questions of 200 differ, all one way."""
     several = {f"low_temperature(alpha={a})": 0.5 for a in (2, 3, 4)}
     found = table(tmp_path, {"ancestral": 0.53, **several}, {})
-    assert any(
-        "there may be a difference" in sentence and "ask more questions" in sentence for sentence in verdict(found)
-    )
+    assert any(sentence.startswith("There may be a difference, which 6 comparisons") for sentence in verdict(found))
     assert not any(c.is_real for c in compare(found))
     alone = table(tmp_path, {"ancestral": 0.53, "low_temperature": 0.5}, {})
     assert any(sentence.startswith("Real: ancestral is better") for sentence in verdict(alone))
@@ -102,8 +100,8 @@ def test_one_of_many_comparisons_is_no_proof(tmp_path: Path) -> None:
 def test_the_vote_at_equal_tokens_is_the_opponent(tmp_path: Path) -> None:
     found = table(tmp_path, {"ancestral": 0.8, MH: 0.6, "vote": 0}, {MH: 30}, samples=8, questions=120)
     vote = next(row for row in found.rows if row.votes is not None)
-    assert (vote.votes, vote.tokens, vote.beside, vote.is_short) == (3, 30.0, MH, False)
-    assert any(f"Real: vote of 3 (tokens of {MH}) is better than {MH}" in sentence for sentence in verdict(found))
+    assert (vote.votes, vote.tokens, vote.beside, vote.is_short) == (3, 30.0, (MH,), False)
+    assert any(f"Real: vote of 3 is better than {MH}" in sentence for sentence in verdict(found))
     short = table(tmp_path, {"ancestral": 0.8, MH: 0.6, "vote": 0}, {MH: 300}, samples=2, questions=30)
     assert any("fewer than metropolis_hastings; draw a larger pool" in sentence for sentence in verdict(short))
 
@@ -152,7 +150,6 @@ def test_the_page_stands_alone_and_runs_nothing_that_a_model_says(tmp_path: Path
     assert {answer["method"] for answer in questions[0]["answers"]} == {row.label for row in found.methods}
     # frontier, pass@k, alpha, log p, length
     assert reader.tags.count("svg") == 5 and "Accuracy against alpha" in page
-    assert page == html(found, compare(found), verdict(found), facts)
 
 
 def test_markdown_and_csv_hold_the_same_table(tmp_path: Path) -> None:
