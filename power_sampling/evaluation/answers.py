@@ -12,7 +12,10 @@ BOX = re.compile(r"\\f?box(?:ed)?\s*")
 DIGITS = r"(?:\d{1,3}(?:(?:,|\\,|_|\{,\}|[\u2009\u202f\u00a0])\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 PLAIN = rf"(?:{DIGITS})(?:[eE][+-]?\d+)?"
 SIGN = r"[-+\u2212\u2013]?"
-LATEX_FRACTION = r"\\[dt]?frac\s*\{\s*(?P<top>-?\d+)\s*\}\s*\{\s*(?P<bottom>\d+)\s*\}"
+LATEX_FRACTION = (  # \frac12 is one half
+    r"\\[dt]?frac\s*(?:\{\s*(?P<top>-?\d+)\s*\}|(?P<one_top>\d))"
+    r"\s*(?:\{\s*(?P<bottom>\d+)\s*\}|(?P<one_bottom>\d))"
+)
 NUMBER = re.compile(
     rf"(?P<sign>(?<![\w.)]){SIGN}\s?)\$?\\?\$?(?P<money>{SIGN})"
     rf"(?:(?P<whole>\d+)\s+(?P<part>\d+)/(?P<of>\d+)|(?P<whole_latex>\d+)?\s*{LATEX_FRACTION}"
@@ -67,8 +70,8 @@ def _value(match: re.Match[str]) -> Fraction | None:
     if part["whole"]:
         top, bottom = _plain(part["part"]), _plain(part["of"])
         value = _plain(part["whole"]) + top / bottom if bottom else None
-    elif part["top"]:
-        top, bottom = Fraction(part["top"]), Fraction(part["bottom"])
+    elif part["plain"] is None:
+        top, bottom = Fraction(part["top"] or part["one_top"]), Fraction(part["bottom"] or part["one_bottom"])
         value = Fraction(part["whole_latex"] or 0) + top / bottom if bottom else None
     else:
         bottom = _plain(part["under"] or "1")
