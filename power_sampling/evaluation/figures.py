@@ -14,6 +14,7 @@ from power_sampling.evaluation.table import Row, Table
 __all__ = ["figures"]
 
 MARKERS = "osD^vP*Xdh<>"
+BINS = 25
 
 
 def figures(table: Table) -> list[tuple[str, str, str]]:
@@ -48,14 +49,15 @@ def _drawn(draw: Callable[[Any], None]) -> str:
             f"The report's figures need the package {error.name}: pip install 'power-sampling[evaluation]'"
         ) from error
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "power-sampling", "font.size": 11}):
-        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+        figure = Figure(figsize=(7.2, 4.8), layout="constrained")
         axes = figure.subplots()
         draw(axes)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
         axes.grid(alpha=0.25)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False, fontsize=9)
+        handles, labels = axes.get_legend_handles_labels()
+        if handles:
+            figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
     text = file.getvalue()
@@ -86,16 +88,20 @@ def _pass_at(axes: Any, table: Table) -> None:
 
 def _histogram(axes: Any, table: Table, name: str, words: str) -> None:
     ids = {question.id for question in table.questions}
-    for row in table.methods:
-        values = [
-            value
-            for answer in table.answers.values()
-            if answer.method == row.label and answer.question in ids and (value := getattr(answer, name)) is not None
-        ]
-        if values:
-            axes.hist(values, bins=30, histtype="step", density=True, label=row.label)
+    values: dict[str, list[float]] = {row.label: [] for row in table.methods}
+    for answer in table.answers.values():
+        value = getattr(answer, name)
+        if value is not None and answer.question in ids and answer.method in values:
+            values[answer.method].append(value)
+    drawn = {label: given for label, given in values.items() if given}
+    if drawn:
+        low, high = min(map(min, drawn.values())), max(map(max, drawn.values()))
+        bins = [low + (high - low or 1.0) * i / BINS for i in range(BINS + 1)]  # the same for all
+        for label, given in drawn.items():
+            weights = [1 / len(given)] * len(given)
+            axes.hist(given, bins=bins, weights=weights, histtype="step", linewidth=1.4, label=label)
     axes.set_xlabel(words)
-    axes.set_ylabel("density")
+    axes.set_ylabel("share of answers")
 
 
 def _sweeps(table: Table) -> dict[str, dict[str, list[tuple[float, Row]]]]:

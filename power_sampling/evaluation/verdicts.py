@@ -21,6 +21,7 @@ __all__ = ["Comparison", "compare", "verdict"]
 SIGNIFICANT = 0.05
 FEW = 30  # questions below which nothing but the largest differences can be seen
 POINTS = 0.05  # the difference that questions are counted for
+LISTED = 3  # comparisons without a result that are spelled out
 MANY_CUT_OFF = 0.1
 MANY_DECIDED = 0.2
 
@@ -74,7 +75,7 @@ def _tested(first: Row, second: Row) -> Comparison:
 def verdict(table: Table, comparisons: Sequence[Comparison] | None = None) -> list[str]:
     """Sentences, the most important first."""
     found = compare(table) if comparisons is None else list(comparisons)
-    return [_scope(table), *_real(found), *_unseen(found), *_choice(table, found), *_warnings(table)]
+    return [_scope(table), *_real(found), *_choice(table, found), *_unseen(found), *_warnings(table)]
 
 
 def _scope(table: Table) -> str:
@@ -112,7 +113,9 @@ def _unseen(found: Sequence[Comparison]) -> list[str]:
     if unseen:
         needed = sorted(c.needed for c in unseen)
         about = f"{needed[0]}" if needed[0] == needed[-1] else f"{needed[0]} to {needed[-1]}"
-        pairs = "; ".join(f"{_pair(c)} ({_gap(c)})" for c in unseen)
+        pairs = "; ".join(f"{_pair(c)} ({_gap(c)})" for c in unseen[:LISTED])
+        if len(unseen) > LISTED:
+            pairs += f"; and in {len(unseen) - LISTED} more comparisons, see the table of differences"
         sentences.append(
             f"No difference can be seen between {pairs}. To see one of {POINTS * 100:.0f} points takes about {about} "
             "questions."
