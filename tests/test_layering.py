@@ -44,6 +44,7 @@ RANK = {
     "evaluation": 8,
     "evaluate_command": 8.5,
     "compat": 8,
+    "server": 8.5,
     "cli": 9,
     "__init__": 9,
 }
@@ -137,7 +138,7 @@ CONSTRUCTED = {
 @pytest.mark.parametrize("package", PACKAGES)
 def test_importing_and_constructing_load_no_torch(package: str) -> None:
     code = f"import sys\nfrom {package} import *\n{CONSTRUCTED[package]}\n"
-    code += "sys.exit({'torch', 'transformers', 'langchain'} & set(sys.modules) or None)"
+    code += "sys.exit({'torch', 'transformers', 'langchain', 'starlette', 'uvicorn'} & set(sys.modules) or None)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -78,7 +78,9 @@ def app() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    for command in (generate, compare, evaluate, samplers):
+    from power_sampling.server.command import serve
+
+    for command in (generate, compare, evaluate, samplers, serve):
         commands.command()(_told_in_one_line(command))
     return commands
 

@@ -1,0 +1,179 @@
+"""A request of the protocol as what the runtime is asked: prompts, `n`, and a sampler under the request's settings.
+
+Every field is honoured or refused.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from power_sampling.config import CONSTRAINTS
+from power_sampling.errors import ConfigurationError
+from power_sampling.integrations import resolve_max_tokens_alias
+from power_sampling.runtime import PowerSampler, Prompt
+from power_sampling.server import names
+from power_sampling.server.conversations import constraint_of, conversation_of
+from power_sampling.server.faults import Fault
+from power_sampling.server.limits import Limits
+from power_sampling.server.wire import ChatRequest, CompletionRequest, GenerationRequest
+
+__all__ = ["Asked", "Served", "asked_chat", "asked_completion"]
+
+# fields that clients send without meaning it: what they may be, and what to do else
+NEUTRAL: Mapping[str, tuple[tuple[Any, ...], str]] = {
+    "top_p": ((1,), "p is not truncated; sharpen it by alpha, or lower the temperature"),
+    "frequency_penalty": ((0,), "the target is a power of the model's own law; leave it out"),
+    "presence_penalty": ((0,), "the target is a power of the model's own law; leave it out"),
+    "logit_bias": (({},), "use choices, regex or a grammar to say what may be answered"),
+    "top_logprobs": ((0,), "only the log p of drawn tokens is kept; leave it out"),
+    "reasoning_effort": ((), "models decide themselves how long they think; leave it out"),
+    "store": ((False,), "nothing is stored here; leave it out"),
+    "service_tier": (("auto", "default"), "there is one tier; leave it out"),
+    "modalities": ((["text"],), "the model writes text; leave it out"),
+    "verbosity": (("medium",), "say in the prompt how long the answer is to be"),
+    "suffix": (("",), "text is completed at its end only; put what comes after into the prompt"),
+}
+POWER = ("alpha", "time_budget", "timeout", "regex", "choices", "grammar")
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a server serves."""
+
+    sampler: PowerSampler
+    name: str
+    limits: Limits
+    created: int = field(default_factory=lambda: int(time.time()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """One request, checked."""
+
+    sampler: PowerSampler
+    prompts: Sequence[Prompt]
+    n: int
+    model: str  # the name it was asked by
+    is_stream: bool
+    wants_usage: bool  # at the end of a stream
+    wants_logprobs: bool
+    echo: Sequence[str] = ()  # what stands before each prompt's completions
+    metadata: Mapping[str, str] | None = None
+    label: str | None = None  # for the log
+
+    @property
+    def num_completions(self) -> int:
+        return len(self.prompts) * self.n
+
+
+def asked_chat(request: ChatRequest, served: Served) -> Asked:
+    """Raises a Fault or a PowerSamplingError for what cannot be honoured."""
+    limits = {"max_tokens": request.max_tokens, "max_completion_tokens": request.max_completion_tokens}
+    sampler = _sampler(request, served, limits, constraint_of(request))
+    return Asked(
+        sampler=sampler,
+        prompts=[conversation_of(request)],
+        n=_count(1, request, served.limits),
+        wants_logprobs=bool(request.logprobs),
+        metadata=request.metadata,
+        label=request.safety_identifier or request.user,
+        **_common(request),
+    )
+
+
+def asked_completion(request: CompletionRequest, served: Served) -> Asked:
+    """Raises a Fault or a PowerSamplingError for what cannot be honoured."""
+    prompts = [request.prompt] if isinstance(request.prompt, str) else request.prompt
+    if request.logprobs:
+        raise _refused("logprobs", request.logprobs, "only the log p of drawn tokens is kept; give 0")
+    if request.best_of not in (None, 1, request.n):
+        raise _refused("best_of", request.best_of, 'use the power field sampler={"name": "best_of_n", ...}')
+    if request.echo and request.logprobs is not None:
+        raise _refused("echo", True, "log p is that of the completion; leave echo or logprobs out")
+    return Asked(
+        sampler=_sampler(request, served, {"max_tokens": request.max_tokens}, {}),
+        prompts=prompts,
+        n=_count(len(prompts), request, served.limits),
+        wants_logprobs=request.logprobs is not None,
+        echo=prompts if request.echo else (),
+        label=request.user,
+        **_common(request),
+    )
+
+
+def _common(request: GenerationRequest) -> dict[str, Any]:
+    for name, (accepted, advice) in NEUTRAL.items():
+        value = getattr(request, name, None)
+        if value is not None and value not in accepted:
+            raise _refused(name, value, advice)
+    options = request.stream_options
+    if options is not None and not request.stream:
+        raise _refused("stream_options", options.model_dump(exclude_none=True), "it needs stream: true")
+    if options is not None and options.include_obfuscation:
+        raise _refused("stream_options.include_obfuscation", True, "pieces are never padded; leave it out")
+    return {
+        "model": request.model,
+        "is_stream": bool(request.stream),
+        "wants_usage": bool(options and options.include_usage),
+    }
+
+
+def _refused(param: str, value: Any, advice: str) -> Fault:
+    return Fault(400, f"{param}: {value!r:.80} cannot be honoured: {advice}.", code="unsupported_value", param=param)
+
+
+def _count(num_prompts: int, request: GenerationRequest, limits: Limits) -> int:
+    n = request.n or 1
+    if num_prompts * n > limits.max_n:
+        raise _beyond("n", f"{num_prompts * n} completions", limits.max_n)
+    return n
+
+
+def _beyond(param: str, came: str, most: float) -> Fault:
+    message = f"{param}: this server allows at most {most:g}, got {came}."
+    return Fault(400, message, code="limit_exceeded", param=param)
+
+
+# ------------------------------------------------------------ settings
+
+
+def _sampler(
+    request: GenerationRequest, served: Served, limits: Mapping[str, int | None], constraint: Mapping[str, Any]
+) -> PowerSampler:
+    """The server's sampler under the request's settings."""
+    given = {name: getattr(request, name) for name in ("temperature", "stop", "seed", *POWER)}
+    given |= resolve_max_tokens_alias({k: v for k, v in limits.items() if v is not None}, tuple(limits))
+    fields = {name: value for name, value in given.items() if value is not None}
+    if request.sampler is not None:
+        fields["sampler"] = names.full_name(request.sampler)
+    for name, value in names.settings_of(request.model, served.name).items():
+        if fields.setdefault(name, value) != value:
+            raise ConfigurationError(
+                f"{name}: the model's name says {value!r}, the request {fields[name]!r}; give one."
+            )
+    if doubled := [name for name in CONSTRAINTS if name in constraint and name in fields]:
+        raise ConfigurationError(f"{doubled[0]} stands in response_format too; give one.")
+    _check_effort(fields.get("sampler"), served.limits)
+    return _bounded(served.sampler.with_settings(**{**fields, **constraint}), served.limits)
+
+
+def _check_effort(sampler: Any, limits: Limits) -> None:
+    options = sampler if isinstance(sampler, Mapping) else {}
+    for name, value in options.items():
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if name.startswith(("num_", "max_")) and is_number and value > limits.max_effort:
+            raise _beyond(f"sampler.{name}", f"{value!r}", limits.max_effort)
+
+
+def _bounded(sampler: PowerSampler, limits: Limits) -> PowerSampler:
+    generation = sampler.generation
+    if limits.max_tokens is not None and generation.max_new_tokens > limits.max_tokens:
+        raise _beyond("max_tokens", f"{generation.max_new_tokens}", limits.max_tokens)
+    if generation.timeout is None:
+        return sampler.with_settings(timeout=limits.max_seconds)
+    if generation.timeout > limits.max_seconds:
+        raise _beyond("timeout", f"{generation.timeout:g}", limits.max_seconds)
+    return sampler

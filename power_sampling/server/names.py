@@ -1,0 +1,71 @@
+"""Names of models that say how to sample, for clients that can send no field of their own.
+
+M            the server's own settings
+M:plain      another sampler, by its name or a short one
+M:mh@alpha=2,num_steps=4     with fields of the request and options of the sampler
+M@alpha=2    the server's own sampler under another alpha
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic_core import from_json
+
+from power_sampling.errors import ConfigurationError
+from power_sampling.samplers import BY_NAME
+from power_sampling.server.faults import Fault
+
+__all__ = ["SHORT", "full_name", "listed", "settings_of"]
+
+SHORT: Mapping[str, str] = {"plain": "ancestral", "mh": "metropolis_hastings", "smc": "sequential_monte_carlo"}
+FIELDS = ("alpha", "time_budget")  # of a request; other names are options of the sampler
+
+
+def listed(served: str) -> list[str]:
+    """All names without options: the model's own, then one for each sampler."""
+    short = {full: name for name, full in SHORT.items()}
+    return [served, *(f"{served}:{short.get(name, name)}" for name in BY_NAME)]
+
+
+def full_name(sampler: Any) -> Any:
+    """A sampler as a request gives it, a short name written out."""
+    if isinstance(sampler, Mapping):
+        return {**sampler, "name": full_name(sampler.get("name"))}
+    return SHORT.get(sampler, sampler) if isinstance(sampler, str) else sampler
+
+
+def settings_of(model: str, served: str) -> dict[str, Any]:
+    """`sampler`, `alpha` and `time_budget`, as far as the name says them. Raises a Fault for another model, and
+    ConfigurationError for what is wrong behind the name."""
+    rest = model.removeprefix(served)
+    if not model.startswith(served) or rest[:1] not in ("", ":", "@"):
+        raise Fault(
+            404,
+            f"There is no model {model!r:.80}. This server has {served!r}; GET /v1/models lists its names.",
+            code="model_not_found",
+            param="model",
+        )
+    sampler, at, pairs = rest.removeprefix(":").partition("@")
+    if (rest.startswith(":") and not sampler) or (at and not pairs):
+        raise ConfigurationError(f"model: expected NAME:SAMPLER@OPTION=VALUE,..., got {model!r:.80}.")
+    given = dict(_pair(pair) for pair in pairs.split(",")) if pairs else {}
+    fields = {name: given.pop(name) for name in FIELDS if name in given}
+    if sampler:
+        return {"sampler": {"name": full_name(sampler), **given}, **fields}
+    if given:
+        raise ConfigurationError(
+            f"model: {next(iter(given))!r} is an option of a sampler; name it too, as in {served}:mh@num_steps=4."
+        )
+    return fields
+
+
+def _pair(pair: str) -> tuple[str, Any]:
+    name, equals, value = pair.partition("=")
+    if not equals or not name:
+        raise ConfigurationError(f"model: expected OPTION=VALUE behind the @, got {pair!r:.80}.")
+    try:
+        return name, from_json(value, allow_inf_nan=False)
+    except ValueError:
+        return name, value  # a word

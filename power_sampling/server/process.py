@@ -1,0 +1,110 @@
+"""A process that serves: checks where it may listen, loads the model, listens, and ends within a limit."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from power_sampling.errors import ConfigurationError
+from power_sampling.runtime import PowerSampler
+from power_sampling.server.application import app
+from power_sampling.server.limits import Limits
+
+__all__ = ["serve"]
+
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+MAX_HEAD = 64 * 1024  # bytes of a request's head; more is a 400
+
+
+def serve(
+    sampler: PowerSampler,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    name: str | None = None,
+    api_keys: Sequence[str] = (),
+    needs_key: bool = True,
+    limits: Limits | None = None,
+    allow_origins: Sequence[str] = (),
+    shutdown_seconds: int = 30,
+    when_loaded: Callable[[], None] = lambda: None,
+) -> None:
+    """Load the model, then serve until SIGTERM or SIGINT; requests then have `shutdown_seconds` to end, and are cancelled after that.
+
+    Other hosts than loopback need `api_keys`, or the word that none is needed (`needs_key=False`). Raises
+    ConfigurationError where they have neither, and what loading the model raises.
+    """
+    is_open = not _is_loopback(host)
+    if is_open and needs_key and not api_keys:
+        raise ConfigurationError(
+            f"host {host!r} is reached from other machines: give --api-key, or --no-auth to answer everybody."
+        )
+    if any(not key.strip() for key in api_keys):
+        raise ConfigurationError("api_keys: an empty key keeps nobody out; leave it out, or give one.")
+    limits = limits or Limits()
+    application = app(
+        sampler,
+        name=name,
+        api_keys=api_keys,
+        limits=limits,
+        allow_origins=allow_origins,
+        allow_hosts=None if is_open or api_keys else LOOPBACK_NAMES,
+    )
+    _ = sampler.context_window  # loads the model: who can connect is answered
+    when_loaded()
+    logging.getLogger("power_sampling.server").setLevel(logging.INFO)
+    uvicorn.run(application, host=host, port=port, **transport(limits), timeout_graceful_shutdown=shutdown_seconds)
+
+
+def transport(limits: Limits) -> dict[str, Any]:
+    """What uvicorn is told beside where to listen."""
+
+    class Patient(H11Protocol):
+        """Closes a connection whose request's head does not arrive in time; uvicorn would wait for ever."""
+
+        _deadline: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._wait_for_head()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._wait_for_head()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            if self._deadline is not None:
+                self._deadline.cancel()
+
+        def _wait_for_head(self) -> None:
+            if self._deadline is not None:
+                self._deadline.cancel()
+            self._deadline = self.loop.call_later(limits.read_seconds, self._give_up)
+
+        def _give_up(self) -> None:
+            if self.cycle is None or self.cycle.response_complete:
+                self.transport.close()
+
+    return {
+        "http": Patient,
+        "ws": "none",
+        "lifespan": "off",
+        "server_header": False,
+        "proxy_headers": False,
+        "h11_max_incomplete_event_size": MAX_HEAD,
+        "access_log": False,
+    }
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

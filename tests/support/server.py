@@ -1,0 +1,54 @@
+"""A server on a port of its own, as its clients see it: uvicorn in a thread, over a scripted or a tiny model."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from power_sampling import PowerSampler
+from power_sampling.server.limits import Limits
+from power_sampling.server.process import transport
+from tests.support.llamaindex import Rule, Speaker
+from tests.support.scripted import TOKENIZER
+
+
+def spoken(rule: Rule, **fields: Any) -> PowerSampler:
+    """A sampler whose model says what a rule makes of the prompt."""
+    return PowerSampler.from_model(
+        Speaker(rule), TOKENIZER, **{"sampler": "ancestral", "max_new_tokens": 400, **fields}
+    )
+
+
+@contextmanager
+def listening(application: Any, limits: Limits | None = None) -> Iterator[str]:
+    """The address of the running application."""
+    config = uvicorn.Config(
+        application,
+        port=0,
+        log_config=None,
+        timeout_graceful_shutdown=1,
+        **transport(limits or Limits()),
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    until(lambda: server.started)
+    (socket,) = server.servers[0].sockets
+    try:
+        yield f"http://127.0.0.1:{socket.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def until(holds: Callable[[], bool], seconds: float = 20) -> None:
+    """Waits for something that happens on another thread."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.005)
