@@ -35,7 +35,8 @@ def serve(
     shutdown_seconds: int = 30,
     when_loaded: Callable[[], None] = lambda: None,
 ) -> None:
-    """Load the model, then serve until SIGTERM or SIGINT; requests then have `shutdown_seconds` to end, and are cancelled after that.
+    """Load the model, then serve until SIGTERM or SIGINT; requests have `shutdown_seconds` to end then, and are
+    cancelled after that.
 
     Other hosts than loopback need `api_keys`, or the word that none is needed (`needs_key=False`). Raises
     ConfigurationError where they have neither, and what loading the model raises.
