@@ -3,55 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from typing import Any, cast
 
-import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from langchain_power_sampling import ChatPowerSampling
-from power_sampling.testing import TableLM, completions, power_law
-from power_sampling.types import Law, Termination
 from tests.support.chat import merged
+from tests.support.law import ALPHA, HORIZON, TABLE, assert_law, exact_law, table_tokenizer
 
-
-def table_tokenizer() -> PreTrainedTokenizerFast:
-    vocab = {"a": 0, "b": 1, "c": 2, "<|eos|>": 3}
-    tokenizer = Tokenizer(models.WordLevel(vocab=vocab, unk_token="c"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|eos|>")
-    fast.chat_template = "{{ messages[0]['content'] }}"
-    return fast
-
-
-TABLE, HORIZON, ALPHA = TableLM(4, seed=5, spread=1.0), 3, 2.0
 DRAWS, ONE_BY_ONE = 200, 120
-
-
-def exact_law(alpha: float) -> dict[str, float]:
-    law: Counter[str] = Counter()
-    chains = completions(TABLE, (0,), Termination(frozenset({3}), None), HORIZON, Law(alpha, 1.0, 1.0 / alpha))
-    for chain, probability in zip(chains, power_law(chains, alpha), strict=True):
-        law["".join("abc"[token] for token in chain.tokens if token < 3)] += float(probability)
-    return dict(law)
-
-
-def assert_law(texts: list[str], law: dict[str, float]) -> None:
-    """Every text's count within 5 sigma of its expectation, texts expected fewer than 10 times counted together.
-
-    Fewer than 30 cells, two-sided 5 sigma: the false-alarm probability is below 1e-4 per call by the normal tail
-    (2e-5) with room for the binomial's.
-    """
-    counts = Counter(texts)
-    assert set(counts) <= set(law)
-    rare = {text for text, p in law.items() if p * len(texts) < 10}
-    cells = [(counts[text], p) for text, p in law.items() if text not in rare]
-    cells.append((sum(counts[text] for text in rare), sum(law[text] for text in rare)))
-    for count, p in cells:
-        assert abs(count - len(texts) * p) <= 5 * np.sqrt(len(texts) * p * (1 - p)) + 1e-9, (count, len(texts) * p)
 
 
 @pytest.fixture(scope="module")

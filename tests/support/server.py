@@ -13,15 +13,26 @@ import uvicorn
 from power_sampling import PowerSampler
 from power_sampling.server.limits import Limits
 from power_sampling.server.process import transport
+from tests.support.law import TABLE, table_tokenizer
 from tests.support.llamaindex import Rule, Speaker
 from tests.support.scripted import TOKENIZER
 
 
-def spoken(rule: Rule, **fields: Any) -> PowerSampler:
+def spoken(rule: Rule, *, window: int | None = None, **fields: Any) -> PowerSampler:
     """A sampler whose model says what a rule makes of the prompt."""
-    return PowerSampler.from_model(
-        Speaker(rule), TOKENIZER, **{"sampler": "ancestral", "max_new_tokens": 400, **fields}
-    )
+    settings: Any = {"sampler": "ancestral", "max_new_tokens": 400, **fields}
+    return PowerSampler.from_model(Speaker(rule, window=window), TOKENIZER, **settings)
+
+
+def endless() -> PowerSampler:
+    """A sampler that refines for hours before it answers."""
+    moves = {"name": "metropolis_hastings", "num_steps": 10**6}
+    return PowerSampler.from_model(TABLE, table_tokenizer(), sampler=moves, max_new_tokens=9)
+
+
+def is_idle(sampler: PowerSampler) -> bool:
+    """Whether its model works for nobody."""
+    return not sampler._model.load().worker._live
 
 
 @contextmanager
