@@ -140,7 +140,7 @@ class Guard:
         headers = Headers(scope=scope)
         if self._hosts is not None and _host(headers.get("host", "")) not in self._hosts:
             return Fault(421, "This server does not answer to that host name.", code="unknown_host")
-        if not self._keys or scope["path"] in OPEN:
+        if not self._keys or scope["path"].removeprefix(scope.get("root_path", "")) in OPEN:
             return None
         kind, _, key = headers.get("authorization", "").partition(" ")
         given = _digest(key.strip() if kind.lower() == "bearer" else "")

@@ -56,6 +56,7 @@ class _Course:
     asked: Asked | None = None
     completions: list[Completion] = field(default_factory=list)
     has_begun: bool = False  # the response
+    is_over: bool = False
 
 
 class Generation:
@@ -68,7 +69,7 @@ class Generation:
         request, course, began = Request(scope, receive), _Course(), time.monotonic()
         try:
             body = await _body(request, self._served.limits)
-            await _unless_gone(self._answer(body, course, request, _watched(send, course)), receive)
+            await _unless_gone(self._answer(body, course, request, _watched(send, course)), receive, course)
         except (ClientDisconnect, Gone):
             course.status = CLIENT_GONE
         except Exception as error:  # noqa: BLE001 - the client is told of any
@@ -104,10 +105,11 @@ class Generation:
 
 
 def _watched(send: Send, course: _Course) -> Send:
-    """`send`, that notes when the response begins, and whose failures mean that nobody reads it."""
+    """`send`, that notes when the response begins and ends, and whose failures mean that nobody reads it."""
 
     async def watched(message: Message) -> None:
         course.has_begun = True
+        course.is_over = message["type"] == "http.response.body" and not message.get("more_body")
         try:
             await send(message)
         except OSError as error:
@@ -139,14 +141,14 @@ async def _body(request: Request, limits: Limits) -> bytes:
     return bytes(body)
 
 
-async def _unless_gone(work: Coroutine[Any, Any, None], receive: Receive) -> None:
-    """The work, until it is done or the client has gone. Raises Gone."""
+async def _unless_gone(work: Coroutine[Any, Any, None], receive: Receive, course: _Course) -> None:
+    """The work, until it is done or the client has gone before all was sent. Raises Gone."""
     task, gone = asyncio.create_task(work), asyncio.create_task(_gone(receive))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
+        if not task.done() and not course.is_over:
             raise Gone
-        task.result()
+        await task
     finally:
         for one in (task, gone):
             one.cancel()
@@ -154,5 +156,6 @@ async def _unless_gone(work: Coroutine[Any, Any, None], receive: Receive) -> Non
 
 
 async def _gone(receive: Receive) -> None:
+    """Until there is nobody any more; a server says so after the whole answer, too."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -134,6 +134,17 @@ def test_texts_stream_too(client: OpenAI) -> None:
     assert texts == [choice.text for choice in whole.choices] and texts[3].startswith("cd")
 
 
+def test_what_was_streamed_is_counted() -> None:
+    with listening(app(spoken(rule), name="M")) as url:
+        for number in range(1, 4):
+            assert lines(url, n=2)[-1] == "data: [DONE]"
+            until(lambda n=number: f'status="200"}} {n}.0' in httpx.get(f"{url}/metrics").text)  # type: ignore[misc]
+        text = httpx.get(f"{url}/metrics").text
+        tokens = 3 * 2 * (len(THOUGHT + ANSWER) + 1)
+        assert f'power_sampling_tokens_total{{kind="completion",sampler="ancestral"}} {float(tokens)}' in text
+        assert 'status="499"' not in text
+
+
 def lines(url: str, **fields: Any) -> list[str]:
     body = {"model": "M", "messages": [USER], "stream": True, **fields}
     with httpx.stream("POST", f"{url}/v1/chat/completions", json=body) as answer:
@@ -230,6 +241,7 @@ async def test_who_does_not_read_is_given_up_and_holds_nobody_up() -> None:
 
     with pytest.raises(Gone):
         async with followed(asked) as box:
+            await box.take()  # it is under way
             assert (await slow.with_settings(sampler="ancestral").achat([USER])).finish_reason, "others are answered"
             assert not is_idle(slow)
             await write_stream(asked, box, send, limits)
