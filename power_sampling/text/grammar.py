@@ -13,7 +13,10 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Protocol
 
+from tokenizers import AddedToken
+
 from power_sampling.errors import ConfigurationError, UnsupportedModelError
+from power_sampling.text.control import ControlTokens, Marks
 from power_sampling.text.guide import GrammarConstraint, Vocabulary
 from power_sampling.text.stop import Decode, StopStrings
 
@@ -115,11 +118,32 @@ class Grammars:
 
 
 def _readable(tokenizer: Any) -> Any:
-    from llguidance.hf import from_tokenizer
+    """The tokenizer for llguidance, where added tokens have names that no text spells. Under its own names llguidance
+    spells a text that can be but one with them, and takes them for no text at once. Grammars mean tokens by number."""
+    from llguidance import LLTokenizer
 
     try:
-        return from_tokenizer(tokenizer)
-    except (ValueError, TypeError, AttributeError) as error:
+        written = json.loads(tokenizer.backend_tokenizer.to_str())
+        written["truncation"] = written["padding"] = None
+        _rename_added(written, unknown=tokenizer.unk_token)
+        return LLTokenizer(json.dumps(written), eos_token=tokenizer.eos_token_id)
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
         raise UnsupportedModelError(
             f"Constrained decoding needs a fast tokenizer (tokenizer.json), got {type(tokenizer).__name__}: {error}"
         ) from error
+
+
+def _rename_added(written: dict[str, Any], *, unknown: str | None) -> None:
+    """Marks as names of control tokens, in a tokenizer as JSON; a vocabulary may list them too."""
+    control = ControlTokens({token["id"]: AddedToken(token["content"]) for token in written["added_tokens"]})
+    marks = Marks(control, list(control.tokens)).of_token
+    vocabulary = written["model"].get("vocab")
+    for token in written["added_tokens"]:
+        name, number = token["content"], token["id"]
+        if name == unknown or name not in marks:
+            continue
+        token |= {"content": marks[name], "special": True, "normalized": False}
+        if isinstance(vocabulary, dict) and name in vocabulary:
+            vocabulary[marks[name]] = vocabulary.pop(name)
+        elif isinstance(vocabulary, list) and number < len(vocabulary):
+            vocabulary[number][0] = marks[name]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from tokenizers import AddedToken, models
 from transformers import ByT5Tokenizer
 
-from power_sampling import ChatTemplateError
+from power_sampling import ChatTemplateError, PowerSampler
 from power_sampling.prepared import encoded
+from power_sampling.testing import TableLM
 from power_sampling.text.codec import Codec
 from power_sampling.text.formats.messages import OWN_TEXTS
 from power_sampling.text.stop import StopStrings, TextStream
@@ -183,3 +185,16 @@ def test_a_stop_string_is_text_too(text: str) -> None:
     reader = TextStream(codec.decode, codec.eos_ids, stop)
     reader.finish(tuple(letters))
     assert (reader.text, reader.stopped_by) == ("ok", text)
+
+
+@pytest.mark.parametrize("text", ["<|im_end|>", "a<|im_start|>b", "<tool_call>x</tool_call>"])
+@pytest.mark.parametrize("name", ["qwen3", "qwen2.5 of a GGUF file"])
+def test_a_choice_is_text_too(name: str, text: str) -> None:
+    tokenizer = next(family for family in FAMILIES if family.name == name).tokenizer()
+    model = TableLM(len(tokenizer), seed=0)
+    sampler = PowerSampler.from_model(model, tokenizer, sampler="ancestral", alpha=1, max_new_tokens=80, seed=0)
+    for fields in ({"choices": [text]}, {"choices": [text, f"{text}!"]}, {"regex": f"ok{re.escape(text)}!*"}):
+        completion = sampler.complete("x", **fields)
+        assert text in completion.text
+        assert completion.tokens[-1] == tokenizer.eos_token_id
+        assert not {*completion.tokens[:-1]} & {*tokenizer.added_tokens_decoder}
