@@ -43,11 +43,16 @@ class Capabilities(NamedTuple):
 
 class Watch(Protocol):
     """Follows one row on the host: its stop strings and its constraint. All answers depend on the tokens alone, not on
-    where the row was cut."""
+    where the row was cut. What it raises ends its own request."""
 
     @property
     def has_masks(self) -> bool:
         """Whether `allowed` ever forbids a token, so that each token must be known before the next one is drawn."""
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether `allowed` has forbidden, since the watch was made or forked, a token that may begin a legal
+        completion: the target is then approximate. A watch that only forbids what is proved to lead nowhere says no."""
 
     def allowed(self) -> NDArray[np.bool_] | None:
         """Which tokens q may draw next, shape (vocab_size,): those of EOS where the completion may end. None: all."""

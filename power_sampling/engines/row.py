@@ -119,7 +119,14 @@ class Row:
 
     def so_far(self, memo: object = None) -> Continuation:
         """What the row has drawn, ended or not."""
-        numbers = Continuation(tuple(self.tokens), np.array(self._logp), np.array(self._log_weight), self.end, memo)
+        numbers = Continuation(
+            tuple(self.tokens),
+            np.array(self._logp),
+            np.array(self._log_weight),
+            self.end,
+            memo,
+            is_limited=self.watch is not None and self.watch.is_limited,
+        )
         law = self.draw.law
         if not law.wants_entropy and not law.score_at:
             return numbers

@@ -29,6 +29,7 @@ class Draws:
         self._peeks: Peeks | None = model if isinstance(model, Peeks) and model.capabilities.peek else None
         self.tickets: dict[int, Draw] = {}  # of what the engine has, the youngest last
         self.tokens_decoded = 0
+        self.is_limited = False  # an answer was drawn under a mask that may leave out what is legal
         self._running: dict[Any, int] = {}  # their keys
         self._known: dict[Any, Continuation] = {}
         self._asked: list[Any] = []  # keys of what the round asks for
@@ -68,7 +69,11 @@ class Draws:
 
     def answers(self) -> list[Continuation] | None:
         """What the round asked for, once all of it is there."""
-        return None if self._open else [self._known[key] for key in self._asked]
+        if self._open:
+            return None
+        known = [self._known[key] for key in self._asked]
+        self.is_limited = self.is_limited or any(continuation.is_limited for continuation in known)
+        return known
 
     def finish(self, ticket: int, continuation: Continuation) -> None:
         """Told that a draw has ended."""

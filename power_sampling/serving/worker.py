@@ -53,6 +53,8 @@ class _Live:
     def outcome(self, answer: Answer) -> Outcome:
         """The answer with what it cost. Draws that are still running are dropped."""
         seconds, handle = time.monotonic() - self.job.submitted, self.draws.handle
+        if self.draws.is_limited:
+            answer = answer._replace(exactness="approximate")
         self.draws.drop_all()
         return Outcome(
             answer._replace(chain=answer.chain._replace(memo=None)),  # states are freed, however long it is kept

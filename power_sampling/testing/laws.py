@@ -133,7 +133,7 @@ def _check_first_token(lm: LanguageModel, prompt: Tokens, drawn: list[Continuati
 class _Parity:
     """The constraint PARITY: the token at an even position is even, at an odd one odd. Satisfies `Rule` and `Watch`."""
 
-    has_masks = True
+    has_masks, is_limited = True, False
 
     def __init__(self, vocab_size: int, position: int = 0) -> None:
         self._vocab_size, self._position = vocab_size, position

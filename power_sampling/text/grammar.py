@@ -17,14 +17,17 @@ from tokenizers import AddedToken
 
 from power_sampling.errors import ConfigurationError, UnsupportedModelError
 from power_sampling.text.control import ControlTokens, Marks
-from power_sampling.text.guide import GrammarConstraint, Vocabulary
+from power_sampling.text.guide import GrammarConstraint
+from power_sampling.text.schema import json_rule, refusal
 from power_sampling.text.stop import Decode, StopStrings
+from power_sampling.text.vocabulary import Vocabulary, new_matcher
 
-__all__ = ["Constraints", "Grammars", "answer_rule", "json_rule"]
+__all__ = ["Constraints", "Grammars", "answer_rule"]
 
-# one line, as json.dumps writes it: free whitespace would let a model spend its horizon on blanks
-JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+# where only one text can follow, llguidance would allow only the tokens its tokenizer spells it with
+EVERY_SPELLING = '%llguidance {"no_forcing": true}\n'
 
+LARGEST = 1 << 20  # characters of a grammar
 MOST_COMPILED = 64  # grammars kept
 
 
@@ -48,28 +51,16 @@ def answer_rule(config: Constraints) -> str | None:
     if config.regex is not None:
         return f"/{_delimited(config.regex)}/"
     if config.choices is not None:
-        return " | ".join(json.dumps(choice, ensure_ascii=False) for choice in config.choices)
+        # one terminal: thousands of rules would be too many for the parser
+        return f"/{_delimited('|'.join(map(_literally, config.choices)))}/"
     if config.grammar is not None:
         return f"%lark {{\n{config.grammar}\n}}"
     return None
 
 
-def json_rule(schema: Mapping[str, Any]) -> str:
-    """JSON under a schema, written as `json.dumps` writes it. Objects that list their properties have no others, unless
-    the schema says so: a name nobody declared is nothing anybody asked for."""
-    return "%json " + json.dumps({"x-guidance": JSON_STYLE, **_closed(schema)}, ensure_ascii=False)
-
-
-def _closed(schema: Any) -> Any:
-    if isinstance(schema, list):
-        return [_closed(item) for item in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    new = {k: v if k in ("const", "enum", "default", "examples") else _closed(v) for k, v in schema.items()}
-    is_open = {"allOf", "anyOf", "oneOf", "$ref", "patternProperties", "additionalProperties"} & set(schema)
-    if schema.get("type") == "object" and isinstance(schema.get("properties"), Mapping) and not is_open:
-        new["additionalProperties"] = False
-    return new
+def _literally(text: str) -> str:
+    """A regular expression of this text alone."""
+    return re.sub(r"[\\.+*?()|\[\]{}^$#&~-]", r"\\\g<0>", text)
 
 
 def _delimited(regex: str) -> str:
@@ -87,21 +78,18 @@ class Grammars:
         self._compiled: dict[str, Any] = {}
 
     def constraint(self, lark: str, horizon: int, stop: StopStrings | None) -> GrammarConstraint:
-        """The legal completions of at most `horizon` tokens. Raises ConfigurationError for a grammar that is none,
-        UnsupportedModelError for a tokenizer that llguidance cannot read."""
+        """The legal completions of at most `horizon` tokens. Raises ConfigurationError for a grammar that is none or
+        too large, UnsupportedModelError for a tokenizer that llguidance cannot read."""
+        if len(lark) > LARGEST:
+            raise ConfigurationError(
+                f"The constraint has {len(lark):,} characters, and {LARGEST:,} are the most: use fewer alternatives."
+            )
         with self._lock:
             matcher = self._compiled.pop(lark, None) or self._compile(lark)
             self._compiled[lark] = matcher  # the one used last stands last
             while len(self._compiled) > MOST_COMPILED:
                 del self._compiled[next(iter(self._compiled))]
-            return GrammarConstraint(
-                self._vocabulary,
-                matcher.deep_copy(),
-                horizon,
-                stop,
-                is_json="%json" in lark,
-                is_repeated="\ncalls: " in lark,
-            )
+            return GrammarConstraint(self._vocabulary, lark, matcher.deep_copy(), horizon, stop)
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:
@@ -109,11 +97,11 @@ class Grammars:
         return Vocabulary(_readable(self._tokenizer), self._eos_ids, self._vocab_size, self._decode)
 
     def _compile(self, lark: str) -> Any:
-        from llguidance import LLMatcher
-
-        matcher = LLMatcher(self._vocabulary.parser, lark, log_level=0)
+        matcher = new_matcher(self._vocabulary.parser, EVERY_SPELLING + lark)
         if matcher.is_error():
-            raise ConfigurationError(f"The constraint cannot be compiled: {matcher.get_error()}\n{lark}")
+            error = matcher.get_error()
+            told = refusal(error) or f"{error:.400}\n{lark:.400}"
+            raise ConfigurationError(f"The constraint cannot be compiled: {told}")
         return matcher
 
 

@@ -1,112 +1,68 @@
 """Which tokens may come next, so that a row obeys a compiled grammar and is complete within the horizon.
 
-A completion is legal if its text, up to EOS, is in the language. It must get there within the horizon. Where no more
-tokens are left than a short ending takes, that ending is the one thing allowed. Shortly before, strings are closed and
-JSON opens nothing new. So the legal completions are those that end by themselves, and those that are ended in this way:
-a function of the tokens before, never of the row. What comes too late all the same is a dead end, and has weight zero.
+A completion is legal if its text, up to EOS or a stop string, is in the language, and if it gets there within the
+horizon. The mask forbids a token where no legal completion begins like this, and among those that are left it chooses
+nothing: the law is p^alpha on the legal completions. Three things are known of a token, in this order:
+
+- an ending that fits: it may come;
+- a walk through all that could follow (`reach.py`) shows that nothing fits: it may not;
+- neither, for there is too much to walk through. Far from the horizon it may come. Near it, where another token has an
+  ending that fits, it may not: else texts that can always go on, such as strings of JSON, would not be closed in time.
+
+The last is a limit on the law, and the guide says so (`is_limited`). A token that was allowed and leads nowhere costs
+nothing but the row: its completion has weight zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from power_sampling.text.stop import Decode, StopStrings
+from power_sampling.errors import ConfigurationError, NoLegalCompletionError, RequestFailedError
+from power_sampling.text.endings import Endings
+from power_sampling.text.reach import Fuel, Rules, State
+from power_sampling.text.stop import StopStrings
+from power_sampling.text.vocabulary import Units, Vocabulary, is_too_complex
 from power_sampling.types import Tokens
 
-__all__ = ["GrammarConstraint", "Guide", "Vocabulary"]
+__all__ = ["GrammarConstraint", "Guide"]
 
-LONGEST_ENDING = 128  # tokens after which the search for an ending gives up
-SPARE = 6  # tokens by which a string is ended early: an escape with its four digits takes as many to complete
-SPARE_DEPTH = 12  # tokens before its end in which JSON opens no more brackets and adds no more items
-OPENERS = b"{[,"
-LOOK_EVERY = 16  # tokens between two looks at how far the end is, away from the horizon
-MOST_ENDINGS = 1024  # kept for one constraint
-CLOSERS = ("}", "]", '"', ",", "0")  # what ends most things soonest, first
+FEW = 64  # tokens: where no more are allowed, each is looked at wherever it stands
+MANY = 512  # where more are allowed, none is looked at by itself
+SPARE = 6  # tokens by which one token may put the end off: an escape takes five more to complete
+SPARE_JSON = 12  # the same for brackets and items
+FUEL = 4096  # tokens tried for one mask
+FUEL_FAR = 512  # the same where no ending is known at all
+SEARCHES = 24  # for endings, for one mask
+MOST_LOOKS = 2048  # kept for one constraint
 
 
-class Vocabulary:
-    """The tokens of a model, as the parser knows them. `parser` is llguidance's tokenizer."""
+class _Look(NamedTuple):
+    """What is known about the next token beyond the grammar: `forbidden`, or the `only` ones."""
 
-    def __init__(self, parser: Any, eos_ids: frozenset[int], size: int, decode: Decode) -> None:
-        self.parser, self.size, self.decode = parser, size, decode
-        self.eos_ids = [token for token in eos_ids if token < size]
-        self.closers, self.quotes = self._singles(CLOSERS), self._singles('"')
+    forbidden: NDArray[np.intp]
+    only: NDArray[np.intp] | None = None
+    is_limited: bool = False
 
-    def tokens_of(self, text: str) -> list[int]:
-        """Tokens that spell a text; any spelling is as good to a grammar as any other."""
-        tokens: list[int] = self.parser.tokenize_bytes(text.encode())
-        return tokens
 
-    def length_of(self, token: int) -> int:
-        """Bytes a token stands for."""
-        return len(self.parser.decode_bytes([token]))
-
-    @cached_property
-    def openers(self) -> NDArray[np.bool_]:
-        """Which tokens open something in JSON, or add to it, shape (size,)."""
-        mask = np.zeros(self.size, dtype=np.bool_)
-        for token in range(min(self.size, self.parser.vocab_size)):
-            mask[token] = bool(set(OPENERS) & set(self.parser.decode_bytes([token])))
-        return mask
-
-    def only(self, tokens: list[int]) -> NDArray[np.bool_]:
-        """A mask that allows these tokens and no others."""
-        mask = np.zeros(self.size, dtype=np.bool_)
-        mask[tokens] = True
-        return mask
-
-    def allowed_by(self, matcher: Any) -> NDArray[np.bool_]:
-        """Tokens that a matcher allows next, EOS excepted, shape (size,)."""
-        bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
-        mask = np.zeros(self.size, dtype=np.bool_)
-        mask[: len(bits)] = bits[: self.size].view(np.bool_)
-        mask[self.eos_ids] = False
-        return mask
-
-    def is_in_string(self, mask: NDArray[np.bool_]) -> bool:
-        """Where a quote and most other tokens may come, they are letters of a string, and so would a bracket be."""
-        return bool(mask[self.quotes].any() and mask.sum() > self.size // 4)
-
-    def _singles(self, texts: Iterable[str]) -> list[int]:
-        """The tokens of those that are one token."""
-        return [tokens[0] for text in texts if len(tokens := self.tokens_of(text)) == 1]
+_FREE = _Look(np.zeros(0, dtype=np.intp))
 
 
 class GrammarConstraint:
-    """The legal completions of at most `horizon` tokens. Its guides are used by the engine's thread alone.
+    """The legal completions of at most `horizon` tokens. Its guides are used by one thread at a time.
 
     `start` is the compiled grammar: a matcher that has seen no token, and never will.
     """
 
-    def __init__(
-        self,
-        vocabulary: Vocabulary,
-        start: Any,
-        horizon: int,
-        stop: StopStrings | None,
-        *,
-        is_json: bool,
-        is_repeated: bool,
-    ) -> None:
-        self.vocabulary, self.horizon, self.stop, self.is_json = vocabulary, horizon, stop, is_json
-        self.start = start
-        self._endings: dict[Tokens, Tokens | None] = {}
-        # where a call is written and another one may follow: tokens that one takes, more or less
-        shortest = len(_short_ending(vocabulary, start) or ())
-        self.repeat = shortest + SPARE_DEPTH if is_repeated and shortest else 0
-
-    def ending(self, tokens: Tokens, matcher: Any) -> Tokens | None:
-        """A short way to the end after `tokens`, the same one for the same tokens; None: none was found."""
-        if tokens not in self._endings:
-            if len(self._endings) >= MOST_ENDINGS:
-                self._endings.clear()
-            self._endings[tokens] = _short_ending(self.vocabulary, matcher)
-        return self._endings[tokens]
+    def __init__(self, vocabulary: Vocabulary, lark: str, start: Any, horizon: int, stop: StopStrings | None) -> None:
+        self.vocabulary, self.start, self.horizon, self.stop = vocabulary, start, horizon, stop
+        self.is_json = "%json" in lark
+        self.rules = Rules(vocabulary, start, stop, by_text="max_tokens" not in lark)
+        self.endings = Endings(self.rules, lark, horizon)
+        self.looks: dict[Tokens, _Look] = {}
 
     def watch(self, tokens: Tokens) -> Guide:
         """The guide of a row whose completion starts with `tokens`."""
@@ -114,133 +70,209 @@ class GrammarConstraint:
 
     def accepts(self, text: str) -> bool:
         """Whether a whole text is in the language."""
-        matcher = self.start.deep_copy()
-        return bool(matcher.consume_tokens(self.vocabulary.tokens_of(text)) and matcher.is_accepting())
+        return self.rules.accepts(text)
 
+    @cached_property
+    def first_ending(self) -> Units | None:
+        return self.endings.search(())
 
-def _short_ending(vocabulary: Vocabulary, matcher: Any) -> Tokens | None:
-    """Always the token that closes soonest: what is forced, then a closer, then the longest of a few."""
-    tokens: list[int] = []
-    matcher = matcher.deep_copy()
-    while len(tokens) <= LONGEST_ENDING and not matcher.is_error():
-        if matcher.is_accepting():
-            return tuple(tokens)
-        step = matcher.compute_ff_tokens() or _closing_token(vocabulary, matcher)
-        if not step or not matcher.consume_tokens(step):
-            return None
-        tokens += step
-    return None
+    def try_out(self) -> None:
+        """Raises ConfigurationError for a grammar that admits no text or cannot be followed, NoLegalCompletionError
+        where it is proved that no text fits within the horizon."""
+        guide = self.watch(())
+        try:
+            is_possible = guide.allowed().any() or self.fits(self.first_ending, self.horizon)
+            if not is_possible and not self._begins():
+                raise ConfigurationError(
+                    "The constraint admits no text at all: nothing can come first, and it is not complete. A rule that "
+                    "refers to itself without an end, or a class that excludes everything, does that."
+                )
+        except RequestFailedError as error:
+            raise ConfigurationError(f"The constraint cannot be followed: {error}") from error
+        if not is_possible or guide.state.within(self.horizon, self.rules, Fuel(FUEL)) is False:
+            least = (
+                ""
+                if self.first_ending is None
+                else f" About {len(self.vocabulary.spelled(self.first_ending))} will do."
+            )
+            raise NoLegalCompletionError(
+                f"No completion of at most {self.horizon} tokens (max_new_tokens) obeys the constraint. Raise "
+                f"max_new_tokens, or shorten what has to be written.{least}"
+            )
 
+    def _begins(self) -> bool:
+        """Whether the grammar, of whatever length, has a first token."""
+        return bool(self.vocabulary.allowed_by(self.start.deep_copy()).any())
 
-def _closing_token(vocabulary: Vocabulary, matcher: Any) -> list[int]:
-    allowed = vocabulary.allowed_by(matcher)
-    closers = vocabulary.quotes if vocabulary.is_in_string(allowed) else vocabulary.closers
-    chosen = [t for t in closers if allowed[t]]
-    if not chosen:
-        chosen = sorted(np.flatnonzero(allowed)[:64].tolist(), key=vocabulary.length_of, reverse=True)
-    return chosen[:1]
-
-
-class _Mark(NamedTuple):
-    """What a guide has found out about the way to the end, after so many tokens."""
-
-    alert: int  # look at every token when no more than this many are left
-    ending: Tokens | None = None  # the only way on, once it has begun
-    limit: Literal["none", "close", "end"] = "none"  # close: open nothing new; end: EOS and nothing else
-    closer: int = -1  # the token that `close` allows in any case
+    def fits(self, ending: Units | None, limit: int) -> bool:
+        """Whether an ending is known that takes no more tokens than that."""
+        return ending is not None and len(self.vocabulary.spelled(ending)) <= limit
 
 
 class Guide:
-    """Follows one row under a constraint. All it answers is a function of the row's tokens."""
+    """Follows one row under a constraint. All it answers is a function of the row's tokens. Satisfies `Watch`."""
+
+    has_masks = True
 
     def __init__(self, constraint: GrammarConstraint, tokens: Tokens) -> None:
         self._constraint, self._matcher = constraint, constraint.start.deep_copy()
+        self._stop = constraint.stop.watch(()) if constraint.stop else None
         self._tokens: list[int] = []
+        self._endings = [constraint.first_ending]  # after 0, 1, ... tokens
         self._mask: NDArray[np.bool_] | None = None  # of this position, once it is asked for
-        self._marks = [self._look(alert=0)]  # after 0, 1, ... tokens
+        self._is_followed = True  # False: a token came that the grammar does not allow
+        self.is_limited = False
         for token in tokens:
             self._advance(token)
 
     def allowed(self) -> NDArray[np.bool_]:
         """Which tokens may come next, shape (vocab_size,): those of EOS where the completion may end."""
+        if self._mask is None and not self._is_followed:
+            self._mask = np.zeros(self._constraint.vocabulary.size, dtype=np.bool_)
         if self._mask is None:
-            self._mask = self._limited(self._marks[-1])
+            mask, look = self._legal(), self._look()
+            if look.only is not None:
+                kept = look.only[mask[look.only]]
+                mask = np.zeros_like(mask)
+                mask[kept] = True
+            mask[look.forbidden] = False
+            self._mask, self.is_limited = mask, self.is_limited or look.is_limited
         return self._mask
 
-    def push(self, token: int) -> bool:
-        """Told the next token, unless it is EOS: can the completion still be legal?"""
-        self._advance(token)
+    def push(self, token: int) -> Literal["stop", "illegal"] | None:
+        """Told the next token, unless it is EOS."""
+        if self._advance(token):
+            return "stop" if self._constraint.rules.is_legal_at_stop(tuple(self._tokens)) else "illegal"
+        if not self._is_followed or (not self._left and not self._matcher.is_accepting()):
+            return "illegal"
         if not self._left:
-            return bool(self._matcher.is_accepting())
-        return bool(self.allowed().any())
-
-    def is_legal_at_stop(self) -> bool:
-        """Whether the text before the stop string, which is complete now, is in the language."""
-        stop, text = self._constraint.stop, self._constraint.vocabulary.decode(self._tokens)
-        found = stop.find(text) if stop else None
-        return found is not None and self._constraint.accepts(text[: found[0]])
+            return None
+        return None if self.allowed().any() else "illegal"
 
     def fork(self, length: int) -> Guide:
         """A guide of the same row's first `length` tokens. None of them is parsed again."""
         matcher = self._matcher.deep_copy()
-        if matcher.is_error() or not matcher.rollback(len(self._tokens) - length):
+        if not self._is_followed or matcher.is_error() or not matcher.rollback(len(self._tokens) - length):
             return self._constraint.watch(tuple(self._tokens[:length]))  # what is broken cannot be taken back
         fork = Guide.__new__(Guide)
         fork._constraint, fork._matcher, fork._mask = self._constraint, matcher, None
-        fork._tokens, fork._marks = self._tokens[:length], self._marks[: length + 1]
+        fork._is_followed = True
+        fork._stop = self._stop.fork(length) if self._stop else None
+        fork._tokens, fork._endings = self._tokens[:length], self._endings[: length + 1]
+        fork.is_limited = False
         return fork
 
-    def _advance(self, token: int) -> None:
-        self._matcher.consume_token(token)
-        self._tokens.append(token)
-        self._mask = None
-        last = self._marks[-1]
-        if last.ending:
-            mark = _Mark(last.alert, last.ending[1:])
-        elif self._left <= last.alert or len(self._tokens) % LOOK_EVERY == 0:
-            mark = self._look(last.alert)
-        else:
-            mark = _Mark(last.alert)
-        self._marks.append(mark)
+    @property
+    def state(self) -> State:
+        """Where the row stands, as a walk ahead begins with it."""
+        tokens = tuple(self._tokens)
+        return State(self._matcher, self._constraint.rules.tail(tokens), tokens)
 
     @property
     def _left(self) -> int:
         return self._constraint.horizon - len(self._tokens)
 
-    def _look(self, alert: int) -> _Mark:
-        """How far is the end? Begin the ending where it is as far as the horizon."""
-        constraint, vocabulary = self._constraint, self._constraint.vocabulary
-        ending = constraint.ending(tuple(self._tokens), self._matcher)
-        if ending is None:
-            return _Mark(alert)
-        alert = max(2 * len(ending) + LOOK_EVERY, constraint.repeat)
-        to_spare = self._left - len(ending)
-        is_near = 0 < to_spare <= SPARE_DEPTH
-        is_string = is_near and vocabulary.is_in_string(self._legal())
-        if to_spare == 0 or (is_string and to_spare <= SPARE):
-            return _Mark(alert, ending)
-        if ending and constraint.is_json and is_near and not is_string:
-            return _Mark(alert, limit="close", closer=ending[0])
-        if not ending and to_spare <= constraint.repeat:
-            return _Mark(alert, limit="end")
-        return _Mark(alert)
+    def _advance(self, token: int) -> bool:
+        """Whether a stop string is complete now."""
+        if not self._is_followed or not self._matcher.validate_tokens([token]):
+            self._is_followed = False  # nothing legal begins like this
+        elif not self._matcher.consume_token(token):
+            self._check()
+        self._tokens.append(token)
+        self._mask = None
+        before, ending = self._endings[-1], None
+        if self._is_followed:
+            ending = self._constraint.endings.next(before, tuple(self._tokens), self._matcher)
+        self._endings.append(ending)
+        return self._stop is not None and self._stop.push(token)
 
-    def _limited(self, mark: _Mark) -> NDArray[np.bool_]:
-        """What the grammar and the horizon allow next."""
-        vocabulary = self._constraint.vocabulary
-        if mark.ending:
-            return vocabulary.only([mark.ending[0]])
-        if mark.limit == "end":
-            return vocabulary.only(vocabulary.eos_ids)
-        mask = self._legal()
-        if mark.limit == "close":
-            mask &= ~vocabulary.openers
-            mask[mark.closer] = True
-        return mask
+    def _check(self) -> None:
+        if is_too_complex(self._matcher):
+            raise RequestFailedError(
+                f"The constraint became too complex to follow after {len(self._tokens)} tokens "
+                f"({self._matcher.stop_reason()}): bound its repetitions, or write it in fewer alternatives."
+            )
 
     def _legal(self) -> NDArray[np.bool_]:
         """What the grammar alone allows next."""
         mask = self._constraint.vocabulary.allowed_by(self._matcher)
+        self._check()
         if self._matcher.is_accepting():
             mask[self._constraint.vocabulary.eos_ids] = True
         return mask
+
+    # ------------------------------------------------------------ the horizon
+
+    def _look(self) -> _Look:
+        tokens, looks = tuple(self._tokens), self._constraint.looks
+        if tokens not in looks:
+            while len(looks) >= MOST_LOOKS:
+                del looks[next(iter(looks))]
+            looks[tokens] = self._looked()
+        return looks[tokens]
+
+    def _looked(self) -> _Look:
+        constraint, vocabulary, left = self._constraint, self._constraint.vocabulary, self._left
+        ids = np.flatnonzero(vocabulary.allowed_by(self._matcher))
+        ending = self._endings[-1]
+        spare = SPARE_JSON if constraint.is_json and len(ids) > MANY else SPARE
+        is_near = ending is not None and not constraint.fits(ending, left - 1 - spare)
+        if len(ids) <= FEW or (is_near and len(ids) <= MANY):
+            if not is_near and vocabulary.begin_one_text(ids):
+                return _FREE
+            return self._each(ids)
+        if ending is None or not is_near or not constraint.fits(ending, left):
+            return _FREE
+        return self._at_large(ids, ending)
+
+    def _each(self, ids: NDArray[np.intp]) -> _Look:
+        """Every token by itself."""
+        forbidden, unknown = list[int](), list[int]()
+        fuel = Fuel(FUEL if self._endings[-1] is not None else FUEL_FAR, SEARCHES)
+        state, known = self.state, dict[bytes, Units]()
+        for token in ids.tolist():
+            verdict = self._may_come(state, token, fuel, known)
+            if verdict is False:
+                forbidden.append(token)
+            elif verdict is None:
+                unknown.append(token)
+        is_limited = bool(unknown) and self._constraint.fits(self._endings[-1], self._left)
+        return _Look(np.array(forbidden + unknown * is_limited, dtype=np.intp), None, is_limited)
+
+    def _may_come(self, state: State, token: int, fuel: Fuel, known: dict[bytes, Units]) -> bool | None:
+        """`known` are endings by what a state allows next: what looks alike often ends alike."""
+        constraint, limit, tokens = self._constraint, self._left - 1, (*state.tokens, token)
+        endings, rules, before = constraint.endings, constraint.rules, self._endings[-1]
+        if rules.completes_a_stop(state.tail, constraint.vocabulary.units_of(token)):
+            return rules.is_legal_at_stop(tokens)
+        if constraint.fits(endings.kept(before, tokens, state.matcher, (token,)), limit):
+            return True
+        then = rules.then(state, token)
+        if isinstance(then, bool):
+            return then
+        looks = then.matcher.compute_bitmask()
+        ending = known.get(looks)
+        if ending is None or not endings.ends(tokens, then.matcher, ending):
+            # where no ending is known from here, none is sought from each of its tokens
+            ending = endings.search(tokens) if before is not None and fuel.searches() else None
+        if ending is not None:
+            known[looks] = ending
+            if constraint.fits(ending, limit):
+                return True
+        return then.within(limit, rules, fuel)
+
+    def _at_large(self, ids: NDArray[np.intp], ending: Units) -> _Look:
+        """Too many tokens to look at each, near the horizon: of most it is not known how long they put the end off."""
+        vocabulary, constraint = self._constraint.vocabulary, self._constraint
+        if self._matcher.is_accepting():  # most go on with what may end anywhere; control tokens begin something
+            odd = np.intersect1d(ids, vocabulary.control_ids)
+            return self._each(odd) if len(odd) <= FEW else _FREE
+        first = vocabulary.spelled(ending)[0]
+        is_string = len(ids) > vocabulary.size // 4
+        if constraint.is_json and not is_string:  # nothing new is opened
+            closed = ids[~vocabulary.openers[ids]]
+            if constraint.fits(ending, self._left - 1):
+                return _Look(_FREE.forbidden, np.append(closed, first), True)
+        elif constraint.fits(ending, self._left - 1 - SPARE):
+            return _FREE
+        return _Look(_FREE.forbidden, np.array([first], dtype=np.intp), True)

@@ -25,8 +25,8 @@ from power_sampling.text.calls import (
     name_in,
     starts_like_a_call,
 )
-from power_sampling.text.grammar import json_rule
 from power_sampling.text.lark import escaped
+from power_sampling.text.schema import json_rule
 
 __all__ = ["HEAD", "MAY_BEGIN", "plain_calls", "plain_rules"]
 

@@ -98,6 +98,7 @@ class Continuation(NamedTuple):
     memo: object = None  # the engine's own note on this row, so that it need not compute it again
     entropy: Floats = _NO_FLOATS  # (T,) of the base law at each position, where the law of the draw asks for it
     logq: Floats = _NO_FLOATS  # (T, len(law.score_at)), where the law of the draw asks for it
+    is_limited: bool = False  # completions were left out that may be legal (see `Watch.is_limited`)
 
     @property
     def is_complete(self) -> bool:

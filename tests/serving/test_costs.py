@@ -130,7 +130,7 @@ def test_keys_of_draws_are_made_once_a_round(monkeypatch: pytest.MonkeyPatch) ->
 class Pushes:
     """A stop rule that counts the tokens its watches are told."""
 
-    has_masks = False
+    has_masks = is_limited = False
 
     def __init__(self) -> None:
         self.told = 0

@@ -27,7 +27,7 @@ class Words:
 
 
 class WordWatch:
-    has_masks = True
+    has_masks, is_limited = True, False
 
     def __init__(self, words: Words, tokens: Tokens) -> None:
         self.words, self.tokens = words, list(tokens)

@@ -48,7 +48,7 @@ def bystanders() -> list[Request]:
 class BadRule:
     """A stop rule or constraint of which one part raises: `at` is watch, fork, allowed or push."""
 
-    has_masks = True
+    has_masks, is_limited = True, False
 
     def __init__(self, at: str, error: BaseException, vocab_size: int) -> None:
         self.at, self._error, self._vocab_size = at, error, vocab_size

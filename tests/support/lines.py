@@ -22,7 +22,7 @@ STARTED = Chain((3, 4), np.zeros(2), np.zeros(2), None, entropy=np.zeros(2), log
 class StopAtFourths:
     """Every fourth token is a stop string."""
 
-    has_masks = False
+    has_masks = is_limited = False
 
     def watch(self, tokens: Tokens) -> StopAtFourths:
         return self
@@ -40,7 +40,7 @@ class StopAtFourths:
 class OddAfterEven:
     """Only tokens of the other parity than the last one's."""
 
-    has_masks = True
+    has_masks, is_limited = True, False
 
     def __init__(self, tokens: Tokens = ()) -> None:
         self.tokens = [*tokens]

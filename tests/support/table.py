@@ -29,8 +29,9 @@ class Table:
         ending: Termination = EOS,
         tau: float | None = None,
         rules: RuleMaker = table_rules,
+        lm: TableLM | None = None,
     ):
-        self.lm, self.horizon, self.ending = TableLM(vocab, seed, rules=rules), horizon, ending
+        self.lm, self.horizon, self.ending = lm or TableLM(vocab, seed, rules=rules), horizon, ending
         self.law = Law(alpha, 1.0, tau or 1 / alpha)
         self.chains = completions(self.lm, PROMPT, ending, horizon, self.law)
         self.index = {x.tokens: i for i, x in enumerate(self.chains)}

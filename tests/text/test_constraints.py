@@ -235,7 +235,7 @@ def test_a_stop_string_ends_a_completion_only_where_it_is_complete() -> None:
     constraint = grammar(10, stop=["END"], regex="[a-z]*( END)?")
     for text, is_legal in (("abEND", True), ("ab END", False)):
         guide = constraint.watch(tuple(constraint.vocabulary.tokens_of(text)))
-        assert guide.is_legal_at_stop() is is_legal
+        assert constraint.rules.is_legal_at_stop(tuple(guide._tokens)) is is_legal
 
 
 TEMPERATURE = 20.0  # of the random model, whose logits are far apart: no choice is out of reach

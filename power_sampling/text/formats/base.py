@@ -15,10 +15,10 @@ from power_sampling.text.calls import Call, row_of_calls
 from power_sampling.text.formats import messages as shared
 from power_sampling.text.formats.messages import Messages
 from power_sampling.text.formats.offer import Tools, offered_tools
-from power_sampling.text.grammar import json_rule
 from power_sampling.text.lark import either, literal, rules_until, text_without
 from power_sampling.text.plain import HEAD, plain_rules
 from power_sampling.text.reply import THINK, THINK_END, ParseResponse, ReplyReader, TemplateReader
+from power_sampling.text.schema import json_rule
 from power_sampling.text.validation import ChatMessage, checked_conversation
 from power_sampling.types import Conversation, Message
 

@@ -1,0 +1,78 @@
+"""JSON schemas as the parser takes them: what it reads in another way than people mean is written so that both agree.
+
+What the parser cannot enforce is refused, with the name of the key and a way out; nothing is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from power_sampling.errors import ConfigurationError
+
+__all__ = ["json_rule", "refusal"]
+
+# one line, as json.dumps writes it: free whitespace would let a model spend its horizon on blanks
+JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+AS_THEY_ARE = ("const", "enum", "default", "examples")  # values, and no schemas
+OPENING = {"allOf", "anyOf", "oneOf", "$ref", "patternProperties", "additionalProperties"}
+HOURS = r"([01][0-9]|2[0-3]):[0-5][0-9]"
+# the parser's own `time` asks for a zone, which times of pydantic seldom have: models would invent one
+TIME = rf"^{HOURS}:[0-5][0-9](\.[0-9]{{1,6}})?(Z|[+-]{HOURS})?$"
+WAYS_OUT = {
+    "uniqueItems": "use an object with a boolean for each item, or check the answer yourself",
+    "oneOf": "write anyOf",
+    "not": "say what is allowed, by enum, pattern or type",
+    "if": "write the cases as anyOf",
+    "contains": "give prefixItems",
+    "dependentRequired": "write the cases as anyOf",
+    "propertyNames": "use patternProperties with additionalProperties: false",
+    "look-around": "write the pattern without (?=...), (?!...), (?<=...) and (?<!...)",
+}
+
+
+def json_rule(schema: Mapping[str, Any]) -> str:
+    """JSON under a schema, as the right-hand side of a Lark rule, written as `json.dumps` writes it. Objects that list
+    their properties have no others, unless the schema says so: a name nobody declared is nothing anybody asked for."""
+    try:
+        return "%json " + json.dumps({"x-guidance": JSON_STYLE, **_repaired(schema)}, ensure_ascii=False)
+    except RecursionError as error:
+        raise ConfigurationError("json_schema: it is nested too deeply; give parts a name in $defs.") from error
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"json_schema: {error}; give plain JSON values.") from error
+
+
+def _repaired(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_repaired(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    new = {key: value if key in AS_THEY_ARE else _repaired(value) for key, value in schema.items()}
+    if schema.get("format") == "time" and "pattern" not in schema and schema.get("type") == "string":
+        del new["format"]
+        new["pattern"] = TIME
+    properties = schema.get("properties")
+    if schema.get("type") == "object" and isinstance(properties, Mapping) and not OPENING & set(schema):
+        required = schema.get("required", ())
+        unlisted = [name for name in required if name not in properties] if isinstance(required, list | tuple) else []
+        new["properties"] |= {name: {} for name in unlisted}  # of any value
+        new["additionalProperties"] = False
+    return new
+
+
+def refusal(error: str) -> str | None:
+    """What a user is told about a schema that the parser refuses; None: it is no matter of a schema."""
+    if "JSON schema" not in error:
+        return None
+    reason = error.split("failed to compile JSON schema:")[-1].split("\n   ")[0].strip()
+    keys = re.findall(r'"([\w$]+)"', reason) if "Unimplemented keys" in reason else []
+    if keys:
+        reason = f"{', '.join(keys)} cannot be enforced while the answer is written"
+    elif "look-around" in error:
+        keys, reason = ["look-around"], "a pattern that looks around cannot be enforced while the answer is written"
+    elif "oneOf constraints" in error:
+        keys, reason = ["oneOf"], "oneOf cannot be enforced where its schemas may overlap"
+    advice = [WAYS_OUT[key] for key in keys if key in WAYS_OUT]
+    return f"json_schema: {reason:.400}. {f'Instead, {advice[0]}.' if advice else 'Mend it, or leave it out.'}"
