@@ -17,7 +17,7 @@ from power_sampling.samplers.metropolis_hastings import Move
 from power_sampling.serving.worker import Outcome, Worker
 from power_sampling.testing import TableBackend, TableLM
 from power_sampling.types import Chain
-from tests.support.hostile import EOS, PROMPT, of
+from tests.support.hostile import ENDLESS, EOS, PROMPT, of
 
 HORIZON = 20
 MH = {"name": "metropolis_hastings", "block_size": 6, "num_steps": 5}
@@ -219,3 +219,12 @@ def test_rejection_tells_the_rate_of_all_its_draws() -> None:
 def test_a_ladder_names_its_counts() -> None:
     ladder = parallel_tempering.ParallelTempering(ladder=(1.0, 1.5), num_proposals=2)
     assert ladder.counts() == {"ladder": 3, "num_proposals": 2}
+
+
+def test_serial_steps_are_those_that_got_a_request_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps in which it waits for a row are another request's."""
+    worker = Worker(Engine(monkeypatch, max_rows=1))
+    config = GenerationConfig(sampler="ancestral", max_new_tokens=10)
+    jobs = worker.submit_all([of(config, seed, ending=ENDLESS, prompt=(*PROMPT, seed)) for seed in range(3)])
+    assert [job.future.result(60).serial_steps for job in jobs] == [9, 9, 9], "the first token is the prompt's"
+    worker.close()
