@@ -72,6 +72,11 @@ def refuse_unsupported(model: PreTrainedModel) -> None:
             f"{name} is set to flex_attention, which compiles anew for every length of a batch and gives no answer in "
             "minutes. Use attn_implementation='sdpa'."
         )
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        raise UnsupportedModelError(
+            f"{name} takes no past_key_values, so what it keeps of a text cannot be cut and handed in again. Use one "
+            "that does (Llama, Qwen2/3, Mistral, Gemma, GPT-2, ...); of a model of peft, give its get_base_model()."
+        )
     if foreign := _uncuttable(model):
         raise UnsupportedModelError(
             f"{name} keeps {foreign}, which cannot be cut at a position, so suffixes cannot be redrawn from it. "
@@ -81,7 +86,7 @@ def refuse_unsupported(model: PreTrainedModel) -> None:
 
 def _uncuttable(model: PreTrainedModel) -> str | None:
     cuttable = (DynamicLayer, DynamicSlidingWindowLayer)
-    if model._is_stateful or "past_key_values" not in inspect.signature(model.forward).parameters:
+    if model._is_stateful:
         return "a recurrent state"
     try:
         layers = DynamicCache(config=model.config).layers

@@ -106,7 +106,10 @@ def gap_of(model: PreTrainedModel, forward: Forward) -> Gap:
 
 def first_right(model: PreTrainedModel, ways: Sequence[F]) -> F:
     """The first of these ways to a model's logits that agrees with its full passes. Raises UnsupportedModelError where
-    none does, ModelError where logits are no numbers."""
+    none does, ModelError where logits are no numbers. A window that holds no text of a trial is not tried."""
+    window = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if isinstance(window, int) and 0 < window < LENGTH:
+        return ways[0]
     reasons = []
     for forward in ways:
         reason = _reason(model, forward)

@@ -44,7 +44,11 @@ def largest_gap(sampler: PowerSampler, model: Any, prompts: list[str]) -> float:
 PROMPTS = ["a", "some longer text", "middle"]
 
 
-@pytest.mark.parametrize("name", list(WRONG))
+ONE_OF_A_KIND = {"bart", "prophetnet", "roformer", "git", "roberta", "xmod", "cpmant", "doge", "llama4_text"}
+KIN = [pytest.param(name, marks=[] if name in ONE_OF_A_KIND else pytest.mark.slow) for name in WRONG]
+
+
+@pytest.mark.parametrize("name", KIN)
 def test_families_that_count_positions_in_their_own_way_are_refused(name: str) -> None:
     with pytest.raises(UnsupportedModelError, match=r"cannot be served: in a trial.*check_model=False"):
         served(model_of(*WRONG[name]))
@@ -102,6 +106,17 @@ def test_broken_weights_are_told() -> None:
         model.model.norm.weight[0] = float("nan")
     with pytest.raises(ModelError, match="logits of LlamaForCausalLM are no numbers"):
         served(model)
+
+
+def test_models_without_a_cache_are_told_so() -> None:
+    fields = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32}
+    with pytest.raises(UnsupportedModelError, match="OpenAIGPTLMHeadModel takes no past_key_values"):
+        served(model_of("OpenAIGPTConfig", fields))
+
+
+def test_a_window_too_short_for_a_trial_is_served_as_it_is() -> None:
+    model = tiny_model("gpt2", layers=1, n_positions=8, dtype=torch.float32)
+    assert largest_gap(served(model), model, ["a", "b!"]) < 1e-4
 
 
 def test_tokens_that_stand_for_images_are_not_used() -> None:
