@@ -131,8 +131,9 @@ def _name_results(messages: Sequence[dict[str, Any]]) -> None:
     for message in messages:
         for call in message.get("tool_calls", ()):
             names[call["id"]] = call["function"]["name"]
-        if message["role"] == "tool" and names.get(message.get("tool_call_id", "")):
-            message.setdefault("name", names[message["tool_call_id"]])
+        identity = message.get("tool_call_id")
+        if message["role"] == "tool" and identity and names.get(identity):
+            message.setdefault("name", names[identity])
 
 
 def _is(block: Any, *types: str) -> bool:

@@ -37,7 +37,7 @@ class Watching(ChatPowerSampling):
     def _request(self, messages: Any, stop: Any, kwargs: Any) -> Any:
         request = super()._request(messages, stop, kwargs)
         settings = request.sampler.generation
-        SEEN.append((settings.sampler.name, settings.alpha, len(request.conversation.tools), settings.json_schema))
+        SEEN.append((settings.sampler.name, settings.alpha, len(request.prompt.tools), settings.json_schema))
         return request
 
 
