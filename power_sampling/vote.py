@@ -78,8 +78,8 @@ def tally(completions: Sequence[Completion], key: Key = _text, *, alpha: float =
         raise InputError(f"vote: expected a list of completions, got {shortened(completions)}.")
     if not completions:
         raise InputError("vote: there are no completions to choose from; generate at least one.")
-    if not (math.isfinite(alpha) and alpha >= 1):
-        raise InputError(f"vote: alpha must be at least 1 (1 counts heads), got {alpha}.")
+    if not isinstance(alpha, (int, float)) or not (math.isfinite(alpha) and alpha >= 1):
+        raise InputError(f"vote: alpha must be a number of at least 1 (1 counts heads), got {shortened(alpha)}.")
     if alpha > 1:
         _check_plain(completions)
     answers = [_read(completion, key) for completion in completions]

@@ -146,6 +146,8 @@ def test_what_is_sharpened_already_is_not_sharpened_again() -> None:
     assert vote([plain(": 1", -1, "metropolis_hastings", 4.0)]).text == ": 1"
     with pytest.raises(InputError, match="at least 1"):
         vote([plain(": 1", -1)], alpha=0.5)
+    with pytest.raises(InputError, match="a number of at least 1"):
+        vote([plain(": 1", -1)], alpha="2")  # type: ignore[arg-type]
 
 
 def test_the_weighted_vote_tends_to_the_answers_law_under_the_power() -> None:
