@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any, Protocol
 
@@ -14,7 +13,7 @@ from power_sampling.integrations import completion_facts, reply_of, token_logpro
 from power_sampling.server.asked import Asked
 from power_sampling.types import Chunk, Completion, Reply
 
-__all__ = ["ChatForm", "Form", "TextForm", "finite", "form_of", "usage"]
+__all__ = ["ChatForm", "Form", "TextForm", "form_of", "usage"]
 
 Json = dict[str, Any]
 
@@ -55,13 +54,7 @@ def _cached(completion: Completion) -> int:
 
 def _facts(completion: Completion) -> Json:
     facts = completion_facts(completion)
-    told = {"logp": facts["logp"], "seed": facts["seed"], "stop": facts["stop"], **facts["power_sampling"]}
-    return finite(told)
-
-
-def finite(values: Mapping[str, Any]) -> Json:
-    """The values as JSON has them: a number that is none is null."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    return {"logp": facts["logp"], "seed": facts["seed"], "stop": facts["stop"], **facts["power_sampling"]}
 
 
 class _Base:

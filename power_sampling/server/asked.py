@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from power_sampling.config import CONSTRAINTS
-from power_sampling.errors import ConfigurationError
+from power_sampling.errors import ConfigurationError, shortened
 from power_sampling.integrations import resolve_max_tokens_alias
 from power_sampling.runtime import PowerSampler, Prompt
 from power_sampling.server import names
@@ -122,7 +122,9 @@ def _common(request: GenerationRequest) -> dict[str, Any]:
 
 
 def _refused(param: str, value: Any, advice: str) -> Fault:
-    return Fault(400, f"{param}: {value!r:.80} cannot be honoured: {advice}.", code="unsupported_value", param=param)
+    return Fault(
+        400, f"{param}: {shortened(value)} cannot be honoured: {advice}.", code="unsupported_value", param=param
+    )
 
 
 def _count(num_prompts: int, request: GenerationRequest, limits: Limits) -> int:
@@ -152,7 +154,7 @@ def _sampler(
     for name, value in names.settings_of(request.model, served.name).items():
         if fields.setdefault(name, value) != value:
             raise ConfigurationError(
-                f"{name}: the model's name says {value!r}, the request {fields[name]!r}; give one."
+                f"{name}: the model's name says {shortened(value)}, the request {shortened(fields[name])}; give one."
             )
     if doubled := [name for name in CONSTRAINTS if name in constraint and name in fields]:
         raise ConfigurationError(f"{doubled[0]} stands in response_format too; give one.")

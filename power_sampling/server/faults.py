@@ -22,14 +22,13 @@ from power_sampling.errors import (
     OutOfMemoryError,
     PowerSamplingError,
     RequestTimeoutError,
+    shortened,
 )
 from power_sampling.settings import hint
 
 __all__ = ["Fault", "fault_of", "handlers", "unreadable"]
 
 LOG = logging.getLogger("power_sampling.server")
-SHORT = 80  # letters of a value that came, in an error
-LONG = 1200  # letters of an error
 FINAL = {"x-should-retry": "false"}  # the clients of OpenAI go by it: the same request would fail again
 
 # the most special first: status, code, further headers
@@ -78,14 +77,9 @@ def fault_of(error: Exception) -> Fault:
         return error
     for kind, status, code, headers in KINDS:
         if isinstance(error, kind):
-            return Fault(status, _shortened(str(error)), code=code, headers=headers)
+            return Fault(status, str(error), code=code, headers=headers)
     LOG.error("A request failed: %s", error, exc_info=error)
     return Fault(500, "The model or the server failed; its log says why.", code="internal_error")
-
-
-def _shortened(message: str) -> str:
-    """With the middle left out where it repeats much of what came."""
-    return message if len(message) <= LONG else f"{message[: LONG // 2]} ... {message[-LONG // 2 :]}"
 
 
 def unreadable(error: ValidationError, body: bytes, known: Sequence[str]) -> Fault:
@@ -106,8 +100,8 @@ def unreadable(error: ValidationError, body: bytes, known: Sequence[str]) -> Fau
         return Fault(400, message, code="unknown_field", param=param)
     if kind == "missing":
         return Fault(400, f"{param}: the field is required.", code="missing_field", param=param)
-    came, where = repr(first["input"]), f"{param}: " if param else ""
-    message = f"{where}{first['msg']}, got {came if len(came) <= SHORT else came[:SHORT] + '...'}."
+    where = f"{param}: " if param else ""
+    message = f"{where}{first['msg']}, got {shortened(first['input'])}."
     return Fault(400, message, code="invalid_value", param=param)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from power_sampling.errors import ConfigurationError
+from power_sampling.errors import ConfigurationError, shortened
 from power_sampling.samplers import BY_NAME
 from power_sampling.server.faults import Fault
 
@@ -43,13 +43,13 @@ def settings_of(model: str, served: str) -> dict[str, Any]:
     if not model.startswith(served) or rest[:1] not in ("", ":", "@"):
         raise Fault(
             404,
-            f"There is no model {model!r:.80}. This server has {served!r}; GET /v1/models lists its names.",
+            f"There is no model {shortened(model)}. This server has {served!r}; GET /v1/models lists its names.",
             code="model_not_found",
             param="model",
         )
     sampler, at, pairs = rest.removeprefix(":").partition("@")
     if (rest.startswith(":") and not sampler) or (at and not pairs):
-        raise ConfigurationError(f"model: expected NAME:SAMPLER@OPTION=VALUE,..., got {model!r:.80}.")
+        raise ConfigurationError(f"model: expected NAME:SAMPLER@OPTION=VALUE,..., got {shortened(model)}.")
     given = dict(_pair(pair) for pair in pairs.split(",")) if pairs else {}
     fields = {name: given.pop(name) for name in FIELDS if name in given}
     if sampler:
@@ -64,7 +64,7 @@ def settings_of(model: str, served: str) -> dict[str, Any]:
 def _pair(pair: str) -> tuple[str, Any]:
     name, equals, value = pair.partition("=")
     if not equals or not name:
-        raise ConfigurationError(f"model: expected OPTION=VALUE behind the @, got {pair!r:.80}.")
+        raise ConfigurationError(f"model: expected OPTION=VALUE behind the @, got {shortened(pair)}.")
     try:
         return name, from_json(value, allow_inf_nan=False)
     except ValueError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 from starlette.types import Send
 
 from power_sampling.runtime import PowerSampler, Prompt
-from power_sampling.server.answers import Form, finite, form_of
+from power_sampling.server.answers import Form, form_of
 from power_sampling.server.asked import Asked
 from power_sampling.server.faults import Fault, fault_of
 from power_sampling.server.limits import Limits
@@ -179,7 +180,8 @@ class _Writer:
         if piece.text or share < self._told.get(index, -1.0) + PROGRESS_STEP:
             return ()
         self._told[index] = share
-        told = {"choice": index, "done": done, "total": total, "stats": finite(stats)}
+        numbers = {name: float(value) for name, value in stats.items() if math.isfinite(value)}
+        told = {"choice": index, "done": done, "total": total, "stats": numbers}
         return (f": progress {json.dumps(told)}\n\n",)
 
 
