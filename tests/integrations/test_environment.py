@@ -35,6 +35,7 @@ SERVING = {
     "max_rows": ("3", 3),
     "prompt_memory": ("2", 2),
     "kv_memory": ("64", 64),
+    "check_model": ("false", False),
     "pack_weights": ("false", False),
     "compile_layers": ("false", False),
     "cuda_graphs": ("true", True),
