@@ -22,6 +22,7 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
 
 from power_sampling import ConfigurationError
+from power_sampling.integrations import ReadableSchema, schema_of
 
 __all__ = ["described", "is_object", "plain_type", "traceable"]
 
@@ -85,7 +86,7 @@ def traceable(schema: Any) -> Any:
 def _convertible(schema: Any) -> Any:
     """A schema of any kind as LangChain converts it without loss. Raises whatever a bad one makes it raise."""
     if adapter := plain_type(schema):
-        found = adapter.json_schema()
+        found = adapter.json_schema(schema_generator=ReadableSchema)
         return {"name": found.get("title", "answer"), "parameters": found}
     return _of_mapping(schema) if isinstance(schema, Mapping) else _of_class_or_function(schema)
 
@@ -147,8 +148,8 @@ def _of_class_or_function(given: Any) -> Any:
     model, name, about = _model_of(given)
     if model is None:
         return given
-    schema = model.model_json_schema()
-    if not _is_recursive(schema):
+    schema = schema_of(model)
+    if not _is_recursive(schema) and schema == model.model_json_schema():
         return given
     defs = schema.get("$defs", {})
     root = {**defs.get(str(schema.get("$ref", "")).rpartition("/")[2], schema), "$defs": defs}

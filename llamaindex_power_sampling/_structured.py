@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from llamaindex_power_sampling._tools import as_tools, selections
 from power_sampling import ConfigurationError
+from power_sampling.integrations import schema_of
 
 __all__ = ["ConstrainedProgram", "check_mode"]
 
@@ -126,7 +127,7 @@ class ConstrainedProgram(BasePydanticProgram[Model]):
             tools = as_tools([get_function_tool(self._output_cls)])
             options |= {"tools": tools, "tool_choice": "required", "parallel_tool_calls": False}
             return _Request(copy.deepcopy(llm._get_messages(self._prompt, **prompt_args)), "", options)
-        options["json_schema"] = self._output_cls.model_json_schema()
+        options["json_schema"] = schema_of(self._output_cls)
         shown = PydanticOutputParser(output_cls=self._output_cls).get_format_string(escape_json=False).strip()
         if llm.metadata.is_chat_model:
             messages = copy.deepcopy(llm._get_messages(self._prompt, **prompt_args))

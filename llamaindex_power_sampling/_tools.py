@@ -12,7 +12,7 @@ from llama_index.core.tools.types import BaseTool
 
 from llamaindex_power_sampling._messages import calls_of
 from power_sampling import ConfigurationError
-from power_sampling.integrations import normalize_tool_choice
+from power_sampling.integrations import normalize_tool_choice, schema_of
 
 __all__ = ["ToolLike", "as_tools", "chosen", "original_names", "selections", "without_names"]
 
@@ -56,9 +56,10 @@ def _as_tool(tool: BaseTool) -> dict[str, Any]:
         raise ConfigurationError(f"tools: {tool!r:.80} has no name; give its metadata one.")
     described: dict[str, Any] = tool.metadata.to_openai_tool(skip_length_check=True)
     parameters = described["function"]["parameters"]
-    if "properties" not in parameters and tool.metadata.fn_schema is not None:  # core drops the reference of a class
-        root = tool.metadata.fn_schema.model_json_schema().get("$ref", "").rpartition("/")[2]  # that holds itself
-        described["function"]["parameters"] = {**parameters.get("$defs", {}).get(root, {}), **parameters}
+    if tool.metadata.fn_schema is not None:  # core drops the reference of a class that holds itself
+        own = schema_of(tool.metadata.fn_schema)
+        root = own.get("$defs", {}).get(own.get("$ref", "").rpartition("/")[2], {})
+        described["function"]["parameters"] = {**root, **{key: own.get(key, parameters[key]) for key in parameters}}
     return described if described["function"]["name"] == name else {"name": name, **described}
 
 

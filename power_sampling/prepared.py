@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from power_sampling.config import CONSTRAINTS, GenerationConfig
 from power_sampling.engines.protocol import Capabilities
@@ -12,7 +12,6 @@ from power_sampling.errors import ConfigurationError, ContextOverflowError, Empt
 from power_sampling.models import Loaded
 from power_sampling.samplers import NumpyRng, sampler_for
 from power_sampling.serving.worker import Request, Update
-from power_sampling.text.codec import Codec
 from power_sampling.text.control import own
 from power_sampling.text.formats import Turn
 from power_sampling.text.grammar import answer_rule
@@ -20,6 +19,9 @@ from power_sampling.text.reply import ReplyReader
 from power_sampling.text.stop import StopStrings, TextStream
 from power_sampling.text.validation import checked_text
 from power_sampling.types import Conversation, Message, Termination, Tokens
+
+if TYPE_CHECKING:
+    from power_sampling.text.codec import Codec
 
 __all__ = [
     "PreparedPrompt",

@@ -4,6 +4,7 @@
                  check_count; the types of keyword arguments GenerationFields, LoadedFields, ConfigFields
     prompts      normalize_tool_choice, openai_call, call_fault, OverflowPolicy, fit_context
     completions  completion_facts, token_logprobs, reply_of
+    schemas      schema_of, ReadableSchema
     errors       shortened: a value as an error quotes it
 
 Both adapters of this project import from `power_sampling` and from here only. These names are as stable as those.
@@ -14,6 +15,7 @@ from power_sampling.errors import shortened
 from power_sampling.fields import ConfigFields, GenerationFields, LoadedFields
 from power_sampling.integrations.completions import completion_facts, reply_of, token_logprobs
 from power_sampling.integrations.overflow import OverflowPolicy, fit_context
+from power_sampling.integrations.schemas import ReadableSchema, schema_of
 from power_sampling.integrations.settings import (
     AdapterConfig,
     refuse_unknown,
@@ -32,6 +34,7 @@ __all__ = [
     "GenerationFields",
     "LoadedFields",
     "OverflowPolicy",
+    "ReadableSchema",
     "call_fault",
     "check_count",
     "completion_facts",
@@ -42,6 +45,7 @@ __all__ = [
     "reply_of",
     "resolve_max_tokens_alias",
     "resolve_settings",
+    "schema_of",
     "settings_around_loaded",
     "shortened",
     "token_logprobs",

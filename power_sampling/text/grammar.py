@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Protocol
 
-from tokenizers import AddedToken
-
 from power_sampling.errors import ConfigurationError, UnsupportedModelError
 from power_sampling.text.control import ControlTokens, Marks
 from power_sampling.text.guide import GrammarConstraint
@@ -97,12 +95,22 @@ class Grammars:
         return Vocabulary(_readable(self._tokenizer), self._eos_ids, self._vocab_size, self._decode)
 
     def _compile(self, lark: str) -> Any:
-        matcher = new_matcher(self._vocabulary.parser, EVERY_SPELLING + lark)
+        matcher = new_matcher(self._vocabulary.parser, EVERY_SPELLING + _by_number(lark, self._tokenizer))
         if matcher.is_error():
             error = matcher.get_error()
             told = refusal(error) or f"{error:.400}\n{lark:.400}"
             raise ConfigurationError(f"The constraint cannot be compiled: {told}")
         return matcher
+
+
+# strings, regular expressions and comments of a grammar; names of tokens outside of them
+NAMES = re.compile(r'"(?:\\.|[^"\\])*"|/(?:\\.|[^/\\\n])+/|//[^\n]*|(?P<token><[^<>\s\[\]]+>)')
+
+
+def _by_number(lark: str, tokenizer: Any) -> str:
+    """The grammar with numbers for names of added tokens (`<|end|>`), which llguidance is not told: see `_readable`."""
+    numbers = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
+    return NAMES.sub(lambda found: f"<[{numbers[found[0]]}]>" if found["token"] in numbers else found[0], lark)
 
 
 def _readable(tokenizer: Any) -> Any:
@@ -123,6 +131,8 @@ def _readable(tokenizer: Any) -> Any:
 
 def _rename_added(written: dict[str, Any], *, unknown: str | None) -> None:
     """Marks as names of control tokens, in a tokenizer as JSON; a vocabulary may list them too."""
+    from tokenizers import AddedToken
+
     control = ControlTokens({token["id"]: AddedToken(token["content"]) for token in written["added_tokens"]})
     marks = Marks(control, list(control.tokens)).of_token
     vocabulary = written["model"].get("vocab")
