@@ -36,7 +36,7 @@ def rule(prompt: str) -> list[str]:
     if "think" in said:
         return ["<think>\nHm, hm.\n</think>\n\nYes."]
     if "nonsense" in said:
-        return ['<tool_call>\n{"arguments": {}}\n</tool_call>', ""]
+        return ['<tool_call>\n{"arguments": {}}\n</tool_call>']
     if "moon" in said:
         return [call("moon", phase=1)]
     if tools_in(prompt):
