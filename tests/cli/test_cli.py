@@ -295,12 +295,17 @@ def test_on_the_embedded_model(embedded: PowerSampler) -> None:
     ("shell", "words"),
     [
         (r"{} generate $'\xff'", "Argument 2 .* is not UTF-8"),
-        (r"printf '\xff' | {} generate - --model FOLDER", "stdin is not UTF-8: invalid start byte at byte 0"),
-        ("{} generate - --model FOLDER <&-", "stdin is closed"),
         ("{} samplers >&-", "stdout is closed"),
-        ("{} samplers >/dev/full", "stdout: No space left on device"),
-        ("{} generate x --model '~nobody-at-all/x'", "There is no folder|can be no file or folder"),
-        (f"{{}} generate x --model {'a' * 300}", "can be no file or folder: .*too long"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (r"printf '\xff' | {} generate - --model FOLDER", "stdin is not UTF-8: invalid start byte at byte 0"),
+                ("{} generate - --model FOLDER <&-", "stdin is closed"),
+                ("{} samplers >/dev/full", "stdout: No space left on device"),
+                ("{} generate x --model '~nobody-at-all/x'", "There is no folder|can be no file or folder"),
+                (f"{{}} generate x --model {'a' * 300}", "can be no file or folder: .*too long"),
+            )
+        ),
     ],
 )
 def test_odd_streams_and_arguments_are_one_line_on_stderr(shell: str, words: str) -> None:

@@ -75,6 +75,7 @@ def killed(folder: Path, kills: int, seed: int) -> None:
     subprocess.run(script, check=True, cwd=Path(__file__).parents[2])
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_has_the_table_of_one_that_was_not(whole: Table, tmp_path: Path) -> None:
     killed(tmp_path / "killed", kills=3, seed=1)
     assert len(read_log(tmp_path / "killed").sessions) >= 2

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.support.examples import EXAMPLES
 
 
@@ -31,6 +33,7 @@ def test_a_file_says_how_it_is_sampled(run: Callable[..., str]) -> None:
     assert "Ada" in shown
 
 
+@pytest.mark.slow
 def test_another_file_switches_the_sampler_of_a_process_of_its_own(tmp_path: Path) -> None:
     plain = tmp_path / "plain.yaml"
     text = (EXAMPLES / "power_sampling.yaml").read_text()

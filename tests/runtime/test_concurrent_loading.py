@@ -51,6 +51,7 @@ def saved(folder: Path, name: str, dtype: torch.dtype) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 def test_three_threads_load_three_models_in_a_new_process(tmp_path: Path) -> None:
     kinds = (("llama", torch.float32), ("gpt2", torch.bfloat16), ("qwen2", torch.float64))
     folders = [saved(tmp_path / name, name, dtype) for name, dtype in kinds]

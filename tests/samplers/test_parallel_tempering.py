@@ -70,7 +70,8 @@ class Ladder:
     [
         (2, 3.0, {}, EOS),
         (2, 2.0, {"proposal_temperature": 0.8}, STOP),
-        (2, 4.0, {"ladder": [2.5], "cut": "entropy", "cut_exponent": 1.0}, EOS),
+        pytest.param(2, 4.0, {"ladder": [2.5], "cut": "entropy", "cut_exponent": 1.0}, EOS, marks=pytest.mark.slow),
+        (1, 4.0, {"ladder": [2.5], "cut": "entropy", "cut_exponent": 1.0}, EOS),
         (2, 3.0, {}, legal(["1", "12", "21", "221"], 2)),  # with a word that does not fit
         (2, 1.0, {}, legal(["1", "12", "21"], 2)),
     ],

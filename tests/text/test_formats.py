@@ -135,7 +135,7 @@ def test_no_reply_that_the_grammar_admits_is_read_as_another_call(family: type[T
     matcher = LLMatcher(from_tokenizer(tokenizer), grammar, log_level=0)
     random = np.random.default_rng(0)
     texts = [fence + call + "\n```" * bool(fence) for call in CALLS for fence in ("", "```json\n", "```\n")]
-    for _ in range(300):
+    for _ in range(100):
         pieces = random.choice([*CALLS * 2, *BAD_CALLS, *AROUND * 2], size=random.integers(1, 6))
         texts.append("".join(pieces))
     num_read = 0
