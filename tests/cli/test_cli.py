@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from power_sampling import Config, PowerSampler
@@ -327,3 +329,47 @@ def test_what_an_encoding_has_no_letter_for_is_escaped() -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONPATH": os.pathsep.join(sys.path)}
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env=environment)
     assert ran.stdout == "ö\\u65e5\n".encode("latin-1")
+
+
+WORDS = [
+    "generate",
+    "compare",
+    "samplers",
+    "evaluate",
+    "serve",
+    "--model",
+    "FOLDER",
+    "--alpha",
+    "--sampler",
+    "--set",
+    "-",
+]
+WORDS += [
+    "--max-new-tokens",
+    "4",
+    "-1",
+    "1e999",
+    "nan",
+    "{",
+    "sampler={name: []}",
+    "mh",
+    "--json",
+    "--seed",
+    "--config",
+]
+ODD = st.lists(st.sampled_from(WORDS) | st.text(max_size=6), max_size=7)
+
+
+@pytest.mark.parametrize("count", [15, pytest.param(2000, marks=pytest.mark.slow)])
+def test_any_words_are_answered_or_told_in_a_line(folder: str, count: int) -> None:
+    @hypothesis.settings(max_examples=count, deadline=None, derandomize=True)
+    @hypothesis.given(ODD, st.text(max_size=8))
+    def check(words: list[str], said: str) -> None:
+        words = [folder if word == "FOLDER" else word for word in words]
+        if "generate" in words[:1] or "compare" in words[:1]:
+            words += ["--model", folder, "--max-new-tokens", "2"]
+        result = CliRunner().invoke(app(), words, input=said)
+        assert result.exception is None or isinstance(result.exception, SystemExit), words
+        assert "Traceback" not in result.output
+
+    check()

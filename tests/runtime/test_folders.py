@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import shutil
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from power_sampling import ConfigurationError, ModelError, ModelNotFoundError, PowerSampler
 from power_sampling.errors import PowerSamplingError
@@ -131,3 +134,32 @@ def test_code_that_comes_with_a_model_has_one_door(folder: Path, tmp_path: Path)
 def test_reading_a_folder_shows_no_bar(whole: Path, capfd: pytest.CaptureFixture[str]) -> None:
     load(whole)
     assert "it/s" not in capfd.readouterr().err
+
+
+FILES = ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "model.safetensors"]
+EDITS = st.lists(st.tuples(st.floats(0, 1), st.sampled_from(["cut", "drop", "put"]), st.binary(max_size=8)), max_size=3)
+
+
+@pytest.mark.parametrize("count", [5, pytest.param(500, marks=pytest.mark.slow)])
+def test_a_folder_with_any_edit_is_a_model_or_a_typed_error(
+    whole: Path, tmp_path_factory: pytest.TempPathFactory, count: int
+) -> None:
+    @settings(max_examples=count, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(st.sampled_from(FILES), EDITS)
+    def check(name: str, edits: list[tuple[float, str, bytes]]) -> None:
+        folder = tmp_path_factory.mktemp("edited") / "model"
+        shutil.copytree(whole, folder)
+        content = (folder / name).read_bytes()
+        for place, kind, put in edits:
+            at = int(place * len(content))
+            content = content[:at] + {"cut": b"", "drop": content[at + 1 + len(put) :], "put": put + content[at:]}[kind]
+        (folder / name).write_bytes(content)
+        try:
+            sampler = PowerSampler.from_pretrained(str(folder), pack_weights=False)
+            assert math.isfinite(sampler.complete("hello", sampler="ancestral", max_new_tokens=2, seed=1).logp)
+        except PowerSamplingError as error:
+            assert len(str(error)) < 3000
+        finally:
+            shutil.rmtree(folder)
+
+    check()
