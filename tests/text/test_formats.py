@@ -135,7 +135,7 @@ def test_no_reply_that_the_grammar_admits_is_read_as_another_call(family: type[T
     matcher = LLMatcher(from_tokenizer(tokenizer), grammar, log_level=0)
     random = np.random.default_rng(0)
     texts = [fence + call + "\n```" * bool(fence) for call in CALLS for fence in ("", "```json\n", "```\n")]
-    for _ in range(100):
+    for _ in range(300):
         pieces = random.choice([*CALLS * 2, *BAD_CALLS, *AROUND * 2], size=random.integers(1, 6))
         texts.append("".join(pieces))
     num_read = 0
@@ -153,4 +153,4 @@ def test_no_reply_that_the_grammar_admits_is_read_as_another_call(family: type[T
             assert (
                 call.name == "weather" and set(call.arguments) <= {"city", "days"} and call.arguments["city"] == "Bonn"
             )
-    assert num_read > 20
+    assert num_read > 20  # of 300 texts
