@@ -164,11 +164,15 @@ class _Loading:
         return loaded
 
 
+MANY_OBJECTS = 50_000  # a first load makes ten times as many, later ones a fifth
+
+
 @contextmanager
 def _garbage_collected_once() -> Iterator[None]:
-    """Loading makes several hundred thousand objects, and nearly all stay. Python would search all of them for garbage
-    again and again, which takes a sixth of loading, and once more among the first requests. A search holds the
-    interpreter: for a tenth of a second and more, no event loop runs. So there is one search, when all is loaded."""
+    """A process's first load makes several hundred thousand objects, and nearly all stay. Python would search all of
+    them for garbage again and again, which takes a sixth of loading, and once more among the first requests. A search
+    holds the interpreter: for a tenth of a second and more, no event loop runs. So there is one search, when all is
+    loaded. Later loads make few objects, and end without one."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -176,7 +180,8 @@ def _garbage_collected_once() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-            gc.collect()
+            if gc.get_count()[0] > MANY_OBJECTS:
+                gc.collect()
 
 
 def _collect_garbage_if_due() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from power_sampling import ModelNotFoundError, PowerSampler
+from power_sampling import ModelNotFoundError, PowerSampler, models
 from tests.support.tiny import tiny_model, tiny_tokenizer
 
 DUE = 12  # searches of the middle generation after which one of everything may come
@@ -39,7 +39,8 @@ def searches() -> Iterator[list[int]]:
         gc.callbacks.remove(note)
 
 
-def test_loading_ends_with_its_only_search(folder: str) -> None:
+def test_loading_ends_with_its_only_search(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "MANY_OBJECTS", 100)  # this is not the first load of the process
     sampler = PowerSampler.from_pretrained(folder)
     with searches() as found:
         loaded = sampler._model.load()
@@ -48,6 +49,14 @@ def test_loading_ends_with_its_only_search(folder: str) -> None:
     assert found == [2]
     with searches() as found:
         assert sampler._model.load() is loaded
+    assert 2 not in found
+
+
+def test_a_load_of_few_objects_sets_off_no_search(folder: str) -> None:
+    sampler = PowerSampler.from_pretrained(folder, max_rows=3)
+    gc.collect()
+    with searches() as found:
+        sampler._model.load()
     assert 2 not in found
 
 
