@@ -127,18 +127,25 @@ class Worker:
             try:
                 if self._has_work():
                     self._turn()
+                continue
             except BaseException as error:  # noqa: BLE001 - whatever the model raised reaches every waiter
+                was_idle = not self._live
                 self._fail_all(error)
+            if was_idle:  # not even `reset` succeeds: it is tried again when somebody asks, not all the time
+                self._wait()
         self._live.clear()
 
     def _has_work(self) -> bool:
         """Wait for a request if none is live. False when the worker is to end."""
         if not self._live:
             self._model.reset()  # an idle engine holds no rows
+        self._wait()
+        return not self._is_closed
+
+    def _wait(self) -> None:
         with self._wakeup:
             while not (self._inbox or self._live or self._is_closed):
                 self._wakeup.wait()
-        return not self._is_closed
 
     def _turn(self) -> None:
         """One step of the model for everybody."""

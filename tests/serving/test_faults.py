@@ -8,6 +8,7 @@ import multiprocessing
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,17 @@ def test_an_engine_that_cannot_be_reset_leaves_no_waiter() -> None:
             break
         except EngineError as error:
             assert "nor this" in str(error)
+    worker.close()
+
+
+def test_an_engine_that_can_never_be_reset_is_not_reset_all_the_time() -> None:
+    model = Raises(ValueError("first"), bad_resets=10**9)
+    worker = Worker(model)
+    for _ in range(3):
+        with pytest.raises(EngineError):
+            worker.submit(of(LONG, ending=ENDLESS)).future.result(10)
+    time.sleep(0.1)  # a thread that tried all the time would have tried ten thousand times by now
+    assert 10**9 - model.bad_resets < 10
     worker.close()
 
 
