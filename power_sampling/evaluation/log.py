@@ -75,16 +75,18 @@ class Log:
     def __init__(self, folder: Path, facts: Mapping[str, Any], methods: Mapping[str, Any]) -> None:
         """Open or begin the log in this folder. Raises ConfigurationError where it holds a run of other settings."""
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / FILE
-        known = read_log(folder) if path.exists() else Contents(None, {}, [], {}, 0)
-        _check_same("settings", known.facts or facts, facts, folder)
-        for label in known.methods.keys() & methods.keys():
-            _check_same(label, known.methods[label], methods[label], folder)
+        self._file = (folder / FILE).open("a+b")
+        try:
+            _lock(self._file, folder)  # before it is read: what another process still adds would be cut off
+            known = read_log(folder)
+            _check_same("settings", known.facts or facts, facts, folder)
+            for label in known.methods.keys() & methods.keys():
+                _check_same(label, known.methods[label], methods[label], folder)
+        except BaseException:
+            self._file.close()
+            raise
         self.answers = known.answers
-        self._file = path.open("r+b" if path.exists() else "w+b")
-        _lock(self._file, folder)
         self._file.truncate(known.good_bytes)
-        self._file.seek(known.good_bytes)
         if known.facts is None:
             self._write({"kind": "run", "facts": facts})
         for label in methods.keys() - known.methods.keys():
@@ -163,5 +165,4 @@ def _lock(file: Any, folder: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        file.close()
         raise ConfigurationError(f"Another process writes to the run in {str(folder)!r}; wait for it.") from error

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from power_sampling import ConfigurationError, GenerationConfig, PowerSampler
-from power_sampling.evaluation import Bounds, Table, load_task, make_plan, parse_methods, run
+from power_sampling.evaluation import Bounds, Table, load_task, log, make_plan, parse_methods, run
 from power_sampling.evaluation.log import Answer, Log, read_log
 from power_sampling.evaluation.plan import request_seed
 from tests.support.killed_run import evaluated
@@ -110,6 +110,20 @@ def test_a_larger_run_goes_on_with_a_smaller_one(whole: Table, tmp_path: Path) -
     before = (tmp_path / "run" / "log.jsonl").read_bytes()
     assert numbers(evaluated(tmp_path / "run")) == numbers(whole)
     assert (tmp_path / "run" / "log.jsonl").read_bytes().startswith(before)
+
+
+def test_what_another_process_adds_before_it_ends_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Log(tmp_path, {"task": "t"}, {}):
+        pass
+
+    def got_late(file: Any, folder: Path) -> None:
+        with (folder / "log.jsonl").open("ab") as other:
+            other.write(b'{"kind": "session", "time": "now"}\n')
+
+    monkeypatch.setattr(log, "_lock", got_late)
+    with Log(tmp_path, {"task": "t"}, {}):
+        pass
+    assert [session["time"] for session in read_log(tmp_path).sessions] == ["now"]
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
