@@ -248,7 +248,7 @@ class Guide:
         if constraint.fits(endings.kept(before, tokens, state.matcher, (token,)), limit):
             return True
         then = rules.then(state, token)
-        if isinstance(then, bool):
+        if then is None or isinstance(then, bool):
             return then
         looks = then.matcher.compute_bitmask()
         ending = known.get(looks)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from power_sampling.text.stop import StopStrings
-from power_sampling.text.vocabulary import Units, Vocabulary
+from power_sampling.text.vocabulary import Units, Vocabulary, is_too_complex
 from power_sampling.types import Tokens
 
 __all__ = ["Fuel", "State"]
@@ -39,7 +39,8 @@ class State:
         self.step = step  # what a walk has gone so far, as it tells states apart
 
     def within(self, limit: int, rules: Rules, fuel: Fuel) -> bool | None:
-        """Whether at most `limit` more tokens complete a legal text; None: the fuel ran out first."""
+        """Whether at most `limit` more tokens complete a legal text; None: the fuel ran out first, or the
+        parser gave up."""
         if limit < 0:
             return False
         level: list[State] = [self]
@@ -58,8 +59,8 @@ class State:
                 fuel.left -= len(ids)
                 for token in ids.tolist():
                     child = rules.then(state, token)
-                    if child is True:
-                        return True
+                    if child is True or child is None:
+                        return child
                     if child and child.step not in seen:
                         seen.add(child.step)
                         following.append(child)
@@ -92,15 +93,16 @@ class Rules:
         text = bytes(unit for unit in tail + more if unit < 256)
         return any(bytes(stop) in text for stop in self._stops)
 
-    def then(self, state: State, token: int) -> State | bool:
-        """The state after a token; True or False where that completes a stop string, legally or not."""
+    def then(self, state: State, token: int) -> State | bool | None:
+        """The state after a token; True or False where that completes a stop string, legally or not; None: the parser
+        gave up, which proves nothing."""
         tokens = (*state.tokens, token)
         units = self.vocabulary.units_of(token)
         if self.completes_a_stop(state.tail, units):
             return self.is_legal_at_stop(tokens)
         matcher = state.matcher.deep_copy()
         if not matcher.consume_token(token):
-            return False
+            return None if is_too_complex(matcher) else False
         tail = self._cut(state.tail + self._text_of(token))
         return State(matcher, tail, tokens, state.step + (units if self._by_text else (token,)))
 
