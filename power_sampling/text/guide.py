@@ -130,12 +130,16 @@ class Guide:
         if self._mask is None and not self._is_followed:
             self._mask = np.zeros(self._constraint.vocabulary.size, dtype=np.bool_)
         if self._mask is None:
-            mask, look = self._legal(), self._look()
+            mask = self._constraint.vocabulary.allowed_by(self._matcher)
+            self._check()
+            look = self._look(np.flatnonzero(mask))
             if look.only is not None:
                 kept = look.only[mask[look.only]]
                 mask = np.zeros_like(mask)
                 mask[kept] = True
             mask[look.forbidden] = False
+            if self._matcher.is_accepting():
+                mask[self._constraint.vocabulary.eos_ids] = True
             self._mask, self.is_limited = mask, self.is_limited or look.is_limited
         return self._mask
 
@@ -193,27 +197,11 @@ class Guide:
                 f"({self._matcher.stop_reason()}): bound its repetitions, or write it in fewer alternatives."
             )
 
-    def _legal(self) -> NDArray[np.bool_]:
-        """What the grammar alone allows next."""
-        mask = self._constraint.vocabulary.allowed_by(self._matcher)
-        self._check()
-        if self._matcher.is_accepting():
-            mask[self._constraint.vocabulary.eos_ids] = True
-        return mask
-
     # ------------------------------------------------------------ the horizon
 
-    def _look(self) -> _Look:
-        tokens, looks = tuple(self._tokens), self._constraint.looks
-        if tokens not in looks:
-            while len(looks) >= MOST_LOOKS:
-                del looks[next(iter(looks))]
-            looks[tokens] = self._looked()
-        return looks[tokens]
-
-    def _looked(self) -> _Look:
+    def _look(self, ids: NDArray[np.intp]) -> _Look:
+        """`ids` are the tokens that the grammar alone allows, EOS excepted."""
         constraint, vocabulary, left = self._constraint, self._constraint.vocabulary, self._left
-        ids = np.flatnonzero(vocabulary.allowed_by(self._matcher))
         ending = self._endings[-1]
         spare = SPARE_JSON if constraint.is_json and len(ids) > MANY else SPARE
         is_near = ending is not None and not constraint.fits(ending, left - 1 - spare)
@@ -226,7 +214,15 @@ class Guide:
         return self._at_large(ids, ending)
 
     def _each(self, ids: NDArray[np.intp]) -> _Look:
-        """Every token by itself."""
+        """Every token by itself; remembered, for other rows come to the same place."""
+        tokens, looks = tuple(self._tokens), self._constraint.looks
+        if tokens not in looks:
+            while len(looks) >= MOST_LOOKS:
+                del looks[next(iter(looks))]
+            looks[tokens] = self._judged(ids)
+        return looks[tokens]
+
+    def _judged(self, ids: NDArray[np.intp]) -> _Look:
         forbidden, unknown = list[int](), list[int]()
         fuel = Fuel(FUEL if self._endings[-1] is not None else FUEL_FAR, SEARCHES)
         state, known = self.state, dict[bytes, Units]()
