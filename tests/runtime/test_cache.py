@@ -214,19 +214,25 @@ def test_a_user_without_a_home_has_a_folder_among_temporary_files(
         cache.made(cache_folder())
 
 
+@pytest.mark.parametrize("were_shown", [True, False])
 def test_no_bar_of_another_library_is_shown(
-    own: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    own: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    were_shown: bool,
 ) -> None:
     from transformers import modeling_gguf_pytorch_utils
     from transformers.utils import logging as theirs
 
+    monkeypatch.setattr(theirs, "_tqdm_active", were_shown)  # the process's switch, which other tests may have moved
     own.touch()
     bar = modeling_gguf_pytorch_utils.tqdm
     with caplog.at_level(logging.INFO):
         load_pretrained(PowerSampler.from_pretrained(str(own)).config)
     assert "Unpacking chat.gguf, once." in caplog.text
     assert "it/s" not in capfd.readouterr().err
-    assert theirs.is_progress_bar_enabled() and modeling_gguf_pytorch_utils.tqdm is bar
+    assert theirs.is_progress_bar_enabled() is were_shown and modeling_gguf_pytorch_utils.tqdm is bar
 
 
 def test_whose_code_is_not_run(tmp_path: Path) -> None:
