@@ -37,19 +37,19 @@ def json_rule(schema: Mapping[str, Any]) -> str:
     """JSON under a schema, as the right-hand side of a Lark rule, written as `json.dumps` writes it. Objects that list
     their properties have no others, unless the schema says so: a name nobody declared is nothing anybody asked for."""
     try:
-        return "%json " + json.dumps({"x-guidance": JSON_STYLE, **_repaired(schema)}, ensure_ascii=False)
+        return "%json " + json.dumps({"x-guidance": JSON_STYLE, **_repaired(schema, schema)}, ensure_ascii=False)
     except RecursionError as error:
         raise ConfigurationError("json_schema: it is nested too deeply; give parts a name in $defs.") from error
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"json_schema: {error}; give plain JSON values.") from error
 
 
-def _repaired(schema: Any) -> Any:
+def _repaired(schema: Any, root: Mapping[str, Any]) -> Any:
     if isinstance(schema, list):
-        return [_repaired(item) for item in schema]
+        return [_repaired(item, root) for item in schema]
     if not isinstance(schema, Mapping):
         return schema
-    new = {key: value if key in AS_THEY_ARE else _repaired(value) for key, value in schema.items()}
+    new = {key: value if key in AS_THEY_ARE else _repaired(value, root) for key, value in schema.items()}
     if schema.get("format") == "time" and "pattern" not in schema and schema.get("type") == "string":
         del new["format"]
         new["pattern"] = TIME
@@ -59,7 +59,30 @@ def _repaired(schema: Any) -> Any:
         unlisted = [name for name in required if name not in properties] if isinstance(required, list | tuple) else []
         new["properties"] |= {name: {} for name in unlisted}  # of any value
         new["additionalProperties"] = False
+    pattern = _pattern_of_names(schema.get("propertyNames"), root)
+    if pattern is not None and not {"properties", "patternProperties"} & set(schema):
+        del new["propertyNames"]
+        new["patternProperties"] = {pattern: new.get("additionalProperties", {})}
+        new["additionalProperties"] = False
     return new
+
+
+def _pattern_of_names(schema: Any, root: Mapping[str, Any]) -> str | None:
+    """The pattern that says the same of a property's name as its schema does; None where that is not plain."""
+    if isinstance(schema, Mapping) and isinstance(schema.get("$ref"), str):
+        named = root.get("$defs")
+        schema = named.get(schema["$ref"].removeprefix("#/$defs/")) if isinstance(named, Mapping) else None
+    if not isinstance(schema, Mapping) or schema.get("type", "string") != "string":
+        return None
+    said = {key: value for key, value in schema.items() if key not in ("type", "title", "description")}
+    names = said["enum"] if set(said) == {"enum"} else [said["const"]] if set(said) == {"const"} else []
+    if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+        return "^(" + "|".join(re.sub(r"([\\.+*?()|\[\]{}^$])", r"\\\1", name) for name in names) + ")$"
+    if set(said) == {"pattern"} and isinstance(said["pattern"], str):
+        return said["pattern"]
+    if said and set(said) <= {"minLength", "maxLength"}:
+        return rf"^[\s\S]{{{said.get('minLength', 0)},{said.get('maxLength', '')}}}$"
+    return None
 
 
 def refusal(error: str) -> str | None:

@@ -152,7 +152,7 @@ def test_two_thousand_mixed_requests_leave_nothing() -> None:
 def test_the_whole_runtime_stays_flat() -> None:
     """Texts, streams, constraints, stop strings and batches through `PowerSampler`, prompts ever new."""
     sampler = PowerSampler.from_model(
-        tiny_model(layers=1), tiny_tokenizer(), max_new_tokens=8, prompt_memory=2**22, kv_memory=2**24, alpha=1.5
+        tiny_model(layers=1), tiny_tokenizer(), max_new_tokens=8, prompt_memory=4, kv_memory=16, alpha=1.5
     )
     resident = []
     for i in range(500):

@@ -75,9 +75,10 @@ INNER: list[Any] = [bool, int, Short, Colour, Point, dt.date, Literal["a", "bcd"
 NESTED: list[Any] = [list[t] for t in INNER] + [dict[str, t] for t in INNER] + [Optional[t] for t in INNER]  # noqa: UP045
 NESTED += [Annotated[list[t], Field(min_length=2, max_length=3)] for t in INNER]
 NESTED += [tuple[t, bool] for t in INNER] + [Union[t, Cat] for t in INNER] + [dict[Literal["k", "l"], t] for t in INNER]  # noqa: UP007
+NESTED += [dict[Colour, int], dict[Short, bool], dict[Annotated[str, Field(pattern="^x[0-9]$")], None]]
 NESTED += [list[list[int]], list[Cat | Dog], dict[str, list[Point]], tuple[int, ...], list[Tree], tuple[str, int, None]]
 TYPES = [*PLAIN, *FORMATS, *NUMBERS, *TEXTS, *NESTED]
-QUICK = [dt.time, HttpUrl, Email, Tree, Literal["long " * 8, "s"], dict[str, list[Point]]]
+QUICK = [dt.time, HttpUrl, Email, Tree, Literal["long " * 8, "s"], dict[str, list[Point]], dict[Colour, int]]
 
 TOKENIZER = tiny_tokenizer()
 SAMPLERS: list[Any] = [
@@ -122,6 +123,7 @@ def test_a_valid_answer_every_time(kind: Any, limit: int, sampler: Any) -> None:
         ({"not": {"type": "string"}}, "not cannot be enforced"),
         ({"type": "array", "contains": {"type": "integer"}}, "contains.*prefixItems"),
         ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf.*anyOf"),
+        ({"type": "object", "propertyNames": {"format": "date"}}, "propertyNames.*patternProperties"),
         ({"$ref": "#"}, "cannot be followed"),
     ],
     ids=str,
