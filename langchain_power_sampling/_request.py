@@ -64,7 +64,7 @@ def prompt_of(messages: Sequence[BaseMessage], options: Mapping[str, Any], *, as
 def conversation_of(messages: Sequence[BaseMessage], options: Mapping[str, Any]) -> Conversation:
     """Messages and tools in the engine's form; `options` are CONVERSATION_OPTIONS, each optional."""
     strict = options.get("strict")
-    tools = as_tools(options.get("tools") or (), strict)
+    tools = as_tools(options.get("tools"), strict)
     return Conversation(
         messages=engine_messages(messages, [tool["function"]["name"] for tool in tools]),
         tools=[shown(tool) for tool in tools],

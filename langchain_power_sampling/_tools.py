@@ -9,7 +9,7 @@ from langchain_core.tools import BaseTool
 
 from langchain_power_sampling._schemas import described, is_object
 from power_sampling import ConfigurationError
-from power_sampling.integrations import normalize_tool_choice
+from power_sampling.integrations import given_tools, normalize_tool_choice
 
 __all__ = ["ToolLike", "as_json_schema", "as_tools", "chosen", "is_strict", "shown", "wanted_schema", "without_nulls"]
 
@@ -20,9 +20,9 @@ WANTED = (
 ToolLike: TypeAlias = dict[str, Any] | type | Callable[..., Any] | BaseTool
 
 
-def as_tools(tools: Sequence[ToolLike], strict: bool | None = None) -> list[dict[str, Any]]:
+def as_tools(tools: Sequence[ToolLike] | None, strict: bool | None = None) -> list[dict[str, Any]]:
     """Tools of any kind LangChain knows, in OpenAI's form."""
-    return [_as_tool(tool, strict) for tool in tools]
+    return [_as_tool(tool, strict) for tool in given_tools(tools)]
 
 
 def _as_tool(tool: ToolLike, strict: bool | None) -> dict[str, Any]:

@@ -12,20 +12,18 @@ from llama_index.core.tools.types import BaseTool
 
 from llamaindex_power_sampling._messages import calls_of
 from power_sampling import ConfigurationError
-from power_sampling.integrations import normalize_tool_choice, schema_of
+from power_sampling.integrations import given_tools, normalize_tool_choice, schema_of
 
 __all__ = ["ToolLike", "as_tools", "chosen", "original_names", "selections", "without_names"]
 
 ToolLike: TypeAlias = BaseTool | Mapping[str, Any]
 
 
-def as_tools(tools: Sequence[ToolLike]) -> list[dict[str, Any]]:
+def as_tools(tools: Sequence[ToolLike] | None) -> list[dict[str, Any]]:
     """Tools in OpenAI's form, as plain JSON. A name that had to be changed for the model stands beside the function,
     as it was: `{"type": "function", "name": "a.b", "function": {"name": "a_b", ...}}`."""
     converted: list[dict[str, Any]] = []
-    if isinstance(tools, (str, Mapping)) or not isinstance(tools, Sequence):
-        raise ConfigurationError(f"tools: expected a list of tools, got {tools!r:.120}.")
-    for tool in tools:
+    for tool in given_tools(tools):
         new = dict(tool) if isinstance(tool, Mapping) else _as_tool(tool)
         function = new.get("function")
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not _is_json(function):

@@ -247,7 +247,7 @@ class PowerSamplingLLM(RuntimeLLM, StructuredPrediction, ToolCalling, CustomLLM)
     def _chat(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> Call[ChatResponse]:
         options = {name: kwargs[name] for name in TOOL_OPTIONS if name in kwargs}
         sampler = self._under({name: value for name, value in kwargs.items() if name not in options})
-        tools = as_tools(options.get("tools") or ())
+        tools = as_tools(options.get("tools"))
         conversation = Conversation(
             messages=(),
             tools=without_names(tools),

@@ -2,7 +2,7 @@
 
     settings     AdapterConfig, resolve_settings, settings_around_loaded, resolve_max_tokens_alias, refuse_unknown,
                  check_count; the types of keyword arguments GenerationFields, LoadedFields, ConfigFields
-    prompts      normalize_tool_choice, openai_call, call_fault, OverflowPolicy, fit_context
+    prompts      given_tools, normalize_tool_choice, openai_call, call_fault, OverflowPolicy, fit_context
     completions  completion_facts, token_logprobs, reply_of
     schemas      schema_of, ReadableSchema
     errors       shortened: a value as an error quotes it
@@ -23,7 +23,7 @@ from power_sampling.integrations.settings import (
     resolve_settings,
     settings_around_loaded,
 )
-from power_sampling.integrations.tools import call_fault, normalize_tool_choice, openai_call
+from power_sampling.integrations.tools import call_fault, given_tools, normalize_tool_choice, openai_call
 from power_sampling.runtime import check_count
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "check_count",
     "completion_facts",
     "fit_context",
+    "given_tools",
     "normalize_tool_choice",
     "openai_call",
     "refuse_unknown",

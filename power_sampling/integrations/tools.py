@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from power_sampling.errors import ConfigurationError
+from power_sampling.errors import ConfigurationError, shortened
 from power_sampling.text.calls import fault_of
 
-__all__ = ["call_fault", "normalize_tool_choice", "openai_call"]
+__all__ = ["call_fault", "given_tools", "normalize_tool_choice", "openai_call"]
+
+
+def given_tools(tools: Any) -> list[Any]:
+    """The tools that a call gives, in a list or another collection; none for None."""
+    if tools is None:
+        return []
+    if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Iterable):
+        raise ConfigurationError(f"tools: expected a list of tools, got {shortened(tools)}.")
+    return list(tools)
 
 
 def normalize_tool_choice(choice: Any, names: Sequence[str], *, required: bool = False) -> str:

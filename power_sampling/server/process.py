@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import logging
+import os
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,7 +42,7 @@ def serve(
     cancelled after that.
 
     Other hosts than loopback need `api_keys`, or the word that none is needed (`needs_key=False`). Raises
-    ConfigurationError where they have neither, and what loading the model raises.
+    ConfigurationError where they have neither, or where the port cannot be had, and what loading the model raises.
     """
     is_open = not _is_loopback(host)
     if is_open and needs_key and not api_keys:
@@ -57,10 +60,16 @@ def serve(
         allow_origins=allow_origins,
         allow_hosts=None if is_open or api_keys else LOOPBACK_NAMES,
     )
-    _ = sampler.context_window  # loads the model: who can connect is answered
-    when_loaded()
-    logging.getLogger("power_sampling.server").setLevel(logging.INFO)
-    uvicorn.run(application, host=host, port=port, **transport(limits), timeout_graceful_shutdown=shutdown_seconds)
+    sockets = _bound(host, port)  # before minutes of loading; nobody can connect yet
+    try:
+        _ = sampler.context_window  # loads the model: who can connect is answered
+        when_loaded()
+        logging.getLogger("power_sampling.server").setLevel(logging.INFO)
+        settings = uvicorn.Config(application, **transport(limits), timeout_graceful_shutdown=shutdown_seconds)
+        uvicorn.Server(settings).run(sockets)
+    finally:
+        for each in sockets:
+            each.close()
 
 
 def transport(limits: Limits) -> dict[str, Any]:
@@ -102,6 +111,42 @@ def transport(limits: Limits) -> dict[str, Any]:
         "h11_max_incomplete_event_size": MAX_HEAD,
         "access_log": False,
     }
+
+
+def _bound(host: str, port: int) -> list[socket.socket]:
+    """A socket for each address of a host that this machine has, bound and not listening yet."""
+    sockets: list[socket.socket] = []
+    fault: OSError | None = None
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            try:
+                sockets.append(_bound_to(family, kind, protocol, address))
+            except OSError as error:
+                fault = error
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):  # localhost may have no IPv6
+                    raise
+    except (OSError, OverflowError, UnicodeError) as error:
+        for each in sockets:
+            each.close()
+        raise ConfigurationError(f"host {host!r}, port {port}: {error}; give another one.") from error
+    if not sockets:
+        raise ConfigurationError(f"host {host!r}, port {port}: {fault}; give another one.")
+    return sockets
+
+
+def _bound_to(family: int, kind: int, protocol: int, address: Any) -> socket.socket:
+    made = socket.socket(family, kind, protocol)
+    try:
+        if os.name == "posix":
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # the other family has a socket of its own
+        made.bind(address)
+    except OSError:
+        made.close()
+        raise
+    return made
 
 
 def _is_loopback(host: str) -> bool:

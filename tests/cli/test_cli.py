@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -362,14 +363,19 @@ ODD = st.lists(st.sampled_from(WORDS) | st.text(max_size=6), max_size=7)
 
 @pytest.mark.parametrize("count", [15, pytest.param(2000, marks=pytest.mark.slow)])
 def test_any_words_are_answered_or_told_in_a_line(folder: str, count: int) -> None:
+    taken = socket.create_server(("127.0.0.1", 0))
+
     @hypothesis.settings(max_examples=count, deadline=None, derandomize=True)
     @hypothesis.given(ODD, st.text(max_size=8))
     def check(words: list[str], said: str) -> None:
         words = [folder if word == "FOLDER" else word for word in words]
         if "generate" in words[:1] or "compare" in words[:1]:
             words += ["--model", folder, "--max-new-tokens", "2"]
+        if "serve" in words[:1]:
+            words += ["--port", str(taken.getsockname()[1])]  # or right words would be served for ever
         result = CliRunner().invoke(app(), words, input=said)
         assert result.exception is None or isinstance(result.exception, SystemExit), words
         assert "Traceback" not in result.output
 
-    check()
+    with taken:
+        check()

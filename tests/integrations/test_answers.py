@@ -10,6 +10,7 @@ import pytest
 from power_sampling import ConfigurationError, PowerSampler
 from power_sampling.integrations import (
     completion_facts,
+    given_tools,
     normalize_tool_choice,
     openai_call,
     reply_of,
@@ -52,6 +53,13 @@ def test_a_call_needs_tools() -> None:
     assert normalize_tool_choice("none", []) == "none"
     with pytest.raises(ConfigurationError, match="there are no tools"):
         normalize_tool_choice("any", [])
+
+
+@pytest.mark.parametrize("tools", [True, False, 0, 3.5, "look", b"look", {"name": "look"}])
+def test_tools_are_a_list(tools: Any) -> None:
+    with pytest.raises(ConfigurationError, match="tools: expected a list of tools, got "):
+        given_tools(tools)
+    assert given_tools(None) == [] and given_tools(("look",)) == ["look"]
 
 
 def test_calls_in_openais_form() -> None:

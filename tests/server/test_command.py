@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,9 @@ from tests.support.server import listening, spoken
         (["--limit", "max_n"], "expected NAME=VALUE"),
         (["--limit", "max_n=0"], "greater than or equal to 1"),
         (["--config", "no-such.yaml"], "Cannot read"),
+        (["--port", "TAKEN"], "in use"),
+        (["--host", "no.such.host.invalid", "--no-auth"], "give another one"),
+        (["--host", "a" * 70, "--no-auth"], "give another one"),
     ],
     ids=str,
 )
@@ -38,8 +42,10 @@ def test_what_cannot_be_served_is_refused_before_anything_is_loaded(
     arguments: list[str], says: str, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").write_text("\n")
-    named = [str(tmp_path / "empty") if argument == "EMPTY" else argument for argument in arguments]
-    result = CliRunner().invoke(commands(), ["serve", "--model", "no/such", *named])
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        words = {"EMPTY": str(tmp_path / "empty"), "TAKEN": str(taken.getsockname()[1])}
+        named = [words.get(argument, argument) for argument in arguments]
+        result = CliRunner().invoke(commands(), ["serve", "--model", "no/such", *named])
     assert result.exit_code == 1 and says in result.output.replace("\n", " ")
 
 
