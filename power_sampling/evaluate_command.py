@@ -1,4 +1,5 @@
-"""`power-sampling evaluate`: from a task and a model to a verdict; can be killed at any moment and begun again.
+"""`power-sampling evaluate` and `tune`: from a task and a model to a verdict, or to settings. Both can be killed at any
+moment and begun again.
 
 Apart from `power_sampling.evaluation`, which is imported when the command runs: no other command pays for it.
 """
@@ -23,9 +24,10 @@ except ModuleNotFoundError:  # the command line says so itself
     pass
 else:
     Option = typer.Option
-    TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="gsm8k, math500, humaneval or jsonl.")]
+    TASK_HELP = "gsm8k, math500, humaneval, gpqa, alpaca or jsonl."
+    TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help=TASK_HELP)]
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "tune"]
 
 SAMPLERS = "greedy,ancestral,low_temperature,metropolis_hastings,sequential_monte_carlo,vote"
 
@@ -62,20 +64,91 @@ def evaluate(
     """
     given = dict(locals())
     from power_sampling.evaluation import Bounds, load_task, make_plan, parse_methods, run
-    from power_sampling.evaluation.write import write_report
+    from power_sampling.evaluation.write import write_outputs, write_report
     from power_sampling.runtime import PowerSampler
 
     chosen = load_task(task, data, grader=grader, allow_code_execution=allow_code_execution)
     found = _settings(given, chosen.max_new_tokens)
     sampler = PowerSampler.of(found)
     methods, kinds = parse_methods(samplers, sampler.generation)
-    plan = make_plan(chosen, methods, kinds, questions=questions, samples=samples, seeds=_seeds(seeds), pool=votes)
+    plan = make_plan(
+        chosen,
+        methods,
+        kinds,
+        questions=questions,
+        samples=samples,
+        seeds=_seeds(seeds),
+        pool=votes,
+        unlabelled=not chosen.is_labelled,
+    )
     with _progress() as listener:
         bounds = Bounds(tokens=max_tokens, seconds=max_seconds)
         table = run(sampler, chosen, plan, out, bounds=bounds, listener=listener)
+    if not chosen.is_labelled:
+        typer.echo(f"{len(table.questions)} questions of {chosen.name} have no answers: outputs for another judge.")
+        for path in write_outputs(table, out):
+            typer.echo(str(path))
+        return
     for sentence in write_report(table, out):
         typer.echo(sentence)
     typer.echo(f"Report: {out / 'report.html'}", err=True)
+
+
+def tune(
+    task: TaskArgument,
+    data: Annotated[Path, Option("--data", help="The task's local file; nothing is downloaded.")],
+    out: Annotated[Path, Option("--out", help="Folder of the search: its log and power.yaml. The same one goes on.")],
+    max_tokens: Annotated[int, Option("--max-tokens", help="Begin no answer after so many decoded in all.")],
+    model: Annotated[str | None, Option("--model", help="Hub id, folder, GGUF file, or embedded.")] = None,
+    engine: Annotated[str | None, Option("--engine", help="See docs; else chosen by the model.")] = None,
+    samplers: Annotated[str | None, Option("--samplers", help="Candidates; else a dozen of them.")] = None,
+    first: Annotated[int, Option("--first", help="Questions that every candidate answers.")] = 8,
+    max_cost: Annotated[float | None, Option("--max-cost", help="Decoded tokens an answer may take.")] = None,
+    samples: Annotated[int, Option("--samples", help="Plain samples a question, where there are no answers.")] = 8,
+    grader: Annotated[str | None, Option("--grader", help="Of jsonl: exact, numeric, ..., module:function.")] = None,
+    allow_code_execution: Annotated[bool, Option("--allow-code-execution", help="Run code of the model.")] = False,
+    max_new_tokens: Annotated[
+        int | None, Option("--max-new-tokens", help="The longest answer; else the task's.")
+    ] = None,
+    alpha: Annotated[float | None, Option("--alpha", help="The power, where a candidate names none.")] = None,
+    device: Annotated[str | None, Option("--device", help="cpu, cuda, cuda:1, mps.")] = None,
+    dtype: Annotated[str | None, Option("--dtype", help="auto, float32, bfloat16, float16, float64.")] = None,
+    config: Annotated[str | None, Option("--config", help="Settings in a YAML or TOML file.")] = None,
+    settings: Annotated[list[str] | None, Option("--set", metavar="FIELD=VALUE", help="Any other setting.")] = None,
+    use_chat_template: Annotated[bool | None, Option("--chat/--raw", help="As a chat, or as a base model.")] = None,
+) -> None:
+    """Find sampler, power and budget on a few questions of your own, and write them to a settings file.
+
+    With answers: successive halving. Without: a power by the agreement of plain samples, a heuristic. The reasons go to
+    stdout, the settings to power.yaml in the folder, which the command line and both adapters load.
+    """
+    given = dict(locals())
+    from power_sampling.evaluation import Bounds, load_task, tuning
+    from power_sampling.runtime import PowerSampler
+
+    chosen = load_task(task, data, grader=grader, allow_code_execution=allow_code_execution)
+    sampler = PowerSampler.of(_settings(given, chosen.max_new_tokens))
+    bounds = Bounds(tokens=max_tokens)
+    with _progress() as listener:
+        if chosen.is_labelled:
+            found = tuning.tune(
+                sampler,
+                chosen,
+                out,
+                candidates=samplers or tuning.CANDIDATES,
+                first=min(first, len(chosen.questions)),
+                most_tokens=max_cost,
+                bounds=bounds,
+                listener=listener,
+            )
+            generation, reasons = found.method.generation, found.reasons
+        else:
+            power = tuning.tune_alpha(sampler, chosen, out, samples=samples, bounds=bounds, listener=listener)
+            generation, reasons = sampler.with_settings(alpha=power.alpha).generation, power.reasons
+    for sentence in reasons:
+        typer.echo(sentence)
+    (out / "power.yaml").write_text(tuning.settings_yaml(sampler, generation, reasons), encoding="utf-8")
+    typer.echo(f"Settings: {out / 'power.yaml'}", err=True)
 
 
 def _settings(given: Mapping[str, Any], longest: int) -> Config:

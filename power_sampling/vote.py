@@ -74,8 +74,6 @@ def tally(completions: Sequence[Completion], key: Key = _text, *, alpha: float =
     """
     if not isinstance(completions, Sequence) or not all(isinstance(one, Completion) for one in completions):
         raise InputError(f"vote: expected a list of completions, got {shortened(completions)}.")
-    if not isinstance(completions, Sequence) or not all(isinstance(one, Completion) for one in completions):
-        raise InputError(f"vote: expected a list of completions, got {shortened(completions)}.")
     if not completions:
         raise InputError("vote: there are no completions to choose from; generate at least one.")
     if not isinstance(alpha, (int, float)) or not (math.isfinite(alpha) and alpha >= 1):

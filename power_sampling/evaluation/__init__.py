@@ -5,7 +5,7 @@
     table = run(sampler, task, make_plan(task, methods, votes, questions=200), Path("results"))
     print(verdict(table))
 
-The command over it is `power-sampling evaluate`.
+The commands over it are `power-sampling evaluate` and `power-sampling tune`.
 """
 
 from power_sampling.evaluation.graders import Grade
@@ -14,6 +14,7 @@ from power_sampling.evaluation.plan import Plan, make_plan
 from power_sampling.evaluation.runs import Bounds, run
 from power_sampling.evaluation.table import Row, Table
 from power_sampling.evaluation.tasks import Question, Task, load_task
+from power_sampling.evaluation.tuning import suggest_alpha, tune, tune_alpha
 
 __all__ = [
     "Bounds",
@@ -28,4 +29,7 @@ __all__ = [
     "make_plan",
     "parse_methods",
     "run",
+    "suggest_alpha",
+    "tune",
+    "tune_alpha",
 ]

@@ -70,8 +70,15 @@ def make_plan(
     samples: int = 1,
     seeds: tuple[int, ...] = (0,),
     pool: int | None = None,
+    unlabelled: bool = False,
 ) -> Plan:
-    """A plan over the first `questions` of the task in an order that is random and always the same."""
+    """A plan over the first `questions` of the task in an order that is random and always the same. `unlabelled`: the
+    answers are not to be graded; without that word a task that knows no right answers is refused."""
+    if not task.is_labelled and not unlabelled:
+        raise ConfigurationError(
+            f"The questions of {task.name} have no answers, so nothing can be graded. Give answers, write outputs for "
+            "another judge (make_plan(unlabelled=True), write_outputs), or tune_alpha."
+        )
     if votes and not task.is_votable:
         raise ConfigurationError(
             f"samplers: {', '.join(votes)}: whether two answers of {task.name} are equal cannot be told, so votes "

@@ -16,7 +16,7 @@ from power_sampling.evaluation.measures import (
 )
 from power_sampling.evaluation.table import Row, Table
 
-__all__ = ["Comparison", "compare", "verdict"]
+__all__ = ["Comparison", "compare", "ladder", "verdict"]
 
 SIGNIFICANT = 0.05
 FEW = 30  # questions below which nothing but the largest differences can be seen
@@ -50,9 +50,27 @@ class Comparison(NamedTuple):
 
 def compare(table: Table) -> list[Comparison]:
     """Every two methods, and every method with the votes that decode as many tokens."""
-    pairs = [sorted(pair, key=lambda row: -row.tokens) for pair in combinations(table.methods, 2)]
     methods = {row.label: row for row in table.methods}
-    pairs += [[methods[label], row] for row in table.rows for label in row.beside]
+    return _compared(
+        [*combinations(table.methods, 2), *((methods[label], row) for row in table.rows for label in row.beside)]
+    )
+
+
+def ladder(rows: Sequence[Row], found: Sequence[Comparison] | None = None) -> list[Row]:
+    """What to take at which budget: the cheapest of the methods, then every costlier one that is really better than the
+    one before. `found` are comparisons of these methods; None: they are made."""
+    found = _compared(list(combinations(rows, 2))) if found is None else found
+    ordered = sorted(rows, key=lambda row: row.tokens)
+    steps = ordered[:1]
+    for row in ordered[1:]:
+        c = next(c for c in found if {c.first.label, c.second.label} == {row.label, steps[-1].label})
+        if c.is_real and row.accuracy.value > steps[-1].accuracy.value:
+            steps.append(row)
+    return steps
+
+
+def _compared(rows: Sequence[tuple[Row, Row]]) -> list[Comparison]:
+    pairs = [sorted(pair, key=lambda row: (row.votes is not None, -row.tokens)) for pair in rows]
     tested = [_tested(first, second) for first, second in pairs]
     adjusted = holm([comparison.p for comparison in tested])
     return [comparison._replace(adjusted=p) for comparison, p in zip(tested, adjusted, strict=True)]
@@ -133,17 +151,13 @@ def _gap(c: Comparison) -> str:
 
 def _choice(table: Table, found: Sequence[Comparison]) -> list[str]:
     """The cheapest one, and from there every costlier one that is really better than the one before."""
-    rows = sorted(table.methods, key=lambda row: row.tokens)
-    if len(rows) < 2:
+    if len(table.methods) < 2:
         return []
-    chosen = rows[0]
-    words = [f"Cheapest, {rows[0].tokens:.0f} decoded tokens an answer: {rows[0].label} ({_percent(rows[0])})."]
-    for row in rows[1:]:
-        c = next(c for c in found if {c.first.label, c.second.label} == {row.label, chosen.label})
-        if c.is_real and row.accuracy.value > chosen.accuracy.value:
-            chosen = row
-            words.append(f"From {row.tokens:.0f} tokens an answer on: {row.label} ({_percent(row)}).")
-    if chosen is rows[0]:
+    steps = ladder(table.methods, found)
+    chosen, first = steps[-1], steps[0]
+    words = [f"Cheapest, {first.tokens:.0f} decoded tokens an answer: {first.label} ({_percent(first)})."]
+    words += [f"From {row.tokens:.0f} tokens an answer on: {row.label} ({_percent(row)})." for row in steps[1:]]
+    if chosen is first:
         words.append("Nothing that costs more is seen to be better: take it at any budget.")
     for c in found:
         if chosen.label in c.second.beside and c.is_real and c.difference.value < 0:

@@ -1,7 +1,9 @@
-"""The three files of a report: `report.html`, `report.md` and `table.csv`, beside the log."""
+"""The three files of a report: `report.html`, `report.md` and `table.csv`, beside the log; or outputs for a judge."""
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 from power_sampling.evaluation.log import read_log
@@ -10,7 +12,7 @@ from power_sampling.evaluation.report import csv_text, facts_of, markdown
 from power_sampling.evaluation.table import Table
 from power_sampling.evaluation.verdicts import compare, verdict
 
-__all__ = ["write_report"]
+__all__ = ["write_outputs", "write_report"]
 
 
 def write_report(table: Table, folder: Path) -> list[str]:
@@ -26,3 +28,21 @@ def write_report(table: Table, folder: Path) -> list[str]:
     }.items():
         (folder / name).write_text(text, encoding="utf-8")
     return words
+
+
+def write_outputs(table: Table, folder: Path) -> list[Path]:
+    """The first answer of every method to every question, a file for each method in the format that AlpacaEval's judges
+    read: objects with `instruction`, `output`, `generator` and what the question's row says of its `dataset`."""
+    written = []
+    for method in table.plan.methods:
+        outputs = []
+        for question in table.questions:
+            asked = question.row.get("instruction", question.row.get("question", question.text))
+            answer = table.of(method.label, question)[0]
+            about = {name: question.row[name] for name in ("dataset",) if name in question.row}
+            outputs.append({"instruction": asked, "output": answer.text, "generator": method.label, **about})
+        name = re.sub(r"[^\w.=-]+", "-", method.label).strip("-")
+        path = folder / f"outputs-{name}.json"
+        path.write_text(json.dumps(outputs, ensure_ascii=False, indent=1), encoding="utf-8", errors="backslashreplace")
+        written.append(path)
+    return written

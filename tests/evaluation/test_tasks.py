@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from power_sampling import ConfigurationError
-from power_sampling.evaluation import contained
+from power_sampling.evaluation import contained, make_plan
 from power_sampling.evaluation.contained import protection, run_contained
 from power_sampling.evaluation.tasks import TASKS, load_task
 
@@ -199,3 +199,37 @@ def test_the_filter_of_system_calls_needs_no_help_of_pythons_hook(tmp_path: Path
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
     assert protection() == "system calls"
+
+
+GPQA = "Record ID,Question,Correct Answer,Incorrect Answer 1,Incorrect Answer 2,Incorrect Answer 3\n"
+
+
+def test_gpqa_shuffles_every_question_the_same_way_each_time(tmp_path: Path) -> None:
+    path = tmp_path / "gpqa.csv"
+    path.write_text(GPQA + "".join(f'r{i},"What, {i}?",right,wrong 1,wrong 2,wrong 3\n' for i in range(40)))
+    task, again = load_task("gpqa", path), load_task("gpqa", path)
+    assert [q.text for q in task.questions] == [q.text for q in again.questions]
+    assert {q.expected for q in task.questions} == set("ABCD")
+    for question in task.questions:
+        assert f"({question.expected}) right" in question.text and "What, " in question.text
+        assert task.grade(question, f"Hm. The answer is ({question.expected}).").is_right
+    path.write_text("Question,Correct Answer\na,b\n")
+    with pytest.raises(ConfigurationError, match=r"expected filled columns .* got \['Correct Answer', 'Question'\]"):
+        load_task("gpqa", path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigurationError, match="is no table"):
+        load_task("gpqa", path)
+
+
+def test_unlabelled_questions_are_not_graded(tmp_path: Path) -> None:
+    instructions = lines(tmp_path / "a.jsonl", {"instruction": "Greet.", "dataset": "own"})
+    for task in (
+        load_task("alpaca", instructions),
+        load_task("jsonl", lines(tmp_path / "b.jsonl", {"question": "2 + 2?"}), grader="numeric"),
+    ):
+        assert not task.is_labelled
+        with pytest.raises(ConfigurationError, match="have no answers, so nothing can be graded"):
+            make_plan(task, (), ())
+    assert task.grade(task.questions[0], "So it is 4.").answer == "4"
+    with pytest.raises(ConfigurationError, match="row 2: expected a field 'answer'"):
+        load_task("jsonl", lines(tmp_path / "c.jsonl", {"question": "a", "answer": "b"}, {"question": "c"}))

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from power_sampling.errors import ConfigurationError
+from power_sampling.evaluation.tasks.alpaca import alpaca
 from power_sampling.evaluation.tasks.base import Question, Task
+from power_sampling.evaluation.tasks.gpqa import gpqa
 from power_sampling.evaluation.tasks.gsm8k import gsm8k
 from power_sampling.evaluation.tasks.humaneval import humaneval
 from power_sampling.evaluation.tasks.jsonl import jsonl
@@ -16,6 +18,8 @@ from power_sampling.settings import hint
 __all__ = ["TASKS", "Question", "Task", "load_task"]
 
 TASKS: Mapping[str, Callable[[Path], Task]] = {
+    "alpaca": alpaca,
+    "gpqa": gpqa,
     "gsm8k": gsm8k,
     "humaneval": humaneval,
     "jsonl": jsonl,

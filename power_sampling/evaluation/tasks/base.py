@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,7 +13,7 @@ from power_sampling.errors import ConfigurationError
 from power_sampling.evaluation.graders import Grade
 from power_sampling.runtime import Prompt
 
-__all__ = ["Question", "Row", "Task", "digest", "field", "read_rows", "user_turn"]
+__all__ = ["Question", "Row", "Task", "digest", "field", "letters", "multiple_choice", "read_rows", "user_turn"]
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -41,6 +41,8 @@ class Task:
     """Whether equal answers can be told to be equal, so that a majority can be counted."""
     stop: tuple[str, ...] = ()
     """Where the answer of a base model ends; a chat model ends its turn by itself."""
+    is_labelled: bool = True
+    """Whether the right answers are known; else answers can be drawn, for another judge or for their agreement."""
     max_new_tokens: int = 512
     runs_code: bool = False
 
@@ -72,6 +74,17 @@ def field(row: Row, name: str, path: Path, i: int) -> str:
     if name not in row:
         raise ConfigurationError(f"{str(path)!r}, row {i + 1}: expected a field {name!r}, got {sorted(row)}.")
     return row[name] if isinstance(row[name], str) else json.dumps(row[name])
+
+
+def multiple_choice(question: str, choices: Sequence[str]) -> str:
+    """A question with its choices as letters, and how to answer it."""
+    shown = "\n".join(f"({letter}) {text}" for letter, text in zip(letters(len(choices)), choices, strict=True))
+    return f"{question}\n\n{shown}\n\nThink it over, then end with: The answer is (letter)."
+
+
+def letters(number: int) -> list[str]:
+    """A, B, C, ..."""
+    return [chr(ord("A") + k) for k in range(number)]
 
 
 def user_turn(text: str) -> Prompt:

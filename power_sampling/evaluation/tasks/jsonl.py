@@ -7,12 +7,21 @@ from typing import Any
 
 from power_sampling.errors import ConfigurationError
 from power_sampling.evaluation.graders import GRADERS, Grade, by_name
-from power_sampling.evaluation.tasks.base import Question, Row, Task, field, read_rows, user_turn
+from power_sampling.evaluation.tasks.base import (
+    Question,
+    Row,
+    Task,
+    field,
+    letters,
+    multiple_choice,
+    read_rows,
+    user_turn,
+)
 
 __all__ = ["jsonl"]
 
 WHERE = 'write one JSON object per line: {"question": "...", "answer": "..."} and give the file as --data.'
-CHOOSE = "{question}\n\n{choices}\n\nThink it over, then end with: The answer is (letter)."
+ANY = {"numeric": "0", "choice": "A", "math": "0"}  # stands for an answer that is not known, so that others are read
 
 
 def jsonl(path: Path, grader: str = "exact") -> Task:
@@ -20,9 +29,14 @@ def jsonl(path: Path, grader: str = "exact") -> Task:
 
     `choices` (a list) are shown with letters; the answer is then a letter, or the number of a choice from 0. `id` names
     a question, else its line does. `grader` is one of `graders.GRADERS` or `module:function`. The whole text is graded.
+    Where no row has an `answer`, the questions are unlabelled, and the grader only reads what was answered.
     """
     grade_text = by_name(grader)
-    questions = [_question(row, path, i) for i, row in enumerate(read_rows(path, where=WHERE))]
+    rows = read_rows(path, where=WHERE)
+    is_labelled = any("answer" in row for row in rows)
+    if not is_labelled:
+        rows = [{**row, "answer": ANY.get(grader, "")} for row in rows]
+    questions = [_question(row, path, i) for i, row in enumerate(rows)]
     names = [question.id for question in questions]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigurationError(f"{str(path)!r}: the id {twice[0]!r} stands twice; give every question its own.")
@@ -36,6 +50,7 @@ def jsonl(path: Path, grader: str = "exact") -> Task:
         questions=tuple(questions),
         grade=grade,
         is_votable=grader in GRADERS and grader != "regex",
+        is_labelled=is_labelled,
     )
 
 
@@ -49,10 +64,9 @@ def _question(row: Row, path: Path, i: int) -> Question:
         return Question(name, messages, text, answer, row)
     asked = field(row, "question", path, i)
     if choices := row.get("choices"):
-        letters = [chr(ord("A") + k) for k in range(len(choices))]
-        answer = letters[row["answer"]] if isinstance(row["answer"], int) else answer
-        if answer not in letters:
-            raise ConfigurationError(f"{str(path)!r}, row {i + 1}: the answer {answer!r:.80} is none of {letters}.")
-        shown = "\n".join(f"({letter}) {text}" for letter, text in zip(letters, choices, strict=True))
-        asked = CHOOSE.format(question=asked, choices=shown)
+        known = letters(len(choices))
+        answer = known[row["answer"]] if isinstance(row["answer"], int) else answer
+        if answer not in known:
+            raise ConfigurationError(f"{str(path)!r}, row {i + 1}: the answer {answer!r:.80} is none of {known}.")
+        asked = multiple_choice(asked, choices)
     return Question(name, user_turn(asked), asked, answer, row)
