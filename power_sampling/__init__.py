@@ -45,6 +45,7 @@ from power_sampling.errors import (
     UnsupportedModelError,
 )
 from power_sampling.integrations.deprecated import settled_choice, unaliased
+from power_sampling.metering import Meter, metered
 from power_sampling.runtime import PowerSampler, Prompt
 from power_sampling.sources import load_config
 from power_sampling.types import (
@@ -84,6 +85,7 @@ __all__ = [
     "LowTemperature",
     "Message",
     "MetropolisHastings",
+    "Meter",
     "MissingDependencyError",
     "ModelConfig",
     "ModelError",
@@ -111,6 +113,7 @@ __all__ = [
     "batch_power_sample",
     "load_config",
     "load_model_and_tokenizer",
+    "metered",
     "power_sample",
     "settled_choice",
     "tally",

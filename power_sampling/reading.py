@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from power_sampling.errors import NoLegalCompletionError
+from power_sampling.metering import note
 from power_sampling.prepared import PreparedPrompt
 from power_sampling.serving.worker import Job, Outcome, Update
 from power_sampling.text.stop import TextStream
@@ -37,6 +38,8 @@ def completion_of(
         if reader := s.prompt.reply_reader(s.seed):
             reader.push(s.prompt.control_text(chain.tokens) or text.text)
             _, reply = reader.finish()
+    diagnostics = Diagnostics(sampler=config.sampler.name, alpha=config.law().alpha, **outcome.facts())
+    note(diagnostics)
     return Completion(
         text=text.text,
         reply=reply,
@@ -48,7 +51,7 @@ def completion_of(
         stop=text.stopped_by,
         prompt_tokens=len(s.prompt.tokens),
         seed=s.seed,
-        diagnostics=Diagnostics(sampler=config.sampler.name, alpha=config.law().alpha, **outcome.facts()),
+        diagnostics=diagnostics,
     )
 
 

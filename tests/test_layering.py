@@ -34,6 +34,7 @@ RANK = {
     "engines": 4,
     "serving": 5,
     "models": 6,
+    "metering": 1,
     "progress": 1,
     "prepared": 6.5,
     "configured": 6.7,
@@ -48,7 +49,11 @@ RANK = {
     "cli": 9,
     "__init__": 9,
 }
-PUBLIC = {"power_sampling.integrations", "power_sampling.testing"}  # beside power_sampling itself
+PUBLIC = {
+    "power_sampling.evaluation",
+    "power_sampling.integrations",
+    "power_sampling.testing",
+}  # beside power_sampling itself
 FRAMEWORKS = {"langchain_core", "langchain", "llama_index"}
 
 

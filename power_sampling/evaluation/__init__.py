@@ -9,8 +9,10 @@ The commands over it are `power-sampling evaluate` and `power-sampling tune`.
 """
 
 from power_sampling.evaluation.graders import Grade
+from power_sampling.evaluation.graders import by_name as load_grader
 from power_sampling.evaluation.methods import Method, parse_methods
 from power_sampling.evaluation.plan import Plan, make_plan
+from power_sampling.evaluation.programs import answer_text, run_programs
 from power_sampling.evaluation.runs import Bounds, run
 from power_sampling.evaluation.table import Row, Table
 from power_sampling.evaluation.tasks import Question, Task, load_task
@@ -25,10 +27,13 @@ __all__ = [
     "Row",
     "Table",
     "Task",
+    "answer_text",
+    "load_grader",
     "load_task",
     "make_plan",
     "parse_methods",
     "run",
+    "run_programs",
     "suggest_alpha",
     "tune",
     "tune_alpha",

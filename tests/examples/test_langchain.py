@@ -33,6 +33,12 @@ def test_a_file_says_how_it_is_sampled(run: Callable[..., str]) -> None:
     assert "Ada" in shown
 
 
+def test_a_chain_is_judged_plain_against_power(run: Callable[..., str]) -> None:
+    shown = run("langchain_evaluate.py")
+    assert "plain: " in shown and "decoded tokens an answer" in shown
+    assert "11 questions of jsonl" in shown and "What I would take" in shown
+
+
 @pytest.mark.slow
 def test_another_file_switches_the_sampler_of_a_process_of_its_own(tmp_path: Path) -> None:
     plain = tmp_path / "plain.yaml"

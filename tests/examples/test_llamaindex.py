@@ -34,3 +34,9 @@ def test_agents_call_their_tool(run: Callable[..., str]) -> None:
 def test_structured_predictions_are_objects(run: Callable[..., str]) -> None:
     shown = run("llamaindex_structured.py")
     assert shown.count("Lighthouse(keeper=") == 4
+
+
+def test_a_query_engine_is_judged_plain_against_power(run: Callable[..., str]) -> None:
+    shown = run("llamaindex_evaluate.py")
+    assert "3 questions of jsonl" in shown and "What I would take" in shown
+    assert "by LlamaIndex's runner: " in shown
