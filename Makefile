@@ -6,7 +6,7 @@ export TOKENIZERS_PARALLELISM := false
 # the embedded model, unpacked once, stays inside the project
 export POWER_SAMPLING_CACHE := $(CURDIR)/.cache
 
-.PHONY: setup demo test test-slow lint types format bench clean
+.PHONY: setup demo test test-slow test-mutations lint types format bench clean
 
 setup: .venv/.ready
 
@@ -39,6 +39,10 @@ test: lint types
 # everything, the long tests included
 test-slow: setup
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --timeout 1800 -m 'slow or not slow'
+
+# whether the tests notice plausible slips; an hour or so
+test-mutations: setup
+	$(BIN)/python benchmarks/mutations.py
 
 format: setup
 	$(BIN)/ruff format .
