@@ -47,7 +47,9 @@ class PreparedPrompt:
     starts_in_reasoning: bool
     termination: Termination
 
-    def request(self, seed: int, started: float, listener: Callable[[Update], None] | None) -> Request:
+    def request(
+        self, seed: int, started: float, listener: Callable[[Update], None] | None, *, wants_events: bool = False
+    ) -> Request:
         """What the worker is asked; limits count from `started`."""
         config, is_constrained = self.config, self.termination.constraint is not None
         return Request(
@@ -60,12 +62,19 @@ class PreparedPrompt:
             timeout=config.timeout,
             started=started,
             listener=listener,
+            wants_events=wants_events,
         )
 
     def text_stream(self) -> TextStream:
         """Turns settled tokens into text."""
         codec, stop = self.codec, self.termination.stop
         return TextStream(codec.decode, codec.eos_ids, StopStrings(stop, codec.decode) if stop else None)
+
+    def text_of(self, tokens: Tokens) -> str:
+        """What a completion with these tokens reads like."""
+        text = self.text_stream()
+        text.finish(tokens)
+        return text.text
 
     def reply_reader(self, seed: int) -> ReplyReader | None:
         """Takes the text apart, in a conversation. Calls have the same ids whenever this prompt is answered under this

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from power_sampling.errors import NoLegalCompletionError
+from power_sampling.frames import frame_of
 from power_sampling.metering import note
 from power_sampling.prepared import PreparedPrompt
 from power_sampling.serving.worker import Job, Outcome, Update
@@ -68,11 +69,12 @@ class StreamReader:
     def chunk(self, update: Update) -> Chunk | None:
         """A chunk where there is new text or new progress."""
         text = self._text.advance(update.settled)
-        if not text and update.progress is self._progress:
+        if not text and update.progress is self._progress and not update.events:
             return None
         self._progress = update.progress
         content, reasoning = self._reply.push(text) if self._reply and not self._waits else ("", "")
-        return Chunk(text, progress=update.progress, content=content, reasoning=reasoning)
+        frames = tuple(frame_of(event, self._submitted.prompt.text_of) for event in update.events)
+        return Chunk(text, progress=update.progress, content=content, reasoning=reasoning, frames=frames)
 
     def last(self, outcome: Outcome) -> Chunk:
         tokens = outcome.answer.chain.tokens

@@ -143,15 +143,18 @@ class PowerSampler(ConfiguredModel):
             finally:
                 _cancel(submitted)
 
-    def stream(self, prompt: Prompt, **overrides: Unpack[GenerationFields]) -> Generator[Chunk, None, None]:
+    def stream(
+        self, prompt: Prompt, *, with_frames: bool = False, **overrides: Unpack[GenerationFields]
+    ) -> Generator[Chunk, None, None]:
         """Settled text as it comes; the last chunk carries the completion. Nothing runs before the first `next`.
 
         The texts join to the completion's. Plain sampling settles every token at once, sequential Monte Carlo the
-        prefix its particles share, Metropolis-Hastings everything at the end; progress comes with every chunk.
-        Closing the iterator stops the work.
+        prefix its particles share, Metropolis-Hastings everything at the end; progress comes with every chunk. With
+        `with_frames` what the sampler did comes too, step by step, and changes nothing. Closing the iterator stops the
+        work.
         """
         updates: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        (submitted,) = self._submit([prompt], 1, overrides, lambda _: updates.put)
+        (submitted,) = self._submit([prompt], 1, overrides, lambda _: updates.put, wants_events=with_frames)
         submitted.job.future.add_done_callback(lambda _: updates.put(_DONE))
         reader = StreamReader(submitted)
         try:
@@ -252,7 +255,9 @@ class PowerSampler(ConfiguredModel):
             finally:
                 _cancel(submitted)
 
-    async def astream(self, prompt: Prompt, **overrides: Unpack[GenerationFields]) -> AsyncGenerator[Chunk, None]:
+    async def astream(
+        self, prompt: Prompt, *, with_frames: bool = False, **overrides: Unpack[GenerationFields]
+    ) -> AsyncGenerator[Chunk, None]:
         """`stream` for an event loop. `aclose`, or cancelling the task, stops the work."""
         loop = asyncio.get_running_loop()
         updates: asyncio.Queue[Any] = asyncio.Queue()
@@ -261,12 +266,14 @@ class PowerSampler(ConfiguredModel):
             if not loop.is_closed():  # a closed loop has no reader any more; its `finally` has cancelled the job
                 loop.call_soon_threadsafe(updates.put_nowait, item)
 
-        (submitted,) = await self._asubmit([prompt], 1, overrides, lambda _: put)
+        (submitted,) = await self._asubmit([prompt], 1, overrides, lambda _: put, wants_events=with_frames)
         reader = StreamReader(submitted)
         try:
             submitted.job.future.add_done_callback(lambda _: put(_DONE))
             while (update := await updates.get()) is not _DONE:
-                if (chunk := reader.chunk(update)) is not None:
+                # frames take as long as their chains are long: the loop does not wait for them
+                chunk = await asyncio.to_thread(reader.chunk, update) if update.events else reader.chunk(update)
+                if chunk is not None:
                     yield chunk
             yield reader.last(submitted.job.future.result())
         finally:
@@ -281,6 +288,7 @@ class PowerSampler(ConfiguredModel):
         overrides: Mapping[str, Any],
         listener_of: Listeners | None,
         is_wanted: Callable[[], bool] = lambda: True,
+        wants_events: bool = False,
     ) -> list[Submitted]:
         """Encode all, refuse what cannot be answered, then submit all: no request runs if another is refused. Their
         limits count from here."""
@@ -290,7 +298,7 @@ class PowerSampler(ConfiguredModel):
         seeds = [secrets.randbits(63) if config.seed is None else config.seed + i for _ in prepared for i in range(n)]
         prepared = [one for one in prepared for _ in range(n)]
         requests = [
-            one.request(seed, started, listener_of(i) if listener_of else None)
+            one.request(seed, started, listener_of(i) if listener_of else None, wants_events=wants_events)
             for i, (one, seed) in enumerate(zip(prepared, seeds, strict=True))
         ]
         return [Submitted(*each) for each in zip(loaded.worker.submit_all(requests), prepared, seeds, strict=True)]
@@ -301,11 +309,12 @@ class PowerSampler(ConfiguredModel):
         n: int,
         overrides: Mapping[str, Any],
         listener_of: Listeners | None,
+        wants_events: bool = False,
     ) -> list[Submitted]:
         """`_submit` on another thread, since it may load the model. A caller cancelled meanwhile leaves no work."""
         gone = threading.Event()
         task = asyncio.create_task(
-            asyncio.to_thread(self._submit, prompts, n, overrides, listener_of, lambda: not gone.is_set())
+            asyncio.to_thread(self._submit, prompts, n, overrides, listener_of, lambda: not gone.is_set(), wants_events)
         )
         try:
             return await asyncio.shield(task)

@@ -36,6 +36,7 @@ RANK = {
     "models": 6,
     "metering": 1,
     "progress": 1,
+    "frames": 1,
     "prepared": 6.5,
     "configured": 6.7,
     "reading": 6.7,

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 from power_sampling.samplers.base import IsOutOfTime, Sampler, SamplerOptions
 from power_sampling.samplers.parts.rng import Rng
-from power_sampling.types import Answer, Chain, Draw, Exactness, Law, Progress, Round
+from power_sampling.types import Answer, Chain, Draw, Exactness, Extended, Law, Progress, Round
 
 __all__ = ["Ancestral", "LowTemperature", "constrained_ancestral"]
 
@@ -49,7 +49,8 @@ def _one_draw(law: Law, horizon: int, rng: Rng, exactness: Exactness) -> Sampler
     """One completion drawn token by token from q; its law is q, which is p where the temperatures agree."""
     draw = Draw(Chain.empty(), 0, horizon, law, rng.seed())
     (continuation,) = yield Round((draw,), is_live=True, progress=Progress(0, horizon, {}))
-    return Answer(Chain.empty().spliced(0, continuation), exactness)
+    chain = Chain.empty().spliced(0, continuation)
+    return Answer(chain, exactness, steps=(Extended(0, chain.bare()),))
 
 
 def constrained_ancestral(law: Law, horizon: int, rng: Rng) -> Sampler:
@@ -59,11 +60,12 @@ def constrained_ancestral(law: Law, horizon: int, rng: Rng) -> Sampler:
     draw = Draw(Chain.empty(), 0, max(1, horizon - TAIL), law, rng.seed())
     (continuation,) = yield Round((draw,), is_live=True, progress=Progress(0, horizon, {}))
     head = chain = Chain.empty().spliced(0, continuation)
-    cut = len(head.tokens)
+    cut, steps = len(head.tokens), (Extended(0, head.bare()),)
     for _ in range(TRIES if cut < horizon and not head.is_terminated else 0):
         draw = Draw(head, cut, horizon - cut, law, rng.seed())
-        (continuation,) = yield Round((draw,), settled=head.tokens, progress=Progress(cut, horizon, {}))
+        (continuation,) = yield Round((draw,), settled=head.tokens, progress=Progress(cut, horizon, {}), steps=steps)
         chain = head.spliced(cut, continuation)
+        steps = (Extended(cut, chain.bare()),)
         if chain.end != "illegal":
             break
-    return Answer(chain, "approximate")
+    return Answer(chain, "approximate", steps=steps)

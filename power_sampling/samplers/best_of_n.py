@@ -12,7 +12,7 @@ from pydantic import Field
 
 from power_sampling.samplers.base import MOST_COMPLETIONS, IsOutOfTime, Sampler, SamplerOptions
 from power_sampling.samplers.parts.rng import Rng
-from power_sampling.types import Answer, Chain, Draw, Exactness, Law, Progress, Round
+from power_sampling.types import Answer, Chain, Chosen, Draw, Exactness, Law, Progress, Round
 
 __all__ = ["BestOfN"]
 
@@ -39,7 +39,10 @@ class BestOfN(SamplerOptions):
         """The completion of highest log p among `num_completions`; the first of equals."""
         draws = tuple(Draw(Chain.empty(), 0, horizon, law, rng.seed()) for _ in range(self.num_completions))
         continuations = yield Round(draws, progress=Progress(0, 1, {"completions": float(len(draws))}))
-        return Answer(max((Chain.empty().spliced(0, c) for c in continuations), key=_log_p), self.exactness)
+        chains = [Chain.empty().spliced(0, continuation) for continuation in continuations]
+        best = max(range(len(chains)), key=lambda i: _log_p(chains[i]))
+        taken = Chosen(0, tuple(chain.bare() for chain in chains), None, best)
+        return Answer(chains[best], self.exactness, steps=(taken,))
 
 
 def _log_p(chain: Chain) -> float:

@@ -30,7 +30,20 @@ from pydantic import Field
 
 from power_sampling.samplers.base import MOST_COMPLETIONS, IsOutOfTime, Sampler, SamplerOptions
 from power_sampling.samplers.parts.rng import Rng
-from power_sampling.types import Answer, Chain, Continuation, Draw, Exactness, Floats, Law, Progress, Round
+from power_sampling.types import (
+    Answer,
+    Chain,
+    Chosen,
+    Continuation,
+    Draw,
+    Exactness,
+    Extended,
+    Floats,
+    Law,
+    Progress,
+    Round,
+    Step,
+)
 
 __all__ = ["Lookahead", "jackknifed"]
 
@@ -61,7 +74,7 @@ class Lookahead(SamplerOptions):
 
     def run(self, law: Law, horizon: int, rng: Rng, is_out_of_time: IsOutOfTime) -> Sampler:
         """One completion. Out of time, it is finished by one extension from q."""
-        chain, end = Chain.empty(), 0
+        chain, end, steps = Chain.empty(), 0, tuple[Step, ...]()
         while end < horizon and not chain.is_terminated:
             start = end
             shown = Round(
@@ -69,16 +82,20 @@ class Lookahead(SamplerOptions):
             )
             if is_out_of_time():
                 rest = Draw(chain, start, horizon - start, law, rng.seed())
-                (continuation,) = yield shown._replace(draws=(rest,), is_live=True)
-                return Answer(chain.spliced(start, continuation), "approximate", is_budget_spent=True)
+                (continuation,) = yield shown._replace(draws=(rest,), is_live=True, steps=steps)
+                chain = chain.spliced(start, continuation)
+                return Answer(chain, "approximate", is_budget_spent=True, steps=(Extended(start, chain.bare()),))
             end = min(start + self.block_size, horizon)
             draws = tuple(Draw(chain, start, end - start, law, rng.seed()) for _ in range(self.num_candidates))
-            continuations = yield shown._replace(draws=draws)
+            continuations = yield shown._replace(draws=draws, steps=steps)
             candidates = [chain.spliced(start, c) for c in continuations]
             log_w = _log_w(candidates, start)
             rollouts = yield from self._rollouts(candidates, end, law, horizon, rng, shown)
-            chain = candidates[rng.categorical(jackknifed(log_w, rollouts))]
-        return Answer(chain, self.exactness)
+            weights = jackknifed(log_w, rollouts)
+            chosen = rng.categorical(weights)
+            chain = candidates[chosen]
+            steps = (Chosen(start, tuple(x.bare() for x in candidates), tuple(weights.tolist()), chosen),)
+        return Answer(chain, self.exactness, steps=steps)
 
     def _rollouts(
         self, candidates: list[Chain], end: int, law: Law, horizon: int, rng: Rng, shown: Round

@@ -26,8 +26,9 @@ import numpy as np
 from pydantic import Field
 
 from power_sampling.samplers.base import MOST_COMPLETIONS, IsOutOfTime, Sampler
-from power_sampling.samplers.parts.accept import accepted
+from power_sampling.samplers.parts.accept import Decision, decided
 from power_sampling.samplers.parts.cuts import SuffixCuts, choose_cut, floors, log_span
+from power_sampling.samplers.parts.notes import Notes
 from power_sampling.samplers.parts.prefetch import candidates
 from power_sampling.samplers.parts.rng import Rng
 from power_sampling.types import (
@@ -36,7 +37,9 @@ from power_sampling.types import (
     Continuation,
     Draw,
     Exactness,
+    Extended,
     Law,
+    Moved,
     Prefetch,
     Progress,
     Round,
@@ -91,7 +94,7 @@ class MetropolisHastings(SuffixMoves):
         block_size = self.block_size or max(1, math.ceil(horizon / 4))
         total = math.ceil(horizon / block_size) * (self.num_steps + 1)
         num_tried = num_accepted = 0
-        is_spent = False
+        is_spent, notes = False, Notes()
 
         while stage_end < horizon:
             stage_end = horizon if chain.is_terminated or is_spent else min(stage_end + block_size, horizon)
@@ -101,8 +104,10 @@ class MetropolisHastings(SuffixMoves):
             if not chain.is_terminated:
                 progress = Progress(done, total, _stats(chain, num_tried, num_accepted))
                 prefetch = stage.prefetch(0, extension, num_tried, num_accepted)
-                (continuation,) = yield Round((extension,), progress=progress, prefetch=prefetch)
-                chain = chain.spliced(len(chain.tokens), continuation)
+                asked = Round((extension,), progress=progress, prefetch=prefetch, steps=notes.take())
+                (continuation,) = yield asked
+                chain = chain.spliced(extension.cut, continuation)
+                notes.add(Extended(extension.cut, chain.bare()))
             for step in range(self.num_steps):
                 is_spent = is_spent or is_out_of_time()
                 if is_spent:
@@ -110,13 +115,13 @@ class MetropolisHastings(SuffixMoves):
                 stage.forget(step)
                 progress = Progress(done + step, total, _stats(chain, num_tried, num_accepted))
                 prefetch = stage.prefetch(step, chain, num_tried, num_accepted)
-                moved = yield from stage.move.run(chain, stage.stream(step), progress, prefetch)
+                moved = yield from stage.move.run(chain, stage.stream(step), progress, prefetch, notes)
                 num_tried, num_accepted = num_tried + 1, num_accepted + (moved is not chain)
                 chain = moved
 
         acceptance_rate = num_accepted / num_tried if num_tried else None
         label: Exactness = "approximate" if is_spent else self.exactness
-        return Answer(chain, label, acceptance_rate=acceptance_rate, is_budget_spent=is_spent)
+        return Answer(chain, label, acceptance_rate=acceptance_rate, is_budget_spent=is_spent, steps=notes.take())
 
 
 def _stats(chain: Chain, num_tried: int, num_accepted: int) -> dict[str, float]:
@@ -142,14 +147,27 @@ class Move(NamedTuple):
     options: SuffixMoves
     law: Law
     stage_end: int
+    of: int = 0  # the chain's number among those of the sampler
 
     def run(
-        self, chain: Chain, rng: Rng, progress: Progress, prefetch: Prefetch | None = None
+        self,
+        chain: Chain,
+        rng: Rng,
+        progress: Progress,
+        prefetch: Prefetch | None = None,
+        notes: Notes | None = None,
     ) -> Generator[Round, list[Continuation], Chain]:
-        """The chain after the move; the chain itself, the same object, where the move is rejected."""
-        plan = self.plan(chain, rng)
-        continuations = yield Round(self.draws(chain, plan), progress=progress, prefetch=prefetch)
-        return self.decide(chain, plan, [chain.spliced(plan.cut, c) for c in continuations], rng)
+        """The chain after the move; the chain itself, the same object, where the move is rejected. What was done goes
+        into the notes."""
+        plan, notes = self.plan(chain, rng), notes or Notes()
+        draws = self.draws(chain, plan)
+        continuations = yield Round(draws, progress=progress, prefetch=prefetch, steps=notes.take())
+        proposals = [chain.spliced(plan.cut, c) for c in continuations]
+        accepted, log_ratio = self.decide(chain, plan, proposals, rng)
+        moved = chain if accepted is None else proposals[accepted]
+        told = tuple(y.bare() for y in proposals)
+        notes.add(Moved(plan.cut, told, log_ratio, plan.log_u, accepted, moved.bare(), self.of))
+        return moved
 
     def plan(self, chain: Chain, rng: Rng) -> Plan:
         """A chain that is still being drawn is taken to reach the end of the stage."""
@@ -165,13 +183,13 @@ class Move(NamedTuple):
             bounds = floors(chain, plan.cut, length, plan.log_u + self.log_w(chain, plan.cut), self.options)
         return tuple(Draw(chain, plan.cut, length, self.law, seed, bounds) for seed in plan.seeds)
 
-    def decide(self, chain: Chain, plan: Plan, proposals: list[Chain], rng: Rng) -> Chain:
-        """The proposal that is accepted, or the chain itself."""
-        if any(y.end == "floor" for y in proposals):
-            return chain
+    def decide(self, chain: Chain, plan: Plan, proposals: list[Chain], rng: Rng) -> Decision:
+        """Which proposal is accepted. One that was abandoned at its floors is not: what it has weighed so far bounds
+        the ratio."""
         log_w = np.array([self.log_w(y, plan.cut) for y in proposals])
-        chosen = accepted(log_w, self.log_w(chain, plan.cut), plan.log_u, rng)
-        return chain if chosen is None else proposals[chosen]
+        if any(y.end == "floor" for y in proposals):
+            return Decision(None, float(log_w.max()) - self.log_w(chain, plan.cut))
+        return decided(log_w, self.log_w(chain, plan.cut), plan.log_u, rng)
 
     def log_w(self, chain: Chain, cut: int) -> float:
         """log w of the chain's suffix from a cut."""
@@ -214,7 +232,8 @@ class _Stage:
 
     def outcome(self, number: int, chain: Chain, proposals: list[Chain]) -> Chain:
         rng = self.stream(number)
-        return self.move.decide(chain, self.move.plan(chain, rng), proposals, rng)
+        accepted, _ = self.move.decide(chain, self.move.plan(chain, rng), proposals, rng)
+        return chain if accepted is None else proposals[accepted]
 
     def prefetch(self, number: int, root: Chain | Draw, num_tried: int, num_accepted: int) -> Prefetch | None:
         rows, acceptance = self._options.prefetch, (num_accepted + 1) / (num_tried + 2)

@@ -33,8 +33,21 @@ from power_sampling.errors import ConfigurationError
 from power_sampling.samplers.base import IsOutOfTime, Sampler
 from power_sampling.samplers.metropolis_hastings import Move, SuffixMoves
 from power_sampling.samplers.parts.lockstep import lockstep
+from power_sampling.samplers.parts.notes import Notes
 from power_sampling.samplers.parts.rng import Rng
-from power_sampling.types import Answer, Chain, Continuation, Draw, Exactness, Floats, Law, Progress, Round
+from power_sampling.types import (
+    Answer,
+    Chain,
+    Continuation,
+    Draw,
+    Exactness,
+    Extended,
+    Floats,
+    Law,
+    Progress,
+    Round,
+    Swapped,
+)
 
 __all__ = ["ParallelTempering", "Step", "ladder_of", "respaced", "step", "sweep"]
 
@@ -93,7 +106,7 @@ class ParallelTempering(SuffixMoves):
         block_size = self.block_size or max(1, math.ceil(horizon / 4))
         total = math.ceil(horizon / block_size) * (self.num_steps + 1) + self.num_tuning_steps
         num_tried = num_accepted = 0
-        is_spent = False
+        is_spent, notes = False, Notes()
         rates, logp = np.zeros(len(laws) - 1), np.zeros((0, len(laws)))
 
         while stage_end < horizon and not is_spent:
@@ -101,7 +114,7 @@ class ParallelTempering(SuffixMoves):
             stage_end = horizon if is_done else min(stage_end + block_size, horizon)
             num_tuning = self.num_tuning_steps if stage_end == horizon else 0
             done = (math.ceil(stage_end / block_size) - 1) * (self.num_steps + 1)
-            chains = yield from _extended(chains, stage_end, laws, rng, Progress(done, total, {}))
+            chains = yield from _extended(chains, stage_end, laws, rng, Progress(done, total, {}), notes)
             for i in range(num_tuning + self.num_steps):
                 is_spent = is_spent or is_out_of_time()
                 if is_spent:
@@ -109,7 +122,7 @@ class ParallelTempering(SuffixMoves):
                 stats = {"logp": float(chains[-1].logp.sum()), "swap_rate": float(rates.mean())}
                 before = chains[-1]
                 coldest, chains, rates = yield from step(
-                    chains, stage_end, self, laws, rng, Progress(done + i, total, stats)
+                    chains, stage_end, self, laws, rng, Progress(done + i, total, stats), notes
                 )
                 num_tried, num_accepted = num_tried + 1, num_accepted + (coldest is not before)
                 if i < num_tuning:
@@ -118,13 +131,14 @@ class ParallelTempering(SuffixMoves):
                 elif stage_end == horizon:
                     logp = np.vstack([logp, [x.logp.sum() for x in chains]])
 
-        (chain,) = yield from _extended(chains[-1:], horizon, laws[-1:], rng, Progress(1, 1, {}))
+        (chain,) = yield from _extended(chains[-1:], horizon, laws[-1:], rng, Progress(1, 1, {}), notes)
         return Answer(
             chain,
             "approximate" if is_spent else self.exactness,
             acceptance_rate=num_accepted / num_tried if num_tried else None,
             is_budget_spent=is_spent,
             curve=tuple(zip([x.alpha for x in laws], logp.mean(0).tolist(), strict=True)) if len(logp) else None,
+            steps=notes.take(),
         )
 
 
@@ -145,23 +159,39 @@ class Step(NamedTuple):
 
 
 def step(
-    chains: list[Chain], stage_end: int, options: ParallelTempering, laws: list[Law], rng: Rng, progress: Progress
+    chains: list[Chain],
+    stage_end: int,
+    options: ParallelTempering,
+    laws: list[Law],
+    rng: Rng,
+    progress: Progress,
+    notes: Notes | None = None,
 ) -> Generator[Round, list[Continuation], Step]:
     """A move of every rung, then a sweep of swaps."""
-    moves = [Move(options, law, stage_end).run(x, rng.fork(), progress) for x, law in zip(chains, laws, strict=True)]
+    notes, coldest = notes or Notes(), len(chains) - 1
+    moves = [
+        Move(options, law, stage_end, coldest - k).run(x, rng.fork(), progress, notes=notes)
+        for k, (x, law) in enumerate(zip(chains, laws, strict=True))
+    ]
     moved = yield from lockstep(moves, progress)
-    return Step(moved[-1], *sweep(moved, laws, rng))
+    return Step(moved[-1], *sweep(moved, laws, rng, notes))
 
 
-def sweep(chains: Sequence[Chain], laws: Sequence[Law], rng: Rng) -> tuple[list[Chain], Floats]:
+def sweep(
+    chains: Sequence[Chain], laws: Sequence[Law], rng: Rng, notes: Notes | None = None
+) -> tuple[list[Chain], Floats]:
     """The chains after one swap of each pair of neighbours in turn, and each swap's probability."""
     swept, rates = list(chains), np.zeros(len(chains) - 1)
     for k in range(len(chains) - 1):
         hot, cold = _logp(swept[k]), _logp(swept[k + 1])
         log_ratio = (laws[k + 1].alpha - laws[k].alpha) * (hot - cold) if hot > -math.inf else -math.inf
         rates[k] = math.exp(min(0.0, log_ratio))
-        if rng.log_uniform() <= log_ratio:
+        log_u = rng.log_uniform()
+        if log_u <= log_ratio:
             swept[k], swept[k + 1] = _weighed(swept[k + 1], laws, k), _weighed(swept[k], laws, k + 1)
+        if notes is not None:
+            pair = swept[k + 1].bare(), swept[k].bare()
+            notes.add(Swapped(log_ratio, log_u, log_u <= log_ratio, pair, len(chains) - 2 - k))
     return swept, rates
 
 
@@ -175,16 +205,17 @@ def respaced(laws: Sequence[Law], rates: Floats, gain: float) -> list[Law]:
 
 
 def _extended(
-    chains: Sequence[Chain], stage_end: int, laws: Sequence[Law], rng: Rng, progress: Progress
+    chains: Sequence[Chain], stage_end: int, laws: Sequence[Law], rng: Rng, progress: Progress, notes: Notes
 ) -> Generator[Round, list[Continuation], list[Chain]]:
     """Chains that are open and shorter than the stage, continued from the q of their rungs to its end."""
     extended = list(chains)
     lengths = {k: len(x.tokens) for k, x in enumerate(chains) if not x.is_terminated and len(x.tokens) < stage_end}
     if lengths:
         draws = tuple(Draw(chains[k], n, stage_end - n, laws[k], rng.seed()) for k, n in lengths.items())
-        continuations = yield Round(draws, progress=progress)
+        continuations = yield Round(draws, progress=progress, steps=notes.take())
         for (k, n), continuation in zip(lengths.items(), continuations, strict=True):
             extended[k] = chains[k].spliced(n, continuation)
+            notes.add(Extended(n, extended[k].bare(), len(chains) - 1 - k))
     return extended
 
 

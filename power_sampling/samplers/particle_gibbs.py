@@ -39,10 +39,11 @@ from pydantic import Field
 from power_sampling.samplers.base import MOST_COMPLETIONS, IsOutOfTime, Sampler
 from power_sampling.samplers.parts.cuts import SuffixCuts, choose_cut, log_span
 from power_sampling.samplers.parts.lockstep import with_rounds
+from power_sampling.samplers.parts.notes import Notes, weighed
 from power_sampling.samplers.parts.resampling import effective_sample_size
 from power_sampling.samplers.parts.rng import Rng
 from power_sampling.samplers.sequential_monte_carlo import SequentialMonteCarlo
-from power_sampling.types import Chain, Continuation, Draw, Exactness, Floats, Law, Progress, Round
+from power_sampling.types import Chain, Continuation, Draw, Exactness, Floats, Law, Moved, Progress, Round
 
 __all__ = ["ParticleGibbs", "move"]
 
@@ -83,13 +84,15 @@ class ParticleGibbs(SuffixCuts):
 
         answer = yield from with_rounds(self._first_run().run(law, horizon, rng, is_out_of_time), unsettled)
         chain, is_spent, num_tried, num_moved = answer.chain, answer.is_budget_spent, 0, 0
+        notes = Notes()
+        notes.add(*answer.steps)
         for step in range(self.num_steps):
             is_spent = is_spent or is_out_of_time()
             if is_spent:
                 break
             stats = {"logp": float(chain.logp.sum()), "length": float(len(chain.tokens))}
             progress = Progress(horizon * (step + 1), total, stats)
-            moved = yield from move(chain, horizon, self, law, rng, progress)
+            moved = yield from move(chain, horizon, self, law, rng, progress, notes)
             num_tried, num_moved = num_tried + 1, num_moved + (moved is not chain)
             chain = moved
         return answer._replace(
@@ -97,6 +100,7 @@ class ParticleGibbs(SuffixCuts):
             exactness="approximate" if is_spent or not self.num_steps else self.exactness,
             acceptance_rate=num_moved / num_tried if num_tried else None,
             is_budget_spent=is_spent,
+            steps=notes.take(),
         )
 
     def _first_run(self) -> SequentialMonteCarlo:
@@ -110,10 +114,17 @@ class ParticleGibbs(SuffixCuts):
 
 
 def move(
-    chain: Chain, horizon: int, options: ParticleGibbs, law: Law, rng: Rng, progress: Progress
+    chain: Chain,
+    horizon: int,
+    options: ParticleGibbs,
+    law: Law,
+    rng: Rng,
+    progress: Progress,
+    notes: Notes | None = None,
 ) -> Generator[Round, list[Continuation], Chain]:
-    """One cut and one conditional particle filter behind it; the chain itself where its own suffix is picked."""
-    n, cut = options.num_particles, choose_cut(chain, options, rng)
+    """One cut and one conditional particle filter behind it; the chain itself where its own suffix is picked. What was
+    done goes into the notes."""
+    n, cut, notes = options.num_particles, choose_cut(chain, options, rng), notes or Notes()
     end, block_size = cut, options.block_size or horizon
     particles, log_weights = [chain.head(cut)] * n, np.zeros(n)
     while True:
@@ -123,19 +134,30 @@ def move(
         log_weights[0] += chain.log_weight[start:end].sum()
         if live:
             draws = tuple(Draw(particles[i], start, end - start, law, rng.seed()) for i in live)
-            continuations = yield Round(draws, progress=progress)
+            continuations = yield Round(draws, progress=progress, steps=notes.take())
             for i, continuation in zip(live, continuations, strict=True):
                 particles[i] = particles[i].spliced(start, continuation)
                 log_weights[i] += continuation.log_weight.sum()
         is_last = end == horizon or all(x.is_terminated for x in particles)
         if is_last or log_weights.max() == -math.inf:
             break
-        if effective_sample_size(log_weights) < options.ess_threshold * n:
+        ess = effective_sample_size(log_weights)
+        looked_at = weighed(start, particles, log_weights, ess, is_first=start == cut)
+        if ess < options.ess_threshold * n:
             w: Floats = np.exp(log_weights - log_weights.max())
-            particles[1:] = [particles[rng.categorical(w)] for _ in range(1, n)]
+            ancestors = [0, *(rng.categorical(w) for _ in range(1, n))]
+            looked_at = looked_at._replace(ancestors=tuple(ancestors))
+            particles = [particles[i] for i in ancestors]
             log_weights = np.zeros(n)
+        notes.add(looked_at)
 
     log_weights = log_weights - np.array([log_span(x, options) for x in particles])
-    if log_weights.max() == -math.inf:  # nothing legal: stay, and hope for the next cut
-        return chain
-    return particles[rng.categorical(np.exp(log_weights - log_weights.max()))]
+    picked, ess = 0, 0.0  # where nothing is legal: stay, and hope for the next cut
+    if log_weights.max() > -math.inf:
+        ess = effective_sample_size(log_weights)
+        picked = rng.categorical(np.exp(log_weights - log_weights.max()))
+    moved = particles[picked] if picked else chain
+    notes.add(weighed(start, particles, log_weights, ess, is_first=start == cut))
+    told = tuple(x.bare() for x in particles[1:])
+    notes.add(Moved(cut, told, None, None, None if moved is chain else picked - 1, moved.bare()))
+    return moved

@@ -33,7 +33,7 @@ from pydantic import Field
 from power_sampling.errors import NothingAcceptedError
 from power_sampling.samplers.base import MOST_COMPLETIONS, IsOutOfTime, Sampler, SamplerOptions
 from power_sampling.samplers.parts.rng import Rng
-from power_sampling.types import Answer, Chain, Draw, Exactness, Law, Progress, Round
+from power_sampling.types import Answer, Chain, Draw, Exactness, Extended, Law, Moved, Progress, Round
 
 __all__ = ["Rejection"]
 
@@ -57,22 +57,28 @@ class Rejection(SamplerOptions):
 
     def run(self, law: Law, horizon: int, rng: Rng, is_out_of_time: IsOutOfTime) -> Sampler:
         """The first completion accepted. Out of time, one from q, labelled so."""
-        empty, num_drawn = Chain.empty(), 0
+        empty, num_drawn, steps = Chain.empty(), 0, list[Moved]()
         while num_drawn < self.max_draws:
             progress = Progress(num_drawn, self.max_draws, {"draws": float(num_drawn)})
             if is_out_of_time():
                 draw = Draw(empty, 0, horizon, law, rng.seed())
-                (continuation,) = yield Round((draw,), is_live=True, progress=progress)
-                return Answer(empty.spliced(0, continuation), "approximate", acceptance_rate=0.0, is_budget_spent=True)
+                (continuation,) = yield Round((draw,), is_live=True, progress=progress, steps=tuple(steps))
+                chain = empty.spliced(0, continuation)
+                told = (Extended(0, chain.bare()),)
+                return Answer(chain, "approximate", acceptance_rate=0.0, is_budget_spent=True, steps=told)
             log_u = [rng.log_uniform() for _ in range(min(self.num_parallel, self.max_draws - num_drawn))]
             draws = tuple(Draw(empty, 0, horizon, law, rng.seed(), np.full(horizon, bound)) for bound in log_u)
-            continuations = yield Round(draws, progress=progress)
+            continuations = yield Round(draws, progress=progress, steps=tuple(steps))
+            steps = []
             for bound, continuation in zip(log_u, continuations, strict=True):
                 num_drawn += 1
-                if continuation.is_complete and bound <= float(continuation.log_weight.sum()):
+                chain, log_w = empty.spliced(0, continuation), float(continuation.log_weight.sum())
+                is_accepted = continuation.is_complete and bound <= log_w
+                after = chain if is_accepted else empty
+                steps.append(Moved(0, (chain.bare(),), log_w, bound, 0 if is_accepted else None, after.bare()))
+                if is_accepted:
                     log_z = -float((1 / np.arange(1, num_drawn)).sum())
-                    chain = empty.spliced(0, continuation)
-                    return Answer(chain, self.exactness, acceptance_rate=1 / num_drawn, log_z=log_z)
+                    return Answer(chain, self.exactness, acceptance_rate=1 / num_drawn, log_z=log_z, steps=tuple(steps))
         raise NothingAcceptedError(
             f"rejection: none of {num_drawn} completions was accepted; the acceptance rate here is likely below "
             f"{3 / num_drawn:.1g}. Lower alpha or max_new_tokens, raise max_draws, or use metropolis_hastings."

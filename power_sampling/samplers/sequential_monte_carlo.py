@@ -26,9 +26,10 @@ from pydantic import Field
 
 from power_sampling.samplers.base import MOST_COMPLETIONS, IsOutOfTime, Sampler, SamplerOptions
 from power_sampling.samplers.parts.lockstep import common_prefix, lockstep
+from power_sampling.samplers.parts.notes import Notes, weighed
 from power_sampling.samplers.parts.resampling import chopthin, effective_sample_size, log_mean_exp, systematic
 from power_sampling.samplers.parts.rng import Rng
-from power_sampling.types import Answer, Chain, Draw, Exactness, Floats, Law, Progress, Round
+from power_sampling.types import Answer, Chain, Chosen, Draw, Exactness, Extended, Floats, Law, Progress, Round
 
 __all__ = ["SequentialMonteCarlo"]
 
@@ -68,25 +69,32 @@ class SequentialMonteCarlo(SamplerOptions):
         """
         if self.num_runs == 1:
             return (yield from _run(self, law, horizon, rng, is_out_of_time))
-        runs = [_run(self, law, horizon, rng.fork(), is_out_of_time) for _ in range(self.num_runs)]
+        runs = [_run(self, law, horizon, rng.fork(), is_out_of_time, run) for run in range(self.num_runs)]
         return _pooled((yield from lockstep(runs)), rng)
 
 
 def _pooled(answers: list[Answer], rng: Rng) -> Answer:
-    spent = [a for a in answers if a.is_budget_spent]  # their weights never came to an end
+    chains, steps = tuple(a.chain.bare() for a in answers), tuple(step for a in answers for step in a.steps)
+    spent = [i for i, a in enumerate(answers) if a.is_budget_spent]  # their weights never came to an end
     if spent:
-        return spent[rng.integers(len(spent))]
+        chosen = spent[rng.integers(len(spent))]
+        weights = tuple(float(a.is_budget_spent) for a in answers)
+        return answers[chosen]._replace(steps=(*steps, Chosen(0, chains, weights, chosen)))
     log_z: Floats = np.array([a.log_z for a in answers], dtype=np.float64)
     if log_z.max() == -math.inf:
-        return answers[0]
-    chosen = answers[rng.categorical(np.exp(log_z - log_z.max()))]
+        return answers[0]._replace(steps=(*steps, Chosen(0, chains, None, 0)))
+    evidence = np.exp(log_z - log_z.max())
+    chosen = rng.categorical(evidence)
+    steps += (Chosen(0, chains, tuple(evidence.tolist()), chosen),)
     ess = min(a.ess for a in answers if a.ess is not None)
-    return chosen._replace(log_z=log_mean_exp(log_z), ess=ess)
+    return answers[chosen]._replace(log_z=log_mean_exp(log_z), ess=ess, steps=steps)
 
 
-def _run(options: SequentialMonteCarlo, law: Law, horizon: int, rng: Rng, is_out_of_time: IsOutOfTime) -> Sampler:
-    """One of `num_particles` weighted completions, drawn by weight."""
-    n = options.num_particles
+def _run(
+    options: SequentialMonteCarlo, law: Law, horizon: int, rng: Rng, is_out_of_time: IsOutOfTime, run: int = 0
+) -> Sampler:
+    """One of `num_particles` weighted completions, drawn by weight. `run`: its number among several."""
+    n, notes = options.num_particles, Notes()
     particles = [Chain.empty()] * n
     log_weights: Floats = np.zeros(n)
     smallest_ess = float(n)
@@ -95,8 +103,8 @@ def _run(options: SequentialMonteCarlo, law: Law, horizon: int, rng: Rng, is_out
     while end < horizon and not all(x.is_terminated for x in particles):
         if is_out_of_time():
             log_weights = log_weights + (law.alpha - alpha) * _logp(particles)
-            return (yield from _finish_one(particles, log_weights, law, horizon, rng, smallest_ess))
-        end = min(end + options.block_size, horizon)
+            return (yield from _finish_one(particles, log_weights, law, horizon, rng, smallest_ess, run, notes))
+        start, end = end, min(end + options.block_size, horizon)
         alpha_before, alpha = alpha, _ramped(law.alpha, end, options)  # nothing is weighed before the first block
         block_law = law._replace(
             alpha=alpha,
@@ -108,24 +116,39 @@ def _run(options: SequentialMonteCarlo, law: Law, horizon: int, rng: Rng, is_out
         progress = Progress(
             end - 1, horizon, {"ess": effective_sample_size(log_weights), "particles": float(len(live))}
         )
-        continuations = yield Round(draws, settled=common_prefix([x.tokens for x in particles]), progress=progress)
+        settled = common_prefix([x.tokens for x in particles])
+        continuations = yield Round(draws, settled=settled, progress=progress, steps=notes.take())
         for i, continuation in zip(live, continuations, strict=True):
             log_weights[i] += continuation.log_weight.sum()
             particles[i] = particles[i].spliced(len(particles[i].tokens), continuation)
         if log_weights.max() == -math.inf:  # a constraint has left no particle alive
-            return Answer(particles[0], "approximate", ess=0.0, log_z=-math.inf)
+            notes.add(weighed(start, particles, log_weights, 0.0, is_first=not start, of=run))
+            return _taken(0, particles, None, run, notes, Answer(particles[0], "approximate", ess=0.0, log_z=-math.inf))
 
         ess = effective_sample_size(log_weights)
+        looked_at = weighed(start, particles, log_weights, ess, is_first=not start, of=run)
         smallest_ess = min(smallest_ess, ess)
         is_last = end == horizon or all(x.is_terminated for x in particles)
         if ess < options.ess_threshold * n and not is_last:
             ancestors, log_weights = _resampled(log_weights, options, rng)
-            particles = [particles[i] for i in ancestors]
+            particles, looked_at = [particles[i] for i in ancestors], looked_at._replace(ancestors=tuple(ancestors))
+        notes.add(looked_at)
 
     log_weights = log_weights + (law.alpha - alpha) * _logp(particles)  # the ramp may not have reached its end
     smallest_ess = min(smallest_ess, effective_sample_size(log_weights))
-    chosen = rng.categorical(np.exp(log_weights - log_weights.max()))
-    return Answer(particles[chosen], "approximate", ess=smallest_ess, log_z=log_mean_exp(log_weights))
+    weights = np.exp(log_weights - log_weights.max())
+    chosen = rng.categorical(weights)
+    answer = Answer(particles[chosen], "approximate", ess=smallest_ess, log_z=log_mean_exp(log_weights))
+    return _taken(chosen, particles, weights, run, notes, answer)
+
+
+def _taken(
+    chosen: int, particles: list[Chain], weights: Floats | None, run: int, notes: Notes, answer: Answer
+) -> Answer:
+    """The answer with what is left to tell."""
+    told = None if weights is None else tuple(weights.tolist())
+    notes.add(Chosen(0, tuple(x.bare() for x in particles), told, chosen, run))
+    return answer._replace(steps=notes.take())
 
 
 def _resampled(log_weights: Floats, options: SequentialMonteCarlo, rng: Rng) -> tuple[list[int], Floats]:
@@ -135,13 +158,26 @@ def _resampled(log_weights: Floats, options: SequentialMonteCarlo, rng: Rng) -> 
     return systematic(log_weights, rng), np.full(len(log_weights), log_mean_exp(log_weights))
 
 
-def _finish_one(particles: list[Chain], log_weights: Floats, law: Law, horizon: int, rng: Rng, ess: float) -> Sampler:
-    chain = particles[rng.categorical(np.exp(log_weights - log_weights.max()))]
+def _finish_one(
+    particles: list[Chain],
+    log_weights: Floats,
+    law: Law,
+    horizon: int,
+    rng: Rng,
+    ess: float,
+    run: int,
+    notes: Notes,
+) -> Sampler:
+    weights = np.exp(log_weights - log_weights.max())
+    chosen = rng.categorical(weights)
+    chain = particles[chosen]
+    notes.add(Chosen(0, tuple(x.bare() for x in particles), tuple(weights.tolist()), chosen, run))
     if not chain.is_terminated:
         draw = Draw(chain, len(chain.tokens), horizon - len(chain.tokens), law, rng.seed())
-        (continuation,) = yield Round((draw,), settled=chain.tokens, is_live=True)
-        chain = chain.spliced(len(chain.tokens), continuation)
-    return Answer(chain, "approximate", ess=ess, is_budget_spent=True)
+        (continuation,) = yield Round((draw,), settled=chain.tokens, is_live=True, steps=notes.take())
+        chain = chain.spliced(draw.cut, continuation)
+        notes.add(Extended(draw.cut, chain.bare(), run))
+    return Answer(chain, "approximate", ess=ess, is_budget_spent=True, steps=notes.take())
 
 
 def _ramped(alpha: float, end: int, options: SequentialMonteCarlo) -> float:

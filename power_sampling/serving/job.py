@@ -19,7 +19,7 @@ from power_sampling.errors import (
     without_frames,
 )
 from power_sampling.samplers import Sampler
-from power_sampling.types import Answer, Progress, Termination, Tokens
+from power_sampling.types import Answer, Event, Progress, Termination, Tokens
 
 __all__ = ["Job", "Outcome", "Request", "Update", "told", "too_late"]
 
@@ -42,10 +42,12 @@ class Outcome(NamedTuple):
 
 
 class Update(NamedTuple):
-    """Told to a listener: the settled tokens so far, and the sampler's progress."""
+    """Told to a listener: the settled tokens so far, the sampler's progress, and what it did since the last update,
+    where that was asked for."""
 
     settled: Tokens
     progress: Progress
+    events: tuple[Event, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,7 @@ class Request:
     timeout: float | None = None
     started: float | None = None
     listener: Callable[[Update], None] | None = None
+    wants_events: bool = False  # whether the listener is told what the sampler does
 
 
 @dataclass(eq=False)

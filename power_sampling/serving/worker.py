@@ -24,7 +24,7 @@ from power_sampling.samplers import Sampler
 from power_sampling.serving.clock import CLOCK
 from power_sampling.serving.draws import Draws
 from power_sampling.serving.job import Job, Outcome, Request, Update, told
-from power_sampling.types import Answer, Continuation, Draw, Round, Tokens
+from power_sampling.types import Answer, Continuation, Draw, Event, Round, Step, Tokens
 
 __all__ = ["Job", "Outcome", "Request", "Update", "Worker"]
 
@@ -57,7 +57,7 @@ class _Live:
             answer = answer._replace(exactness="approximate")
         self.draws.drop_all()
         return Outcome(
-            answer._replace(chain=answer.chain._replace(memo=None)),  # states are freed, however long it is kept
+            answer._replace(chain=answer.chain.bare(), steps=()),  # states are freed, however long it is kept
             self.draws.tokens_decoded,
             handle.prefilled_tokens,
             handle.reused_tokens,
@@ -171,7 +171,7 @@ class Worker:
         if self._peeks:
             for live in list(self._live.values()):
                 if live.round.is_live and live.job.request.listener and live.draws.tickets:
-                    self._tell(live, live.draws.drawn(next(iter(live.draws.tickets))))
+                    self._tell(live, drawn=live.draws.drawn(next(iter(live.draws.tickets))))
 
     def _begin(self) -> None:
         """Begin what has come, the first come first, while there is room."""
@@ -215,14 +215,17 @@ class Worker:
                 live.round = next(live.sampler) if begins else live.sampler.send(answers or [])
                 begins, answers = False, self._ask(live)
         except StopIteration as stop:
-            self._finish(live, live.outcome(stop.value))
+            outcome = live.outcome(stop.value)
+            if live.job.request.listener and live.job.request.wants_events:
+                self._tell(live, steps=stop.value.steps, tokens_decoded=outcome.tokens_decoded)
+            self._finish(live, outcome)
         except BaseException as error:  # noqa: BLE001 - a fault of one request reaches its waiter and nobody else
             self._fail(live, error)
 
     def _ask(self, live: _Live) -> list[Continuation] | None:
         live.draws.ask(live.round)
         if live.job.request.listener:
-            self._tell(live, ())
+            self._tell(live, steps=live.round.steps, tokens_decoded=live.draws.tokens_decoded)
         return live.draws.answers() if live.job in self._live else None  # a listener that raises ends the request
 
     def _prefetch(self, model: Peeks) -> None:
@@ -250,12 +253,13 @@ class Worker:
             self._fail(live, error)
             return False
 
-    def _tell(self, live: _Live, drawn: Tokens) -> None:
-        listener, current = live.job.request.listener, live.round
-        assert listener is not None
+    def _tell(self, live: _Live, *, drawn: Tokens = (), steps: Sequence[Step] = (), tokens_decoded: int = 0) -> None:
+        request, current = live.job.request, live.round
+        assert request.listener is not None
+        events = [Event(step, tokens_decoded, live.serial_steps) for step in steps] if request.wants_events else []
         try:
             progress = current.progress._replace(done=current.progress.done + len(drawn)) if drawn else current.progress
-            listener(Update(current.settled + drawn, progress))
+            request.listener(Update(current.settled + drawn, progress, tuple(events)))
         except BaseException as error:  # noqa: BLE001 - a listener that raises ends its own request only
             self._fail(live, error)
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from power_sampling.types.conversation import Reply
 from power_sampling.types.decoding import Exactness, Progress, Tokens
+from power_sampling.types.trace import Frame
 
 __all__ = ["Chunk", "Completion", "Diagnostics"]
 
@@ -78,7 +79,7 @@ class Chunk(NamedTuple):
     """A piece of a stream: settled text, never retracted. The last one carries the completion.
 
     In a conversation `content` and `reasoning` are the same text taken apart, without the markup of tool calls: the
-    pieces join to those of the completion's `reply`.
+    pieces join to those of the completion's `reply`. `frames`: what the sampler did meanwhile, where it was asked for.
     """
 
     text: str
@@ -86,3 +87,4 @@ class Chunk(NamedTuple):
     progress: Progress | None = None
     content: str = ""
     reasoning: str = ""
+    frames: tuple[Frame, ...] = ()

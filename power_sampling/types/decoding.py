@@ -6,7 +6,7 @@ Nothing here computes a probability, knows a model, a tokenizer or a device.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ __all__ = [
     "Prefetch",
     "Progress",
     "Round",
+    "Step",
     "Termination",
     "Tokens",
 ]
@@ -138,6 +139,10 @@ class Chain(NamedTuple):
             _joined(self.logq[:cut], continuation.logq),
         )
 
+    def bare(self) -> Chain:
+        """The chain without the engine's note, to be kept by others."""
+        return self._replace(memo=None)
+
     def head(self, length: int) -> Chain:
         """Its first `length` tokens, open where that is not all of it."""
         if length >= len(self.tokens):
@@ -201,11 +206,25 @@ class Prefetch(NamedTuple):
     candidates: Callable[[Peek], Iterator[Draw]]
 
 
+class Step(Protocol):
+    """Something that a sampler did, for those who watch it. `types/trace.py` has the kinds of it."""
+
+    @property
+    def cut(self) -> int:
+        """Its chains are new from here on."""
+
+    @property
+    def chains(self) -> tuple[Chain, ...]:
+        """What was drawn, or stood to choice; `bare`."""
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
 class Round(NamedTuple):
     """What a sampler asks for: draws that are decoded together, all of them answered before it goes on.
 
     `settled` are leading tokens that no later step can change, so they may be streamed. `is_live` says that the one
-    draw of the round is final token by token.
+    draw of the round is final token by token. `steps`: what was done since the last round.
     """
 
     draws: tuple[Draw, ...]
@@ -213,6 +232,7 @@ class Round(NamedTuple):
     is_live: bool = False
     progress: Progress = Progress(0, 1, {})
     prefetch: Prefetch | None = None
+    steps: tuple[Step, ...] = ()
 
 
 class Answer(NamedTuple):
@@ -225,9 +245,10 @@ class Answer(NamedTuple):
     log_z: float | None = None
     is_budget_spent: bool = False
     curve: tuple[tuple[float, float], ...] | None = None
+    steps: tuple[Step, ...] = ()  # since the last round
 
     def facts(self) -> dict[str, Any]:
-        """All but the chain, by the names of `Diagnostics`."""
+        """What is known of the chain, by the names of `Diagnostics`."""
         facts = self._asdict()
-        del facts["chain"]
+        del facts["chain"], facts["steps"]
         return facts

@@ -33,7 +33,8 @@ def lockstep(
         if rounds:
             draws = tuple(draw for current in rounds.values() for draw in current.draws)
             shown = progress or next(iter(rounds.values())).progress
-            continuations = iter((yield Round(draws, settled=common_prefix(settled), progress=shown)))
+            steps = tuple(step for current in rounds.values() for step in current.steps)
+            continuations = iter((yield Round(draws, settled=common_prefix(settled), progress=shown, steps=steps)))
             answers = {i: [next(continuations) for _ in current.draws] for i, current in rounds.items()}
     return [results[i] for i in range(len(generators))]
 
