@@ -41,6 +41,7 @@ RANK = {
     "configured": 6.7,
     "reading": 6.7,
     "runtime": 7,
+    "tracing": 7.5,
     "integrations": 8,
     "testing": 8,
     "evaluation": 8,

@@ -1,4 +1,4 @@
-"""`power-sampling ...`: complete a prompt, compare the samplers on one, list them.
+"""`power-sampling ...`: complete a prompt, compare the samplers on one, watch one at work, list them.
 
 Answers go to stdout, everything about them to stderr. Options that are not given come from `POWER_SAMPLING_*`, then
 from `--config`, then from the defaults.

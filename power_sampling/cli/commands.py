@@ -28,6 +28,7 @@ try:
 
     from power_sampling.cli.following import followed, log, write
     from power_sampling.cli.printing import as_dict, diagnostics_table, print_comparison, tables
+    from power_sampling.cli.tracing import FramePrinter, check_target, write_page
 except ModuleNotFoundError as error:
     _MISSING = error.name
 else:
@@ -51,6 +52,8 @@ else:
         bool | None,
         typer.Option("--chat/--raw", help="As one user message, or as it stands; else by the tokenizer."),
     ]
+    SamplerOption = Annotated[str | None, typer.Option("--sampler", help="See `power-sampling samplers`.")]
+    AlphaOption = Annotated[float | None, typer.Option("--alpha", help="The power; 1 is plain sampling.")]
     JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, and nothing else.")]
 
 __all__ = ["app", "main"]
@@ -80,7 +83,7 @@ def app() -> typer.Typer:
     )
     from power_sampling.server.command import serve
 
-    for command in (generate, compare, evaluate, tune, samplers, serve):
+    for command in (generate, compare, trace, evaluate, tune, samplers, serve):
         commands.command()(_told_in_one_line(command))
     return commands
 
@@ -107,8 +110,8 @@ def _told_in_one_line(command: Callable[..., None]) -> Callable[..., None]:
 def generate(
     prompt: PromptArgument,
     model: ModelOption = None,
-    sampler: Annotated[str | None, typer.Option("--sampler", help="See `power-sampling samplers`.")] = None,
-    alpha: Annotated[float | None, typer.Option("--alpha", help="The power; 1 is plain sampling.")] = None,
+    sampler: SamplerOption = None,
+    alpha: AlphaOption = None,
     temperature: TemperatureOption = None,
     max_new_tokens: LengthOption = None,
     stop: StopOption = None,
@@ -175,6 +178,46 @@ def compare(
         typer.echo(json.dumps(found, ensure_ascii=False, allow_nan=False))
     else:
         print_comparison(completions)
+
+
+def trace(
+    prompt: PromptArgument,
+    model: ModelOption = None,
+    sampler: SamplerOption = None,
+    alpha: AlphaOption = None,
+    temperature: TemperatureOption = None,
+    max_new_tokens: LengthOption = None,
+    stop: StopOption = None,
+    seed: SeedOption = None,
+    time_budget: TimeBudgetOption = None,
+    timeout: TimeoutOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    use_chat_template: ChatOption = None,
+    html: Annotated[
+        str | None, typer.Option("--html", metavar="FILE", help="Write a page too that plays the steps.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Complete one prompt and show what the sampler did, step by step: what it redrew, whether it was accepted, its
+    particles and their weights. The answer is the one that `generate` gives under the same seed."""
+    given = dict(locals())
+    target = None if html is None else check_target(html)
+    power_sampler = PowerSampler.of(_settings(given))
+    question = _question(power_sampler, _text(prompt), is_quiet=as_json)
+    from power_sampling.tracing import html as page_of  # which loads what makes pages
+    from power_sampling.tracing import traced
+
+    found = traced(power_sampler, question, show=None if as_json else FramePrinter(tables()).show)
+    if target is not None:
+        write_page(page_of(found), target)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), ensure_ascii=False, allow_nan=False))
+    else:
+        typer.echo(f"\n{found.completion.text}")
+        Console(stderr=True).print(diagnostics_table(found.completion))
 
 
 def samplers() -> None:

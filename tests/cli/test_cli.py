@@ -379,3 +379,18 @@ def test_any_words_are_answered_or_told_in_a_line(folder: str, count: int) -> No
 
     with taken:
         check()
+
+
+def test_a_trace_shows_the_steps_to_the_answer_and_writes_a_page(run: Any, model: PowerSampler, tmp_path: Path) -> None:
+    page = tmp_path / "trace.html"
+    arguments = ("trace", *QUICK, "--raw", "--set", f"sampler={MOVES}")
+    result = run(*arguments, "--html", str(page))
+    assert result.exit_code == 0, result.output
+    completion = model.complete("hello", sampler={"name": "metropolis_hastings", "num_steps": 3, "block_size": 4})
+    told = asked(run(*arguments, "--json"))
+    assert result.stdout.endswith(f"\n\n{completion.text}\n") and "acceptance_rate" in result.stderr
+    assert result.stdout.count("\nstep ") + 1 == len(told["frames"]) and told["text"] == completion.text
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    for target in (tmp_path, tmp_path / "none" / "x.html"):
+        refused = run(*arguments, "--html", str(target))
+        assert refused.exit_code == 1 and refused.stderr.startswith("error: --html:") and not refused.stdout
