@@ -21,12 +21,13 @@ from power_sampling.server import endpoints, faults, names
 from power_sampling.server.asked import Served
 from power_sampling.server.documentation import openapi, page
 from power_sampling.server.faults import Fault
+from power_sampling.server.front import front
 from power_sampling.server.limits import Gate, Limits
 from power_sampling.server.metrics import Metrics
 
 __all__ = ["app", "served_name"]
 
-OPEN = ("/health", "/docs", "/openapi.json")  # to everybody, whatever keys there are
+OPEN = ("/", "/health", "/docs", "/openapi.json")  # to everybody, whatever keys there are
 
 
 def app(
@@ -79,6 +80,7 @@ def _routes(served: Served, gate: Gate, metrics: Metrics) -> list[Route]:
         Route("/v1/models/{model:path}", _model(served)),
         Route("/health", health),
         Route("/metrics", exposed),
+        Route("/", _told(front(served.name))),
         Route("/openapi.json", _told(JSONResponse(openapi()))),
         Route("/docs", _told(HTMLResponse(page(served.name, names.listed(served.name))))),
     ]

@@ -60,6 +60,7 @@ class Asked:
     is_stream: bool
     wants_usage: bool  # at the end of a stream
     wants_logprobs: bool
+    wants_trace: bool = False  # in a stream
     echo: Sequence[str] = ()  # what stands before each prompt's completions
     metadata: Mapping[str, str] | None = None
     label: str | None = None  # for the log
@@ -114,10 +115,13 @@ def _common(request: GenerationRequest) -> dict[str, Any]:
         raise _refused("stream_options", options.model_dump(exclude_none=True), "it needs stream: true")
     if options is not None and options.include_obfuscation:
         raise _refused("stream_options.include_obfuscation", True, "pieces are never padded; leave it out")
+    if request.trace and not request.stream:
+        raise _refused("trace", True, "it comes with a stream; add stream: true, or leave it out")
     return {
         "model": request.model,
         "is_stream": bool(request.stream),
         "wants_usage": bool(options and options.include_usage),
+        "wants_trace": bool(request.trace),
     }
 
 

@@ -37,6 +37,7 @@ def openapi() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "power-sampling", "version": "1"},
         "paths": {
+            "/": {"get": _get("A page that answers a prompt plainly and by power sampling", kind="text/html")},
             "/v1/chat/completions": {"post": _post("The assistant's next turn", "ChatRequest")},
             "/v1/completions": {"post": _post("Texts completed as they stand", "CompletionRequest")},
             "/v1/models": {"get": _get("The names of the model, one for each sampler")},

@@ -1,4 +1,4 @@
-"""Server-sent events: settled text as it comes, progress and signs of life as comments that every client skips.
+"""Server-sent events: settled text as it comes; progress, traces and signs of life as comments that clients skip.
 
 Pieces of all completions of a request meet in a mailbox. Its reader may be slow: pieces that wait are joined, so that
 no queue grows and nobody else waits.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -76,7 +76,12 @@ class Mailbox:
 
 def _joined(a: Chunk, b: Chunk) -> Chunk:
     return Chunk(
-        a.text + b.text, b.completion, b.progress or a.progress, a.content + b.content, a.reasoning + b.reasoning
+        a.text + b.text,
+        b.completion,
+        b.progress or a.progress,
+        a.content + b.content,
+        a.reasoning + b.reasoning,
+        a.frames + b.frames,
     )
 
 
@@ -84,7 +89,10 @@ def _joined(a: Chunk, b: Chunk) -> Chunk:
 async def followed(asked: Asked) -> AsyncIterator[Mailbox]:
     """The mailbox that all completions of a request come into. Leaving stops what is not done."""
     box = Mailbox()
-    tasks = [asyncio.create_task(_follow(i, s, prompt, box)) for i, (s, prompt) in enumerate(_streams(asked))]
+    tasks = [
+        asyncio.create_task(_follow(i, sampler.astream(prompt, with_frames=asked.wants_trace), box))
+        for i, (sampler, prompt) in enumerate(_streams(asked))
+    ]
     try:
         yield box
     finally:
@@ -101,8 +109,7 @@ def _streams(asked: Asked) -> Iterator[tuple[PowerSampler, Prompt]]:
             yield asked.sampler if seed is None else asked.sampler.with_settings(seed=seed + i), prompt
 
 
-async def _follow(index: int, sampler: PowerSampler, prompt: Prompt, box: Mailbox) -> None:
-    chunks = sampler.astream(prompt)
+async def _follow(index: int, chunks: AsyncGenerator[Chunk, None], box: Mailbox) -> None:
     try:
         async for piece in chunks:
             box.put(index, piece)
@@ -166,6 +173,7 @@ class _Writer:
         events: list[str] = []
         for index, piece in pieces.items():
             events += self._progress(index, piece)
+            events += (_comment("trace", {"choice": index, "frame": frame.to_dict()}) for frame in piece.frames)
             events += map(_event, self._form.pieces(index, piece))
             if piece.completion is not None:
                 self._done[index] = piece.completion
@@ -182,7 +190,12 @@ class _Writer:
         self._told[index] = share
         numbers = {name: float(value) for name, value in stats.items() if math.isfinite(value)}
         told = {"choice": index, "done": done, "total": total, "stats": numbers}
-        return (f": progress {json.dumps(told)}\n\n",)
+        return (_comment("progress", told),)
+
+
+def _comment(kind: str, told: dict[str, Any]) -> str:
+    """Every client skips it. In ASCII, since some take more than a line end for one."""
+    return f": {kind} {json.dumps(told, allow_nan=False)}\n\n"
 
 
 def _event(chunk: dict[str, Any]) -> str:

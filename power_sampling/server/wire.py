@@ -189,6 +189,8 @@ class GenerationRequest(Wire):
     """Power field: only these completions."""
     grammar: str | None = None
     """Power field: only completions of this Lark grammar."""
+    trace: bool | None = None
+    """Power field, for streams: comments tell what the sampler does, step by step."""
 
 
 class ChatRequest(GenerationRequest):

@@ -131,6 +131,7 @@ REFUSED: list[tuple[dict[str, Any], str | None, str]] = [
     ({"model": "M:mh@alpha"}, None, "OPTION=VALUE"),
     ({"model": "M:mh@num_steps=x"}, None, "num_steps"),
     ({"model": "M:mh@num_steps=100"}, "sampler.num_steps", "at most 64"),
+    ({"trace": True}, "trace", "stream: true"),
     ({"model": "M@num_steps=4"}, None, "name it too"),
     ({"model": "M:mh@max_tokens=4"}, None, "max_tokens"),
 ]
