@@ -1,4 +1,4 @@
-"""Completions as the two endpoints answer with them, whole or piece by piece."""
+"""Completions as the endpoints for chats and texts answer with them, whole or piece by piece."""
 
 from __future__ import annotations
 
@@ -11,9 +11,19 @@ from typing import Any, Protocol
 
 from power_sampling.integrations import completion_facts, reply_of, token_logprobs
 from power_sampling.server.asked import Asked
+from power_sampling.server.faults import Fault
 from power_sampling.types import Chunk, Completion, Reply
 
-__all__ = ["ChatForm", "Form", "TextForm", "form_of", "usage"]
+__all__ = [
+    "ChatForm",
+    "Form",
+    "TextForm",
+    "cached_tokens",
+    "calls_of",
+    "chat_logprobs",
+    "facts_of",
+    "usage",
+]
 
 Json = dict[str, Any]
 
@@ -30,8 +40,18 @@ class Form(Protocol):
     def pieces(self, index: int, piece: Chunk) -> Iterator[Json]:
         """Chunks for a piece of one completion; the last piece carries the completion."""
 
-    def usage_chunk(self, completions: Sequence[Completion]) -> Json:
-        """The chunk that ends a stream where usage was asked for."""
+    def closing(self, completions: Sequence[Completion]) -> Iterator[Json]:
+        """Chunks behind the last text."""
+
+    def event(self, chunk: Json) -> str:
+        """A chunk as it is sent."""
+
+    def fault(self, fault: Fault) -> Json:
+        """The last chunk of a stream that fails."""
+
+    @property
+    def ending(self) -> str:
+        """What is sent behind the last chunk."""
 
 
 def usage(completions: Sequence[Completion], n: int) -> Json:
@@ -43,16 +63,18 @@ def usage(completions: Sequence[Completion], n: int) -> Json:
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": sum(_cached(c) for c in prompts)},
+        "prompt_tokens_details": {"cached_tokens": sum(cached_tokens(c) for c in prompts)},
         "decoded_tokens": sum(c.diagnostics.tokens_decoded for c in completions),
     }
 
 
-def _cached(completion: Completion) -> int:
+def cached_tokens(completion: Completion) -> int:
+    """Of its prompt."""
     return min(completion.diagnostics.tokens_reused, completion.prompt_tokens)
 
 
-def _facts(completion: Completion) -> Json:
+def facts_of(completion: Completion) -> Json:
+    """How it was found, and what it cost."""
     facts = completion_facts(completion)
     return {"logp": facts["logp"], "seed": facts["seed"], "stop": facts["stop"], **facts["power_sampling"]}
 
@@ -60,6 +82,7 @@ def _facts(completion: Completion) -> Json:
 class _Base:
     kind: str
     prefix: str
+    ending = "data: [DONE]\n\n"
 
     def __init__(self, asked: Asked) -> None:
         self._asked = asked
@@ -69,8 +92,16 @@ class _Base:
             "model": asked.model,
         }
 
-    def usage_chunk(self, completions: Sequence[Completion]) -> Json:
-        return self._chunk([], usage=usage(completions, self._asked.n))
+    def closing(self, completions: Sequence[Completion]) -> Iterator[Json]:
+        """The usage, where it was asked for."""
+        if self._asked.wants_usage:
+            yield self._chunk([], usage=usage(completions, self._asked.n))
+
+    def event(self, chunk: Json) -> str:
+        return f"data: {json.dumps(chunk, ensure_ascii=False, separators=(',', ':'))}\n\n"
+
+    def fault(self, fault: Fault) -> Json:
+        return fault.body()
 
     def _whole(self, kind: str, choices: Sequence[Json], completions: Sequence[Completion]) -> Json:
         return {**self._head, "object": kind, "choices": choices, "usage": usage(completions, self._asked.n)}
@@ -101,19 +132,19 @@ class ChatForm(_Base):
             yield self._delta(index, {"content": piece.content})
         if (completion := piece.completion) is None:
             return
-        calls, leftover = _calls(reply_of(completion))
+        calls, leftover = calls_of(reply_of(completion))
         if leftover:
             yield self._delta(index, {"content": leftover})
         for at, call in enumerate(calls):
             yield self._delta(index, {"tool_calls": [{"index": at, **call}]})
         if self._asked.wants_logprobs:
-            yield self._delta(index, {}, logprobs=_chat_logprobs(completion))
+            yield self._delta(index, {}, logprobs=chat_logprobs(completion))
         reason = _finish_reason(completion, calls)
-        yield self._delta(index, {}, finish_reason=reason, power_sampling=_facts(completion))
+        yield self._delta(index, {}, finish_reason=reason, power_sampling=facts_of(completion))
 
     def _choice(self, index: int, completion: Completion) -> Json:
         reply = reply_of(completion)
-        calls, leftover = _calls(reply)
+        calls, leftover = calls_of(reply)
         content = reply.content + leftover
         message: Json = {"role": "assistant", "content": content if content or not calls else None, "refusal": None}
         message |= {"reasoning_content": reply.reasoning} if reply.reasoning else {}
@@ -122,15 +153,15 @@ class ChatForm(_Base):
             "index": index,
             "message": message,
             "finish_reason": _finish_reason(completion, calls),
-            "logprobs": _chat_logprobs(completion) if self._asked.wants_logprobs else None,
-            "power_sampling": _facts(completion),
+            "logprobs": chat_logprobs(completion) if self._asked.wants_logprobs else None,
+            "power_sampling": facts_of(completion),
         }
 
     def _delta(self, index: int, delta: Json, **further: Any) -> Json:
         return self._chunk([{"index": index, "delta": delta, "finish_reason": None, "logprobs": None, **further}])
 
 
-def _calls(reply: Reply) -> tuple[list[Json], str]:
+def calls_of(reply: Reply) -> tuple[list[Json], str]:
     """The calls, those with broken arguments or of an unknown tool too: the client sees what the model wrote. What has
     not even a name is text after all."""
     calls = [_call(c.id, c.name, json.dumps(dict(c.arguments), ensure_ascii=False)) for c in reply.tool_calls]
@@ -146,7 +177,7 @@ def _finish_reason(completion: Completion, calls: Sequence[Json]) -> str:
     return "tool_calls" if calls and completion.finish_reason == "stop" else completion.finish_reason
 
 
-def _chat_logprobs(completion: Completion) -> Json:
+def chat_logprobs(completion: Completion) -> Json:
     """Of all tokens, what ended the completion included: they sum to log p of the completion."""
     content = [{**fact, "bytes": _bytes(fact["token"]), "top_logprobs": []} for fact in token_logprobs(completion)]
     return {"content": content, "refusal": None}
@@ -188,7 +219,7 @@ class TextForm(_Base):
 
     def _at_end(self, completion: Completion) -> Json:
         logprobs = _text_logprobs(completion) if self._asked.wants_logprobs else None
-        return {"logprobs": logprobs, "power_sampling": _facts(completion)}
+        return {"logprobs": logprobs, "power_sampling": facts_of(completion)}
 
 
 def _text_logprobs(completion: Completion) -> Json:
@@ -199,8 +230,3 @@ def _text_logprobs(completion: Completion) -> Json:
         "top_logprobs": None,
         "text_offset": [0, *accumulate(map(len, tokens))][: len(tokens)],
     }
-
-
-def form_of(asked: Asked) -> Form:
-    """A conversation is answered as chat, a text as text."""
-    return TextForm(asked) if isinstance(asked.prompts[0], str) else ChatForm(asked)

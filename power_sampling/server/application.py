@@ -76,6 +76,7 @@ def _routes(served: Served, gate: Gate, metrics: Metrics) -> list[Route]:
     return [
         generation("/v1/chat/completions", endpoints.chat),
         generation("/v1/completions", endpoints.completion),
+        generation("/v1/responses", endpoints.response),
         Route("/v1/models", _models(served)),
         Route("/v1/models/{model:path}", _model(served)),
         Route("/health", health),

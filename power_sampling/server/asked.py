@@ -20,7 +20,7 @@ from power_sampling.server.faults import Fault
 from power_sampling.server.limits import Limits
 from power_sampling.server.wire import ChatRequest, CompletionRequest, GenerationRequest
 
-__all__ = ["Asked", "Served", "asked_chat", "asked_completion"]
+__all__ = ["Asked", "Served", "asked_chat", "asked_completion", "refused"]
 
 # fields that clients send without meaning it: what they may be, and what to do else
 NEUTRAL: Mapping[str, tuple[tuple[Any, ...], str]] = {
@@ -64,6 +64,7 @@ class Asked:
     echo: Sequence[str] = ()  # what stands before each prompt's completions
     metadata: Mapping[str, str] | None = None
     label: str | None = None  # for the log
+    response: Mapping[str, Any] | None = None  # of /v1/responses: the fields of the request that come back
 
     @property
     def num_completions(self) -> int:
@@ -89,11 +90,11 @@ def asked_completion(request: CompletionRequest, served: Served) -> Asked:
     """Raises a Fault or a PowerSamplingError for what cannot be honoured."""
     prompts = [request.prompt] if isinstance(request.prompt, str) else request.prompt
     if request.logprobs:
-        raise _refused("logprobs", request.logprobs, "only the log p of drawn tokens is kept; give 0")
+        raise refused("logprobs", request.logprobs, "only the log p of drawn tokens is kept; give 0")
     if request.best_of not in (None, 1, request.n):
-        raise _refused("best_of", request.best_of, 'use the power field sampler={"name": "best_of_n", ...}')
+        raise refused("best_of", request.best_of, 'use the power field sampler={"name": "best_of_n", ...}')
     if request.echo and request.logprobs is not None:
-        raise _refused("echo", True, "log p is that of the completion; leave echo or logprobs out")
+        raise refused("echo", True, "log p is that of the completion; leave echo or logprobs out")
     return Asked(
         sampler=_sampler(request, served, {"max_tokens": request.max_tokens}, {}),
         prompts=prompts,
@@ -109,14 +110,14 @@ def _common(request: GenerationRequest) -> dict[str, Any]:
     for name, (accepted, advice) in NEUTRAL.items():
         value = getattr(request, name, None)
         if value is not None and value not in accepted:
-            raise _refused(name, value, advice)
+            raise refused(name, value, advice)
     options = request.stream_options
     if options is not None and not request.stream:
-        raise _refused("stream_options", options.model_dump(exclude_none=True), "it needs stream: true")
+        raise refused("stream_options", options.model_dump(exclude_none=True), "it needs stream: true")
     if options is not None and options.include_obfuscation:
-        raise _refused("stream_options.include_obfuscation", True, "pieces are never padded; leave it out")
+        raise refused("stream_options.include_obfuscation", True, "pieces are never padded; leave it out")
     if request.trace and not request.stream:
-        raise _refused("trace", True, "it comes with a stream; add stream: true, or leave it out")
+        raise refused("trace", True, "it comes with a stream; add stream: true, or leave it out")
     return {
         "model": request.model,
         "is_stream": bool(request.stream),
@@ -125,7 +126,8 @@ def _common(request: GenerationRequest) -> dict[str, Any]:
     }
 
 
-def _refused(param: str, value: Any, advice: str) -> Fault:
+def refused(param: str, value: Any, advice: str) -> Fault:
+    """A value that cannot be honoured."""
     return Fault(
         400, f"{param}: {shortened(value)} cannot be honoured: {advice}.", code="unsupported_value", param=param
     )

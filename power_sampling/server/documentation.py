@@ -8,10 +8,12 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
+from power_sampling.server.responses.wire import ResponseRequest
 from power_sampling.server.wire import ChatRequest, CompletionRequest
 
 __all__ = ["openapi", "page"]
 
+REQUESTS = (ChatRequest, CompletionRequest, ResponseRequest)
 REFERENCE = "#/components/schemas/{model}"
 FAULTS = {
     "400": "Something in the request cannot be honoured",
@@ -30,7 +32,7 @@ FAULTS = {
 
 def openapi() -> dict[str, Any]:
     """The OpenAPI document."""
-    models: list[tuple[Any, Any]] = [(ChatRequest, "validation"), (CompletionRequest, "validation")]
+    models: list[tuple[Any, Any]] = [(model, "validation") for model in REQUESTS]
     _, schemas = models_json_schema(models, ref_template=REFERENCE)
     error = {"type": "object", "required": ["error"], "properties": {"error": {"type": "object"}}}
     return {
@@ -39,6 +41,7 @@ def openapi() -> dict[str, Any]:
         "paths": {
             "/": {"get": _get("A page that answers a prompt plainly and by power sampling", kind="text/html")},
             "/v1/chat/completions": {"post": _post("The assistant's next turn", "ChatRequest")},
+            "/v1/responses": {"post": _post("The items that come next in a conversation", "ResponseRequest")},
             "/v1/completions": {"post": _post("Texts completed as they stand", "CompletionRequest")},
             "/v1/models": {"get": _get("The names of the model, one for each sampler")},
             "/v1/models/{model}": {"get": _get("What a name stands for", param="model")},
@@ -104,7 +107,7 @@ def _parts(listed: Sequence[str]) -> Iterator[str]:
     yield _table("Paths", ("path", "what"), rows)
     yield "<h2>Models</h2><p>Options stand behind an @: <code>" + escape(f"{listed[0]}:mh@alpha=2") + "</code></p><ul>"
     yield "".join(f"<li><code>{escape(name)}</code></li>" for name in listed) + "</ul>"
-    for model in (ChatRequest, CompletionRequest):
+    for model in REQUESTS:
         fields = [(name, " ".join((f.description or "").split())) for name, f in model.model_fields.items()]
         yield _table(str(model.__doc__), ("field", "meaning"), fields)
     yield _table("Errors", ("status", "meaning"), list(FAULTS.items()))

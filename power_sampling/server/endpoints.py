@@ -14,16 +14,18 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from power_sampling.server.answers import form_of
 from power_sampling.server.asked import Asked, Served, asked_chat, asked_completion
 from power_sampling.server.faults import Fault, fault_of, unreadable
+from power_sampling.server.forms import form_of
 from power_sampling.server.limits import Gate, Limits
 from power_sampling.server.metrics import Metrics
+from power_sampling.server.responses.asked import asked_response
+from power_sampling.server.responses.wire import ResponseRequest
 from power_sampling.server.streams import Gone, followed, write_stream
 from power_sampling.server.wire import ChatRequest, CompletionRequest, Wire
 from power_sampling.types import Completion
 
-__all__ = ["Generation", "chat", "completion"]
+__all__ = ["Generation", "chat", "completion", "response"]
 
 LOG = logging.getLogger("power_sampling.server")
 CLIENT_GONE = 499  # nobody hears it; the log and the metrics do
@@ -39,6 +41,11 @@ def chat(body: bytes, served: Served) -> Asked:
 def completion(body: bytes, served: Served) -> Asked:
     """What the body of POST /v1/completions asks for."""
     return asked_completion(_parsed(CompletionRequest, body), served)
+
+
+def response(body: bytes, served: Served) -> Asked:
+    """What the body of POST /v1/responses asks for."""
+    return asked_response(_parsed(ResponseRequest, body), served)
 
 
 def _parsed(model: type[Wire], body: bytes) -> Any:

@@ -17,9 +17,10 @@ from typing import Any
 from starlette.types import Send
 
 from power_sampling.runtime import PowerSampler, Prompt
-from power_sampling.server.answers import Form, form_of
+from power_sampling.server.answers import Form
 from power_sampling.server.asked import Asked
 from power_sampling.server.faults import Fault, fault_of
+from power_sampling.server.forms import form_of
 from power_sampling.server.limits import Limits
 from power_sampling.types import Chunk, Completion
 
@@ -136,7 +137,7 @@ async def write_stream(asked: Asked, box: Mailbox, send: Send, limits: Limits) -
     pieces, form, written = await box.take(), form_of(asked), 0.0
     await _send(send, limits, {"type": "http.response.start", "status": 200, "headers": [*HEADERS]})
     writer, loop = _Writer(asked, form), asyncio.get_running_loop()
-    events = [*map(_event, form.opening()), *writer.events(pieces)]
+    events = [*map(form.event, form.opening()), *writer.events(pieces)]
     while not writer.is_done:
         if events:
             await _write(send, limits, events)
@@ -144,12 +145,12 @@ async def write_stream(asked: Asked, box: Mailbox, send: Send, limits: Limits) -
         try:
             pieces = await box.take(max(0.0, written + limits.keep_alive_seconds - loop.time()))
         except Fault as fault:
-            await _write(send, limits, [_event(fault.body())], is_last=True)
+            await _write(send, limits, [form.event(form.fault(fault))], is_last=True)
             return Written(writer.completions(), fault)
         is_silent = loop.time() >= written + limits.keep_alive_seconds
         events = writer.events(pieces) or ([": keep-alive\n\n"] if is_silent else [])
-    events += [_event(form.usage_chunk(writer.completions()))] if asked.wants_usage else []
-    await _write(send, limits, [*events, "data: [DONE]\n\n"], is_last=True)
+    events += map(form.event, form.closing(writer.completions()))
+    await _write(send, limits, [*events, form.ending], is_last=True)
     return Written(writer.completions())
 
 
@@ -174,7 +175,7 @@ class _Writer:
         for index, piece in pieces.items():
             events += self._progress(index, piece)
             events += (_comment("trace", {"choice": index, "frame": frame.to_dict()}) for frame in piece.frames)
-            events += map(_event, self._form.pieces(index, piece))
+            events += map(self._form.event, self._form.pieces(index, piece))
             if piece.completion is not None:
                 self._done[index] = piece.completion
         return events
@@ -196,10 +197,6 @@ class _Writer:
 def _comment(kind: str, told: dict[str, Any]) -> str:
     """Every client skips it. In ASCII, since some take more than a line end for one."""
     return f": {kind} {json.dumps(told, allow_nan=False)}\n\n"
-
-
-def _event(chunk: dict[str, Any]) -> str:
-    return f"data: {json.dumps(chunk, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
 async def _write(send: Send, limits: Limits, events: Sequence[str], *, is_last: bool = False) -> None:
