@@ -71,10 +71,11 @@ class PreparedPrompt:
         return TextStream(codec.decode, codec.eos_ids, StopStrings(stop, codec.decode) if stop else None)
 
     def text_of(self, tokens: Tokens) -> str:
-        """What a completion with these tokens reads like."""
-        text = self.text_stream()
-        text.finish(tokens)
-        return text.text
+        """What a completion with these tokens reads like. Decoded at once: that of a stream, without its steps."""
+        ended = next((i for i, token in enumerate(tokens) if token in self.codec.eos_ids), len(tokens))
+        text, stop = self.codec.decode(tokens[:ended]), self.termination.stop
+        found = StopStrings(stop, self.codec.decode).find(text) if stop else None
+        return text[: found[0]] if found else text
 
     def reply_reader(self, seed: int) -> ReplyReader | None:
         """Takes the text apart, in a conversation. Calls have the same ids whenever this prompt is answered under this

@@ -20,7 +20,7 @@ from pydantic import Field
 from power_sampling.samplers.base import IsOutOfTime, Sampler, SamplerOptions
 from power_sampling.samplers.parts.resampling import effective_sample_size, log_mean_exp
 from power_sampling.samplers.parts.rng import Rng
-from power_sampling.types import Answer, Chain, Draw, Exactness, Law, Progress, Round
+from power_sampling.types import Answer, Chain, Chosen, Draw, Exactness, Law, Progress, Round
 
 __all__ = ["YourName"]
 
@@ -61,7 +61,10 @@ class YourName(SamplerOptions):
         if log_w.max() == -math.inf:  # under a constraint: nothing legal was found, and the runtime says so
             return Answer(chains[0], "approximate", ess=0.0, log_z=-math.inf, is_budget_spent=is_spent)
         # All chance goes through rng.
-        chosen = rng.categorical(np.exp(log_w - log_w.max()))
+        weights = np.exp(log_w - log_w.max())
+        chosen = rng.categorical(weights)
+        # What was done, for those who watch; between rounds it goes into the next one's `steps`.
+        told = Chosen(0, tuple(chain.bare() for chain in chains), tuple(weights.tolist()), chosen)
         label: Exactness = "approximate" if is_spent else self.exactness
         ess, log_z = effective_sample_size(log_w), log_mean_exp(log_w)
-        return Answer(chains[chosen], label, ess=ess, log_z=log_z, is_budget_spent=is_spent)
+        return Answer(chains[chosen], label, ess=ess, log_z=log_z, is_budget_spent=is_spent, steps=(told,))

@@ -137,7 +137,7 @@ async def write_stream(asked: Asked, box: Mailbox, send: Send, limits: Limits) -
     pieces, form, written = await box.take(), form_of(asked), 0.0
     await _send(send, limits, {"type": "http.response.start", "status": 200, "headers": [*HEADERS]})
     writer, loop = _Writer(asked, form), asyncio.get_running_loop()
-    events = [*map(form.event, form.opening()), *writer.events(pieces)]
+    events = [*map(form.event, form.opening()), *await _events(writer, pieces)]
     while not writer.is_done:
         if events:
             await _write(send, limits, events)
@@ -148,10 +148,16 @@ async def write_stream(asked: Asked, box: Mailbox, send: Send, limits: Limits) -
             await _write(send, limits, [form.event(form.fault(fault))], is_last=True)
             return Written(writer.completions(), fault)
         is_silent = loop.time() >= written + limits.keep_alive_seconds
-        events = writer.events(pieces) or ([": keep-alive\n\n"] if is_silent else [])
+        events = await _events(writer, pieces) or ([": keep-alive\n\n"] if is_silent else [])
     events += map(form.event, form.closing(writer.completions()))
     await _write(send, limits, [*events, form.ending], is_last=True)
     return Written(writer.completions())
+
+
+async def _events(writer: _Writer, pieces: dict[int, Chunk]) -> list[str]:
+    """Frames are as long as their chains: the loop does not wait until they are written out."""
+    has_frames = any(piece.frames for piece in pieces.values())
+    return await asyncio.to_thread(writer.events, pieces) if has_frames else writer.events(pieces)
 
 
 class _Writer:

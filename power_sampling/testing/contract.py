@@ -27,8 +27,9 @@ def check_sampler(
     """Assert the contract of `SamplerOptions.run` on a table model, over `num_runs` seeds.
 
     Draws stay within the horizon, rounds within `counts`; settled tokens are a beginning of the answer and are never
-    taken back; every draw has a seed of its own. The answer ends by itself or at the horizon, with the numbers its
-    draws brought; it is a function of the seed; out of time, it comes after one more round at most and says so.
+    taken back; every draw has a seed of its own; steps hold bare chains. The answer ends by itself or at the horizon,
+    with the numbers its draws brought; it is a function of the seed; out of time, it comes after one more round at most
+    and says so.
 
     A sampler labelled `exact` must have the law of its label: over `num_draws` seeds the frequency f of each completion
     has to satisfy num_draws * KL(f, pi) < 15 (see `check_language_model`). The law of another one is for its author to
@@ -97,6 +98,8 @@ def _check_rounds(rounds: list[Round], answer: Answer, horizon: int) -> None:
         shown = current.settled
         assert 0 <= current.progress.done <= current.progress.total, f"progress is {current.progress}"
     assert answer.chain.tokens[: len(shown)] == shown, "what was settled is not in the answer"
+    for step in (*(step for current in rounds for step in current.steps), *answer.steps):
+        assert all(chain.memo is None for chain in step.chains), f"{step} holds an engine's note; tell chains `bare`"
     seeds = [draw.seed for current in rounds for draw in current.draws]
     assert len(set(seeds)) == len(seeds), "two draws have one seed: they are the same, or alike, and not independent"
 

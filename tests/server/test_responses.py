@@ -87,7 +87,7 @@ def test_an_answer_that_is_cut_is_incomplete(client: OpenAI) -> None:
     assert last.type == "response.incomplete" and last.response.output_text == ANSWER[:5]
 
 
-@pytest.mark.parametrize("model", ["M", "M:mh@num_steps=2", "M:smc@num_particles=3"])
+@pytest.mark.parametrize("model", ["M", "M:smc@num_particles=3"])
 def test_a_stream_is_the_answer_event_by_event(client: OpenAI, model: str) -> None:
     asked: Any = {"model": model, "input": "think", "tools": [WEATHER], "extra_body": {"seed": 3}}
     whole = client.responses.create(**asked)
@@ -256,11 +256,9 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 
 
 def test_fields_at_values_that_mean_nothing_are_accepted(client: OpenAI) -> None:
-    for name, value in ACCEPTED.items():
-        answer = posted(client, **{name: value})
-        assert answer.status_code == 200, (name, answer.text)
     answer = posted(client, **ACCEPTED)
-    assert answer.status_code == 200 and answer.json()["output"][0]["content"][0]["text"] == ANSWER
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["output"][0]["content"][0]["text"] == ANSWER
 
 
 @pytest.mark.parametrize(("fields", "param", "says"), REFUSED, ids=lambda x: str(x)[:40])

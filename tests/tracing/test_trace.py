@@ -69,14 +69,13 @@ def test_the_page_stands_alone_and_runs_nothing_that_a_model_says() -> None:
     assert "unsafe" not in page and "default-src &#39;none&#39;" in page
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-def test_a_browser_plays_the_moves(model: PowerSampler, browser: Browser, tmp_path: Path, width: int) -> None:
+def test_a_browser_plays_the_moves(model: PowerSampler, browser: Browser, tmp_path: Path) -> None:
     trace = traced(model, "hello", sampler=MH)
     steps = [frame.event.step for frame in trace.frames]
     moves = [i for i, step in enumerate(steps) if isinstance(step, Moved)]
     accepted = next(i for i in moves if steps[i].accepted is not None)  # type: ignore[attr-defined]
     rejected = next(i for i in moves if steps[i].accepted is None)  # type: ignore[attr-defined]
-    with visited(browser, page_of(trace, tmp_path), width) as page:
+    with visited(browser, page_of(trace, tmp_path), WIDTHS[0]) as page:
         slider, says = page.get_by_role("slider", name="Step"), page.get_by_role("status")
         assert says.inner_text().startswith("Continued from token 0")
         for at, word, mark in ((accepted, "accepted", "ins"), (rejected, "rejected", "del")):
@@ -97,10 +96,7 @@ def test_a_browser_plays_the_moves(model: PowerSampler, browser: Browser, tmp_pa
         assert page.get_by_role("img", name="log p against steps").count() == 1
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-def test_a_browser_shows_particles_and_their_genealogy(
-    model: PowerSampler, browser: Browser, tmp_path: Path, width: int
-) -> None:
+def test_a_browser_shows_particles_and_their_genealogy(model: PowerSampler, browser: Browser, tmp_path: Path) -> None:
     trace = traced(model, "hello", sampler=SMC)
     blocks = [frame for frame in trace.frames if isinstance(frame.event.step, Weighed)]
     assert len(blocks) > 2 and blocks[0].event.step.ancestors is not None  # type: ignore[attr-defined]
@@ -108,7 +104,7 @@ def test_a_browser_shows_particles_and_their_genealogy(
     for block in reversed(blocks[:-1]):
         ancestors = block.event.step.ancestors  # type: ignore[attr-defined]
         survivors = {i if ancestors is None else ancestors[i] for i in survivors}
-    with visited(browser, page_of(trace, tmp_path), width) as page:
+    with visited(browser, page_of(trace, tmp_path), WIDTHS[1]) as page:
         page.get_by_role("slider", name="Step").fill(str(len(blocks) - 1))
         particles = page.get_by_role("list", name="Chains of this step").get_by_role("listitem")
         assert particles.count() == SMC["num_particles"]
@@ -148,6 +144,7 @@ def test_the_terminal_is_not_steered_and_not_flooded(model: PowerSampler) -> Non
     assert "more" in out.getvalue() and len(out.getvalue().splitlines()) == MOST_SHOWN + 2
 
 
+@pytest.mark.slow
 def test_what_the_documents_print_runs(embedded: PowerSampler, capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), flags=re.DOTALL)
     found: dict[str, Any] = {}
