@@ -23,7 +23,7 @@ setup: .venv/.ready
 
 demo: setup
 	$(BIN)/python examples/demo.py
-	$(BIN)/power-sampling trace "What is the capital of France?" --max-new-tokens 40 --seed 1 --alpha 2 \
+	$(BIN)/power-sampling trace "What is the capital of France?" --max-new-tokens 32 --seed 3 --alpha 4 \
 		--set 'sampler={name: metropolis_hastings, num_steps: 3}' --html .cache/trace.html
 	@echo "The same as a page that plays step by step: .cache/trace.html"
 

@@ -110,8 +110,8 @@ SLIPS = (
     Slip(
         "acceptance by the wrong side of u",
         f"{PARTS}/accept.py",
-        "if log_u <= math.log",
-        "if -log_u <= math.log",
+        "if log_u <= log_ratio",
+        "if -log_u <= log_ratio",
         OF_MH,
     ),
     Slip(
@@ -146,15 +146,15 @@ SLIPS = (
     Slip(
         "particle Gibbs loses the kept particle",
         GIBBS,
-        "particles[1:] = [particles[rng.categorical(w)] for _ in range(1, n)]",
-        "particles = [particles[rng.categorical(w)] for _ in range(n)]",
+        "ancestors = [0, *(rng.categorical(w) for _ in range(1, n))]",
+        "ancestors = [rng.categorical(w) for _ in range(n)]",
         OF_GIBBS,
     ),
     Slip(
         "particle Gibbs keeps weights after resampling",
         GIBBS,
-        "            log_weights = np.zeros(n)\n\n",
-        "\n",
+        "            log_weights = np.zeros(n)\n        notes",
+        "        notes",
         OF_GIBBS,
     ),
     Slip(
@@ -181,8 +181,8 @@ SLIPS = (
     Slip(
         "SMC picks a particle uniformly",
         SMC,
-        "    chosen = rng.categorical(np.exp(log_weights - log_weights.max()))\n    return Answer",
-        "    chosen = rng.integers(len(particles))\n    return Answer",
+        "    chosen = rng.categorical(weights)\n    answer",
+        "    chosen = rng.integers(len(particles))\n    answer",
         OF_SMC,
     ),
     Slip(
@@ -202,8 +202,8 @@ SLIPS = (
     Slip(
         "pooled runs picked uniformly",
         SMC,
-        "answers[rng.categorical(np.exp(log_z - log_z.max()))]",
-        "answers[rng.integers(len(answers))]",
+        "chosen = rng.categorical(evidence)",
+        "chosen = rng.integers(len(answers))",
         OF_SMC,
     ),
     Slip(
@@ -241,16 +241,37 @@ SLIPS = (
     Slip(
         "rejection takes what was abandoned",
         "power_sampling/samplers/rejection.py",
-        "if continuation.is_complete and bound",
-        "if bound",
+        "is_accepted = continuation.is_complete and bound",
+        "is_accepted = bound",
         ("tests/samplers/test_rejection.py",),
     ),
     Slip(
         "best of n takes the last",
         "power_sampling/samplers/best_of_n.py",
-        "return Answer(max((",
-        "return Answer(min((",
+        "best = max(",
+        "best = min(",
         ("tests/samplers/test_best_of_n.py",),
+    ),
+    Slip(
+        "a trace tells a rejected proposal as accepted",
+        MH,
+        "plan.log_u, accepted, moved",
+        "plan.log_u, 0, moved",
+        ("tests/runtime/test_frames.py",),
+    ),
+    Slip(
+        "a trace tells other ancestors",
+        SMC,
+        "ancestors=tuple(ancestors)",
+        "ancestors=tuple(ancestors[::-1])",
+        ("tests/runtime/test_frames.py",),
+    ),
+    Slip(
+        "a step is told twice",
+        f"{PARTS}/notes.py",
+        "tuple(self._steps), []",
+        "tuple(self._steps), self._steps",
+        ("tests/runtime/test_frames.py",),
     ),
     Slip(
         "chances of a tree of moves are not multiplied",
