@@ -6,7 +6,7 @@ export TOKENIZERS_PARALLELISM := false
 # the embedded model, unpacked once, stays inside the project
 export POWER_SAMPLING_CACHE := $(CURDIR)/.cache
 
-.PHONY: setup demo test test-slow test-mutations lint types format bench clean
+.PHONY: setup demo test test-slow test-mutations test-clients lint types format bench clean
 
 setup: .venv/.ready
 
@@ -47,6 +47,16 @@ test-slow: setup
 test-mutations: setup
 	$(BIN)/python benchmarks/mutations.py
 
+# other frameworks against the server, in an environment of their own; npm for the JavaScript SDK
+test-clients: setup .venv-clients/.ready
+	$(BIN)/pytest -m slow tests/server/test_frameworks.py
+
+.venv-clients/.ready: Makefile
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python -m pip install --quiet 'pydantic-ai-slim[openai]' openai-agents 'smolagents[openai]' litellm dspy haystack-ai
+	npm install --silent --prefix .venv-clients openai
+	touch $@
+
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -55,4 +65,4 @@ bench: setup
 	$(BIN)/python benchmarks/engine.py
 
 clean:
-	rm -rf .venv .cache build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-clients .cache build dist .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,63 @@
+"""Frameworks that reach the server by its address alone, each a program of its own in an environment of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from power_sampling.server import app
+from tests.support.scripted import ANSWER, example, hermes_call
+from tests.support.server import is_idle, listening, spoken, until
+
+ROOT = Path(__file__).parents[2]
+CLIENTS = Path(__file__).parent / "clients"
+ENVIRONMENT = Path(os.environ.get("CLIENTS_ENVIRONMENT", ROOT / ".venv-clients"))
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not ENVIRONMENT.is_dir(), reason="make test-clients installs the frameworks and runs this"),
+]
+
+
+def rule(prompt: str) -> list[str]:
+    """Calls those tools on offer that it has not called yet, one after the other, then answers."""
+    said = "".join(turn.split("<|end|>")[0] for turn in prompt.split("<|assistant|>")[1:])
+    new = [tool for tool in offered(prompt) if tool["name"] not in said]
+    calls = [hermes_call(tool["name"], example(tool["parameters"])) for tool in new]
+    answers = [ANSWER, '{"good": true, "marks": 3}']
+    return [*calls, *(reversed(answers) if "JSON object" in prompt else answers)]
+
+
+def offered(prompt: str) -> Iterator[dict[str, Any]]:
+    """The functions behind `<tools>`, until something is no JSON."""
+    rest = next((part for part in prompt.split("<tools>") if part.lstrip().startswith("{")), "")
+    while rest.lstrip().startswith("{"):
+        tool, end = json.JSONDecoder().raw_decode(rest.lstrip())
+        yield tool["function"]
+        rest = rest.lstrip()[end:]
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    sampler = spoken(rule)
+    with listening(app(sampler, name="M", api_keys=["key"])) as url:
+        yield f"{url}/v1"
+        until(lambda: is_idle(sampler))
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in CLIENTS.glob("use_*")))
+def test_a_program_of_another_framework(url: str, script: str) -> None:
+    if script.endswith(".mjs"):
+        (ENVIRONMENT / script).write_text((CLIENTS / script).read_text())  # packages are looked for beside the script
+        command = ["node", str(ENVIRONMENT / script)]
+    else:
+        command = [str(ENVIRONMENT / "bin" / "python"), str(CLIENTS / script)]
+    env = {**os.environ, "PYTHONPATH": "", "PYTHONWARNINGS": "ignore", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    ran = subprocess.run([*command, url, ANSWER], capture_output=True, text=True, timeout=240, env=env)
+    assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-4000:]
