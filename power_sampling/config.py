@@ -59,6 +59,12 @@ def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else () if value is None else value
 
 
+_Biases = Annotated[
+    dict[Annotated[int, Field(ge=0)], Annotated[float, Field(ge=-100, le=100)]],
+    BeforeValidator(lambda value: {} if value is None else value),
+]
+
+
 def _as_choices(value: Any) -> Any:
     if isinstance(value, (str, Mapping)) or (isinstance(value, Collection) and not all(value)):
         raise ConfigurationError(f"choices: expected a list of texts, none of them empty, got {shortened(value)}.")
@@ -89,6 +95,21 @@ class GenerationConfig(Settings):
     its power: every sampler returns it."""
     max_new_tokens: int = Field(default=256, ge=1, le=MOST_TOKENS)
     """The horizon: the longest completion, in tokens."""
+    top_k: int | None = Field(default=None, ge=1)
+    """Restricts p to its k likeliest tokens at every position, normalised, and ties with the last of them. This and the
+    next four fields make p another law: the target is p(x)^alpha of that one, its weights are exact, log p is its own,
+    and `diagnostics.base_law` names it. They are applied from `bad_words` and `logit_bias` on to `min_p`."""
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    """Restricts p to the fewest likeliest tokens that have this probability together, after `top_k`; 1: all of them."""
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    """Restricts p to tokens at least so many times as likely as the likeliest one; 0: all of them."""
+    logit_bias: _Biases = Field(default_factory=dict)
+    """Token ids with numbers from -100 to 100 that are added to their logits, before the temperature divides them."""
+    bad_words: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...], Field(max_length=4096), BeforeValidator(_as_tuple)
+    ] = ()
+    """Words that p excludes, as sequences of tokens: those of the word at the beginning of a text, behind a space and
+    behind a line break. Spelled by other tokens, a word can still occur; a `regex` excludes it for certain."""
     stop: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ()
     """Strings that end a completion like EOS does; excluded from the text. Under a constraint, what comes before has to
     be complete."""

@@ -30,6 +30,11 @@ class GenerationFields(TypedDict, total=False):
     alpha: float
     temperature: float
     max_new_tokens: int
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    logit_bias: Mapping[int, float] | None
+    bad_words: str | Collection[str] | None
     stop: str | Collection[str] | None
     seed: int | None
     time_budget: float | None

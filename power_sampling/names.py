@@ -20,11 +20,14 @@ _SAME = {
     "json_schema": "response_format format guided_json",
     "regex": "guided_regex",
     "choices": "guided_choice",
+    "bad_words": "bad_words_ids banned_words",
 }
 _OTHERWISE = {
-    "it bends the law of the model, and the target here is a power of that law; set `alpha`, or `temperature`": (
-        "top_p top_k min_p typical_p repetition_penalty presence_penalty frequency_penalty logit_bias tfs_z mirostat"
-    ),
+    (
+        "a penalty is raised to the power alpha like all of p, and then forbids what has to repeat, as names in code "
+        "and keys in JSON; `alpha`, `top_p` and `min_p` keep to what is likely, `bad_words` excludes words"
+    ): "repetition_penalty presence_penalty frequency_penalty no_repeat_ngram_size dry_multiplier penalty_alpha",
+    "restrict p by `top_k`, `top_p` or `min_p`": "typical_p tfs_z mirostat epsilon_cutoff eta_cutoff xtc_threshold",
     "the context window is the model's own": "num_ctx n_ctx max_model_len context_size",
     "models run in this process and there is no server to name: `model` is a hub id, a folder or a GGUF file": (
         "base_url api_base openai_api_base endpoint_url server_url host"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from power_sampling.base_law import asked_for, base_law
 from power_sampling.config import CONSTRAINTS, GenerationConfig
 from power_sampling.engines.protocol import Capabilities
 from power_sampling.errors import ConfigurationError, ContextOverflowError, EmptyPromptError, InputError, shortened
@@ -18,7 +19,7 @@ from power_sampling.text.grammar import answer_rule
 from power_sampling.text.reply import ReplyReader
 from power_sampling.text.stop import StopStrings, TextStream
 from power_sampling.text.validation import checked_text
-from power_sampling.types import Conversation, Message, Termination, Tokens
+from power_sampling.types import BaseLaw, Conversation, Message, Termination, Tokens
 
 if TYPE_CHECKING:
     from power_sampling.text.codec import Codec
@@ -46,6 +47,7 @@ class PreparedPrompt:
     turn: Turn | None  # of the assistant; None: a text, completed as it stands
     starts_in_reasoning: bool
     termination: Termination
+    base: BaseLaw | None = None  # of p; None: the model's own
 
     def request(
         self, seed: int, started: float, listener: Callable[[Update], None] | None, *, wants_events: bool = False
@@ -56,7 +58,12 @@ class PreparedPrompt:
             prompt=self.tokens,
             termination=self.termination,
             make_sampler=lambda is_out_of_time: sampler_for(
-                config, config.max_new_tokens, NumpyRng(seed), is_out_of_time, is_constrained=is_constrained
+                config,
+                config.max_new_tokens,
+                NumpyRng(seed),
+                is_out_of_time,
+                is_constrained=is_constrained,
+                base=self.base,
             ),
             time_budget=config.time_budget,
             timeout=config.timeout,
@@ -113,7 +120,8 @@ def prepare(prompt: Prompt, loaded: Loaded, config: GenerationConfig) -> Prepare
     termination = Termination(codec.eos_ids, config.stop, lark, config.max_new_tokens)
     _check_capabilities(config, termination, loaded.engine.capabilities)
     loaded.rules(termination)  # raises for a constraint that is none
-    return PreparedPrompt(codec, config, tokens, turn, starts_in_reasoning, termination)
+    base = base_law(config, codec, loaded.engine.vocab_size)
+    return PreparedPrompt(codec, config, tokens, turn, starts_in_reasoning, termination, base)
 
 
 def encoded(prompt: Prompt, codec: Codec) -> Tokens:
@@ -188,6 +196,11 @@ def _check_capabilities(config: GenerationConfig, termination: Termination, can:
         raise ConfigurationError(
             f"sampler: {config.sampler.name} weighs completions at several temperatures, which this engine cannot do. "
             "Use metropolis_hastings, or the engine 'torch'."
+        )
+    if (changed := asked_for(config)) and not can.base:
+        raise ConfigurationError(
+            f"{' and '.join(changed)}: this engine cannot draw from another law than the model's own. Leave it out, or "
+            "use the engine 'torch'."
         )
     if termination.constraint is not None and not can.masks:
         asked = next((name for name in CONSTRAINTS if getattr(config, name) is not None), "tools")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from power_sampling.base_law import asked_for, label_of
 from power_sampling.errors import NoLegalCompletionError
 from power_sampling.frames import frame_of
 from power_sampling.metering import note
@@ -29,9 +30,11 @@ def completion_of(
     """The completion a finished request stands for; `text` and `reply` where they are read already."""
     chain, config = outcome.answer.chain, s.prompt.config
     if chain.end == "illegal":
+        changed = " and ".join(asked_for(config))
         raise NoLegalCompletionError(
             f"No completion of at most {config.max_new_tokens} tokens (max_new_tokens) that obeys the constraint was "
             "found. Raise max_new_tokens, bound the constraint (maxLength, maxItems), or spend more steps or particles."
+            + (f" What {changed} excludes may be what the constraint needs." if changed else "")
         )
     if text is None:
         text = s.prompt.text_stream()
@@ -39,7 +42,9 @@ def completion_of(
         if reader := s.prompt.reply_reader(s.seed):
             reader.push(s.prompt.control_text(chain.tokens) or text.text)
             _, reply = reader.finish()
-    diagnostics = Diagnostics(sampler=config.sampler.name, alpha=config.law().alpha, **outcome.facts())
+    diagnostics = Diagnostics(
+        sampler=config.sampler.name, alpha=config.law().alpha, base_law=label_of(config), **outcome.facts()
+    )
     note(diagnostics)
     return Completion(
         text=text.text,

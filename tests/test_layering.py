@@ -37,6 +37,7 @@ RANK = {
     "metering": 1,
     "progress": 1,
     "frames": 1,
+    "base_law": 4,
     "prepared": 6.5,
     "configured": 6.7,
     "reading": 6.7,

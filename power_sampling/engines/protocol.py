@@ -39,6 +39,7 @@ class Capabilities(NamedTuple):
     entropy: bool = False  # the entropy of p at every position: entropy cuts
     score_at: bool = False  # log q at further proposal temperatures: ladders of powers
     masks: bool = False  # `Termination.constraint`: q is masked token by token, p is not
+    base: bool = False  # `Law.base`: p is another law than softmax(logits / temperature), and so is q
 
 
 class Watch(Protocol):

@@ -51,9 +51,13 @@ class Row:
 
     @property
     def may_go_on(self) -> bool:
-        """Whether the token after the next one can be drawn before the next one is known: no constraint has to see it,
-        and the draw goes so far."""
-        return not (self.watch and self.watch.has_masks) and len(self.tokens) + 1 < self.draw.max_new_tokens
+        """Whether the token after the next one can be drawn before the next one is known: no constraint and no bad word
+        has to see it, and the draw goes so far."""
+        looks_back = self.draw.law.base is not None and self.draw.law.base.looks_back
+        return (
+            not (looks_back or (self.watch and self.watch.has_masks))
+            and len(self.tokens) + 1 < self.draw.max_new_tokens
+        )
 
     def allowed(self) -> NDArray[np.bool_] | None:
         """Which tokens q may draw next; None: all. Nothing is said of a row that cannot go on."""
@@ -65,8 +69,19 @@ class Row:
             self.fault = _raised(error)
             return None
 
+    def excluded(self) -> Sequence[int]:
+        """Tokens that the base law gives no probability next, whatever the logits are: they would complete a bad
+        word."""
+        base = self.draw.law.base
+        if base is None or not base.bad_words:
+            return ()
+        return base.excluded((*self.draw.chain.tokens[: self.draw.cut], *self.tokens) if base.looks_back else ())
+
     def push(self, token: int, logp: float, logq: float, extras: Sequence[float] = ()) -> End | None:
         """Record the next token, log q after masking; how the draw ended, if it did.
+
+        A log q of +inf says that p gives no allowed token any probability: the token is some other one, and the
+        completion is illegal, so that it weighs nothing.
 
         `extras` are what the draw's law asks for besides: the entropy of p at this position if it wants that, then
         log q after masking at each temperature of `score_at`. Nothing is recorded of a row that cannot go on."""
@@ -91,6 +106,8 @@ class Row:
         self._logp.append(logp)
         self._log_weight.append(log_weight)
         self._total += log_weight
+        if logq == math.inf:
+            return "illegal"
         if token in self._eos_ids:
             return "eos"
         if self.watch is not None and (end := self.watch.push(token)):
@@ -102,6 +119,11 @@ class Row:
         return None
 
     def _no_number(self, logp: float, logq: float) -> PowerSamplingError:
+        if self.draw.law.base is not None and self.draw.law.base.bad_words:
+            return RequestFailedError(
+                f"After {len(self.tokens)} tokens of a draw no token has a finite log p ({logp}): bad_words exclude "
+                "every one, or the model's logits are NaN or infinite. Leave words out, or load the model in float32."
+            )
         allowed = self.allowed()
         if allowed is not None and not allowed.any():
             return RequestFailedError(f"The constraint allows no token after {len(self.tokens)} tokens, not even EOS.")

@@ -23,7 +23,7 @@ from power_sampling.samplers.parts.rng import NumpyRng, Rng
 from power_sampling.samplers.rejection import Rejection
 from power_sampling.samplers.sequential_monte_carlo import SequentialMonteCarlo
 from power_sampling.settings import hint
-from power_sampling.types import Law
+from power_sampling.types import BaseLaw, Law
 
 __all__ = [
     "ALL",
@@ -86,15 +86,21 @@ class _Settings(Protocol):
 
 
 def sampler_for(
-    config: _Settings, horizon: int, rng: Rng, is_out_of_time: IsOutOfTime, *, is_constrained: bool = False
+    config: _Settings,
+    horizon: int,
+    rng: Rng,
+    is_out_of_time: IsOutOfTime,
+    *,
+    is_constrained: bool = False,
+    base: BaseLaw | None = None,
 ) -> Sampler:
     """The generator that answers one prompt under these settings.
 
     A greedy law has one completion, and where every weight is 1 a power sampler is plain sampling: both are run as
     `ancestral`, exact at the cost of one completion. Under a constraint no weight is 1, even at alpha = 1: weights are
-    then those of the tokens it forbids.
+    then those of the tokens it forbids. `base` makes p another law, whatever the method.
     """
-    law, options = config.law(), config.sampler
+    law, options = config.law()._replace(base=base), config.sampler
     is_plain = law.is_plain and not is_constrained
     if law.is_greedy or (is_plain and options.is_plain_at_alpha_one):
         options = Ancestral()

@@ -22,12 +22,12 @@ from power_sampling.server.wire import ChatRequest, CompletionRequest, Generatio
 
 __all__ = ["Asked", "Served", "asked_chat", "asked_completion", "refused"]
 
+PENALTY = "it is raised to the power alpha like p, and then forbids what has to repeat; use top_p, min_p or bad_words"
 # fields that clients send without meaning it: what they may be, and what to do else
 NEUTRAL: Mapping[str, tuple[tuple[Any, ...], str]] = {
-    "top_p": ((1,), "p is not truncated; sharpen it by alpha, or lower the temperature"),
-    "frequency_penalty": ((0,), "the target is a power of the model's own law; leave it out"),
-    "presence_penalty": ((0,), "the target is a power of the model's own law; leave it out"),
-    "logit_bias": (({},), "use choices, regex or a grammar to say what may be answered"),
+    "frequency_penalty": ((0,), PENALTY),
+    "presence_penalty": ((0,), PENALTY),
+    "repetition_penalty": ((1,), PENALTY),
     "top_logprobs": ((0,), "only the log p of drawn tokens is kept; leave it out"),
     "reasoning_effort": ((), "models decide themselves how long they think; leave it out"),
     "store": ((False,), "nothing is stored here; leave it out"),
@@ -36,7 +36,8 @@ NEUTRAL: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "verbosity": (("medium",), "say in the prompt how long the answer is to be"),
     "suffix": (("",), "text is completed at its end only; put what comes after into the prompt"),
 }
-POWER = ("alpha", "time_budget", "timeout", "regex", "choices", "grammar")
+OWN = ("temperature", "stop", "seed", "top_p", "logit_bias")  # fields of the protocol that are settings as they stand
+POWER = ("alpha", "time_budget", "timeout", "regex", "choices", "grammar", "top_k", "min_p", "bad_words")
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def _sampler(
     request: GenerationRequest, served: Served, limits: Mapping[str, int | None], constraint: Mapping[str, Any]
 ) -> PowerSampler:
     """The server's sampler under the request's settings."""
-    given = {name: getattr(request, name) for name in ("temperature", "stop", "seed", *POWER)}
+    given = {name: getattr(request, name) for name in (*OWN, *POWER)}
     given |= resolve_max_tokens_alias({k: v for k, v in limits.items() if v is not None}, tuple(limits))
     fields = {name: value for name, value in given.items() if value is not None}
     if request.sampler is not None:

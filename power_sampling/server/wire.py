@@ -165,14 +165,16 @@ class GenerationRequest(Wire):
     """Of the base law p; 0 is greedy. alpha sharpens on top of it."""
     stop: str | Annotated[list[str], Field(max_length=64)] | None = None
     """Strings that end a completion; not part of the text."""
-    top_p: float | None = None
-    """Only 1: p is not truncated."""
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    """Restricts p to the fewest likeliest tokens that have this probability together: the target is its power."""
     frequency_penalty: float | None = None
     """Only 0."""
     presence_penalty: float | None = None
     """Only 0."""
+    repetition_penalty: float | None = None
+    """Only 1."""
     logit_bias: dict[str, float] | None = None
-    """Only empty."""
+    """Token ids with numbers from -100 to 100 that are added to their logits: part of p, so the target is its power."""
     user: str | None = None
     """Goes into the server's log."""
     sampler: str | dict[str, Any] | None = None
@@ -191,6 +193,12 @@ class GenerationRequest(Wire):
     """Power field: only completions of this Lark grammar."""
     trace: bool | None = None
     """Power field, for streams: comments tell what the sampler does, step by step."""
+    top_k: int | None = Field(default=None, ge=1)
+    """Power field: restricts p to the k likeliest tokens."""
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    """Power field: restricts p to tokens at least so many times as likely as the likeliest."""
+    bad_words: list[str] | None = None
+    """Power field: words that p excludes, as the tokenizer spells them."""
 
 
 class ChatRequest(GenerationRequest):

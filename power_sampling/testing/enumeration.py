@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from power_sampling.engines.choice import extras_of, log_law
+from power_sampling.engines.choice import chosen, log_law, next_token
 from power_sampling.engines.row import Row, context_of
 from power_sampling.samplers import Sampler
 from power_sampling.testing.table import TableLM
@@ -27,17 +27,13 @@ def suffixes(
     found: list[tuple[Continuation, float]] = []
     given = context_of(prompt, draw)
 
-    def grow(tokens: Tokens, numbers: list[tuple[float, float, list[float]]], log_r_all: float) -> None:
+    def grow(tokens: Tokens, numbers: list[tuple[float, float, Sequence[float]]], log_r_all: float) -> None:
         row = _replayed(lm, draw, termination, tokens, numbers)
-        logits, allowed = lm.logits((*given, *tokens)), row.allowed()
-        log_p, log_q = (
-            log_law(logits, draw.law.temperature),
-            log_law(logits, draw.law.proposal_temperature, allowed),
-        )
-        log_r = log_law(logits, temperature, allowed)
+        laws = next_token(lm.logits((*given, *tokens)), row)
+        log_r = log_law(laws.logits, temperature, laws.allowed)
         for token in np.flatnonzero(log_r > -math.inf).tolist():
-            notes = extras_of(logits, draw.law, allowed, token)
-            drawn = (*tokens, token), [*numbers, (float(log_p[token]), float(log_q[token]), notes)]
+            choice = chosen(laws, draw.law, token)
+            drawn = (*tokens, token), [*numbers, (choice.logp, choice.logq, choice.extras)]
             row = _replayed(lm, draw, termination, tokens, numbers)
             if row.push(token, *drawn[1][-1]):
                 found.append((row.continuation(), log_r_all + float(log_r[token])))
@@ -53,7 +49,7 @@ def _replayed(
     draw: Draw,
     termination: Termination,
     tokens: Tokens,
-    numbers: list[tuple[float, float, list[float]]],
+    numbers: list[tuple[float, float, Sequence[float]]],
 ) -> Row:
     watch = lm.watch(termination, draw.chain.tokens[: draw.cut])
     row = Row(0, draw._replace(floors=None), termination.eos_ids, watch)

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from power_sampling.engines.choice import log_law
+from power_sampling.engines.choice import base_logits, log_law
 from power_sampling.engines.protocol import LanguageModel, StepsOnHost
 from power_sampling.engines.row import context_of
-from power_sampling.types import Chain, Continuation, Draw, Floats, Law, Termination, Tokens
+from power_sampling.types import BaseLaw, Chain, Continuation, Draw, Floats, Law, Termination, Tokens
 
 __all__ = ["check_language_model", "run_draws"]
 
@@ -53,8 +53,8 @@ def check_language_model(
     cut of a completion too.
 
     What takes log p of every token is asserted on vocabularies of up to 32 tokens alone: the entropy of p, for a law
-    that wants it, and log q under a constraint, that at the temperatures of `score_at` included. The
-    constraint is checked on engines that step on the host.
+    that wants it, and log q under a constraint, that at the temperatures of `score_at` included, and all numbers of a
+    base law of its own. The constraint is checked on engines that step on the host.
     """
     end = Termination(frozenset())
     handle = lm.open(prompt, end)
@@ -166,8 +166,8 @@ def _parity_rules(lm: LanguageModel) -> Iterator[_Parity | None]:
 
 
 def _check_what_is_asked_for(lm: LanguageModel, prompt: Tokens, horizon: int, law: Law, tolerance: float) -> None:
-    """Rows of one batch whose laws ask for nothing but log p and log_weight, for entropies, for scores, and for both
-    under a constraint: from the prompt, and again from a cut."""
+    """Rows of one batch whose laws ask for nothing but log p and log_weight, for entropies, for scores, for both under
+    a constraint, and for both of another base law: from the prompt, and again from a cut."""
     can = lm.capabilities
     laws = [law]
     if can.entropy:
@@ -178,19 +178,24 @@ def _check_what_is_asked_for(lm: LanguageModel, prompt: Tokens, horizon: int, la
     both = warmer._replace(wants_entropy=can.entropy, score_at=(0.4, 2.5) if can.score_at else ())
     every_logp = _EveryLogp(lm)
     with _parity_rules(lm) as parity:
-        masks = [None] * len(laws) + [parity]
+        rows = [*laws, both]
+        if can.base and lm.vocab_size <= SMALL:
+            rows.append(both._replace(base=_other_base_law(lm.vocab_size)))
+        masks = [parity if each is both else None for each in rows]
         ends = [Termination(frozenset(), constraint=PARITY if mask else None) for mask in masks]
         handles = [lm.open(prompt, end) for end in ends]
         chains = [Chain.empty()] * len(handles)
         for cut in (0, horizon // 2):
-            asked = zip(chains, [*laws, both], strict=True)
+            asked = zip(chains, rows, strict=True)
             draws = [Draw(chain, cut, horizon - cut, each, 11) for chain, each in asked]
             drawn = _decoded(lm, [lm.add(handle, draw) for handle, draw in zip(handles, draws, strict=True)])
             if can.seeded:
-                assert len({c.tokens for c in drawn[:-1]}) == 1, "what a law asks for besides changes what is drawn"
+                assert len({c.tokens for c in drawn[: len(laws)]}) == 1, (
+                    "what a law asks for besides changes what is drawn"
+                )
             for draw, mask, c in zip(draws, masks, drawn, strict=True):
                 guide = mask.watch(draw.chain.tokens[:cut]) if mask else None
-                _check_one(lm, every_logp, context_of(prompt, draw), draw.law, c, guide, tolerance)
+                _check_one(lm, every_logp, context_of(prompt, draw), draw, c, guide, tolerance)
             chains = [draw.chain.spliced(cut, c) for draw, c in zip(draws, drawn, strict=True)]
 
 
@@ -198,21 +203,27 @@ def _check_one(
     lm: LanguageModel,
     every_logp: _EveryLogp,
     context: Tokens,
-    law: Law,
+    draw: Draw,
     c: Continuation,
     guide: _Parity | None,
     tolerance: float,
 ) -> None:
     """One continuation has the numbers that its law asks for, and they are right."""
-    n = len(c.tokens)
+    law, n = draw.law, len(c.tokens)
     asked = n if law.wants_entropy else 0, n * len(law.score_at)
     assert (len(c.entropy), c.logq.size) == asked, f"{len(c.entropy)}, {c.logq.size} numbers instead of {asked}"
-    if guide is None:
+    if guide is None and law.base is None:
         _check_numbers(lm, context, [c], law, tolerance)
     else:
-        _check_masked(every_logp, context, c, law, guide, tolerance)
+        _check_masked(every_logp, context, c, draw, guide, tolerance)
     if lm.vocab_size <= SMALL and asked[0]:
-        _check_entropy(every_logp, context, c, law, tolerance)
+        _check_entropy(every_logp, context, c, draw, tolerance)
+
+
+def _other_base_law(vocab_size: int) -> BaseLaw:
+    """One of which every part counts."""
+    words = ((vocab_size - 1,),) if vocab_size > 4 else ()
+    return BaseLaw(((0, 0.7), (1, -0.4)), (*words, (0, 1)), max(2, vocab_size - 2), 0.9, 0.01)
 
 
 class _EveryLogp:
@@ -230,28 +241,40 @@ class _EveryLogp:
 
 
 def _check_masked(
-    every_logp: _EveryLogp, context: Tokens, c: Continuation, law: Law, guide: _Parity, tolerance: float
+    every_logp: _EveryLogp, context: Tokens, c: Continuation, draw: Draw, guide: _Parity | None, tolerance: float
 ) -> None:
-    """log p, log q at the proposal's temperature and at those of `score_at`, at the first position and the last."""
+    """log p, log q at the proposal's temperature and at those of `score_at`, at the first position and the last, under
+    a constraint or with a base law of its own."""
+    law, allowed = draw.law, None
     temperatures = (law.proposal_temperature, *law.score_at)
     for t, token in enumerate(c.tokens):
-        allowed = guide.allowed()
-        guide.push(token)
-        assert allowed[token], f"token {token} was drawn where the constraint forbids it"
+        if guide is not None:
+            allowed = guide.allowed()
+            guide.push(token)
+            assert allowed[token], f"token {token} was drawn where the constraint forbids it"
         if t in (0, len(c.tokens) - 1):
-            every = every_logp((*context, *c.tokens[:t]))
+            every = _base_logits(every_logp, context, c, t, draw)
             masked = [log_law(every, temperature, allowed)[token] for temperature in temperatures]
             right = [log_law(every, law.temperature)[token], *masked]
+            assert np.isfinite(right).all(), f"token {token} was drawn, to which the base law gives no probability"
             found = [c.logp[t], law.alpha * c.logp[t] - c.log_weight[t], *c.logq[t]]
             off = float(np.abs(np.array(found) - right).max())
+            what = "under a constraint" if guide is not None else "of another base law"
             # an error of log p grows with 1 / temperature, here 2.5 or about alpha, and is in the normaliser too
-            assert off < 5 * (1 + law.alpha) * tolerance, f"log p or log q under a constraint is off by {off}"
+            assert off < 5 * (1 + law.alpha) * tolerance, f"log p or log q {what} is off by {off}"
 
 
-def _check_entropy(every_logp: _EveryLogp, context: Tokens, c: Continuation, law: Law, tolerance: float) -> None:
+def _base_logits(every_logp: _EveryLogp, context: Tokens, c: Continuation, t: int, draw: Draw) -> Floats:
+    """Of the token that stands t tokens after the draw's cut."""
+    logits, base = every_logp((*context, *c.tokens[:t])), draw.law.base
+    excluded = base.excluded((*draw.chain.tokens[: draw.cut], *c.tokens[:t])) if base is not None else ()
+    return base_logits(logits, draw.law, excluded)
+
+
+def _check_entropy(every_logp: _EveryLogp, context: Tokens, c: Continuation, draw: Draw, tolerance: float) -> None:
     """-sum p log p as stored, at the first position and the last."""
     for t in {0, len(c.tokens) - 1}:
-        log_p = log_law(every_logp((*context, *c.tokens[:t])), law.temperature)
+        log_p = log_law(_base_logits(every_logp, context, c, t, draw), draw.law.temperature)
         entropy = -sum(p * math.log(p) for p in np.exp(log_p).tolist() if p)
         off = abs(c.entropy[t] - entropy)
         assert off < tolerance * (1 + entropy), f"the entropy {t} tokens after a cut is off by {off}"

@@ -30,7 +30,7 @@ class TableLM:
     """
 
     context_window = None
-    capabilities = Capabilities(seeded=True, peek=True, floors=True, entropy=True, score_at=True, masks=True)
+    capabilities = Capabilities(seeded=True, peek=True, floors=True, entropy=True, score_at=True, masks=True, base=True)
     max_rows = 32
 
     def __init__(self, vocab_size: int, seed: int, *, spread: float = 1.5, rules: RuleMaker = no_rules) -> None:

@@ -4,6 +4,7 @@ from power_sampling.types.completion import Chunk, Completion, Diagnostics
 from power_sampling.types.conversation import Conversation, InvalidToolCall, Message, Reply, ToolCall
 from power_sampling.types.decoding import (
     Answer,
+    BaseLaw,
     Chain,
     Continuation,
     Draw,
@@ -23,6 +24,7 @@ from power_sampling.types.trace import Chosen, Event, Extended, Frame, Moved, Sw
 
 __all__ = [
     "Answer",
+    "BaseLaw",
     "Chain",
     "Chosen",
     "Chunk",

@@ -24,6 +24,7 @@ class Diagnostics:
     sampler: str
     alpha: float
     exactness: Exactness
+    base_law: str | None = None  # what makes p another law than the model's own, as in `top_k=40, top_p=0.9`
     acceptance_rate: float | None  # of proposals; of draws, where the sampler is `rejection`
     ess: float | None  # smallest effective sample size seen, in particles
     log_z: float | None  # estimate of log sum_x p(x)^alpha

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "Answer",
+    "BaseLaw",
     "Chain",
     "Continuation",
     "Draw",
@@ -37,11 +38,42 @@ Exactness: TypeAlias = Literal["exact", "asymptotic", "approximate"]
 _NO_FLOATS: Floats = np.zeros(0)
 
 
+class BaseLaw(NamedTuple):
+    """What makes p another law than softmax(logits / temperature): a function of the logits and of the completion's
+    tokens so far, so that p(x) is the product of its next-token laws as ever, and every weight is exact.
+
+    In this order: `logit_bias` is added to logits, a token that would complete one of `bad_words` is excluded, and of
+    softmax(logits / temperature) those tokens are kept that are among the `top_k` likeliest, then the fewest likeliest
+    ones that have `top_p` together (normalised before that), then those at least `min_p` times as likely as the
+    likeliest. Tokens as likely as the last one kept are kept too. What is kept is normalised: that is p. q is its
+    power, on the same tokens.
+    """
+
+    logit_bias: tuple[tuple[int, float], ...] = ()  # token, finite number; each token once
+    bad_words: tuple[Tokens, ...] = ()  # none of these sequences of tokens occurs in a completion
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether p depends on the tokens drawn in another way than through the model."""
+        return any(len(word) > 1 for word in self.bad_words)
+
+    def excluded(self, before: Tokens) -> list[int]:
+        """Tokens that would complete a bad word behind these tokens of the completion."""
+        return [
+            word[-1]
+            for word in self.bad_words
+            if len(word) <= len(before) + 1 and word[:-1] == before[len(before) + 1 - len(word) :]
+        ]
+
+
 class Law(NamedTuple):
     """How tokens are drawn and weighed.
 
     p = softmax(logits / temperature) is the base law, q = softmax(logits / proposal_temperature) the law that draws,
-    and every token carries log_weight = alpha * log p - log q.
+    and every token carries log_weight = alpha * log p - log q. With `base` both are those of other logits.
 
     Greedy decoding is a `proposal_temperature` of 0: q is then the argmax of p. Its p stays at temperature 1, so that
     log p says something; its weights mean nothing.
@@ -52,6 +84,7 @@ class Law(NamedTuple):
     proposal_temperature: float
     wants_entropy: bool = False  # whether the entropy of p(. | x_<t) is stored at every position
     score_at: tuple[float, ...] = ()  # further proposal temperatures at which log q of every token is stored
+    base: BaseLaw | None = None  # None: logits as the model gives them
 
     @property
     def is_greedy(self) -> bool:

@@ -48,7 +48,7 @@ schemas = st.recursive(
 )
 SETTINGS = (
     "alpha temperature max_new_tokens max_tokens stop seed n sampler json_schema regex choices logprobs tools "
-    "tool_choice strict parallel_tool_calls response_format top_p model device"
+    "tool_choice strict parallel_tool_calls response_format top_p top_k min_p logit_bias bad_words model device"
 )
 # langchain-core looks a block's type up in a set before any model sees it
 blocks = st.lists(

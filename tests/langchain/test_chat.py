@@ -109,11 +109,10 @@ def test_the_fields_every_chat_model_has_are_accepted(loads: list[str]) -> None:
 
 
 UNKNOWN = {  # all that ChatHuggingFace on a pipeline takes without effect, and its typos
-    "top_p": 0.5,
+    "typical_p": 0.5,
     "presence_penalty": 1.0,
     "frequency_penalty": 1.0,
     "top_logprobs": 3,
-    "logit_bias": {},
     "pipeline_kwargs": {},
     "skip_prompt": True,
     "num_return_sequences": 2,

@@ -58,8 +58,8 @@ def test_public_names() -> None:
 def test_unknown_fields_are_refused_and_langchains_own_pass(loads: list[str]) -> None:
     with pytest.raises(ConfigurationError, match="Did you mean 'alpha'"):
         PowerSamplingLLM(alhpa=2.0)
-    with pytest.raises(ConfigurationError, match="no argument 'top_p'"):
-        PowerSamplingLLM(top_p=0.5)
+    with pytest.raises(ConfigurationError, match="no argument 'repetition_penalty'"):
+        PowerSamplingLLM(repetition_penalty=1.1)
     llm = PowerSamplingLLM(
         cache=False,
         verbose=False,

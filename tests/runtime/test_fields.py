@@ -69,6 +69,8 @@ def test_the_types_name_the_fields_of_the_adapters(owner: Any, types: Any, of_lo
 VALUES: dict[str, list[Any]] = {
     "sampler": ["ancestral", {"name": "best_of_n"}, MetropolisHastings(num_steps=2)],
     "stop": ["x", ["x", "y"], ("x",), {"x"}, None],
+    "logit_bias": [{5: 1.0}, {"5": -1}, {}, None],
+    "bad_words": ["x", ["x", "y"], ("x",), {"x"}, None],
     "choices": [["a", "b"], ("a",), {"a"}, None],
     "json_schema": [{"type": "object"}, None],
     "seed": [1, None],

@@ -14,7 +14,7 @@ from power_sampling.samplers import parallel_tempering
 from power_sampling.samplers.parallel_tempering import _weighed, ladder_of, respaced, step, sweep
 from power_sampling.samplers.parts.rng import NumpyRng
 from power_sampling.testing import Branches, TableLM, drive, outcomes, power_law, run_draws, suffixes
-from power_sampling.types import Answer, Chain, Continuation, Draw, Floats, Law, Progress, Round, Termination
+from power_sampling.types import Answer, BaseLaw, Chain, Continuation, Draw, Floats, Law, Progress, Round, Termination
 from tests.support.constraints import legal
 from tests.support.exact import EOS, PROMPT, STOP, World, label
 
@@ -22,8 +22,16 @@ from tests.support.exact import EOS, PROMPT, STOP, World, label
 class Ladder:
     """A world under every law of a ladder; a state is a tuple of completions, the coldest last."""
 
-    def __init__(self, horizon: int, alpha: float, config: ParallelTempering, ending: Termination = EOS, seed: int = 3):
-        self.config, self.laws = config, ladder_of(config, config.law(alpha, 1.0))
+    def __init__(
+        self,
+        horizon: int,
+        alpha: float,
+        config: ParallelTempering,
+        ending: Termination = EOS,
+        seed: int = 3,
+        base: BaseLaw | None = None,
+    ):
+        self.config, self.laws = config, ladder_of(config, config.law(alpha, 1.0)._replace(base=base))
         self.world = World(3, horizon, seed, self.laws[0], ending)
         self.rungs = [[_weighed(x, self.laws, k) for x in self.world.chains] for k in range(len(self.laws))]
         self.targets = [power_law(self.world.chains, law.alpha) for law in self.laws]
@@ -82,6 +90,13 @@ def test_a_step_leaves_the_joint_law_invariant(
 ) -> None:
     config = ParallelTempering.model_validate({"num_rungs": 2, **fields})
     assert Ladder(horizon, alpha, config, ending).step_gap() < 1e-10
+
+
+@pytest.mark.parametrize("ending", [EOS, legal(["1", "12", "21", "221"], 2)], ids=label)
+def test_a_step_leaves_the_joint_law_of_another_base_law_invariant(ending: Termination) -> None:
+    base = BaseLaw(logit_bias=((1, 0.8),), bad_words=((2, 1),), min_p=0.2)
+    ladder = Ladder(2, 3.0, ParallelTempering(num_rungs=2), ending, base=base)
+    assert ladder.step_gap() < 1e-10 and ladder.step_gap(swaps_first=True) < 1e-10
 
 
 def test_a_sweep_over_three_rungs_leaves_the_joint_law_invariant() -> None:

@@ -41,6 +41,7 @@ NEUTRAL: dict[str, Any] = {
     "top_p": 1.0,
     "frequency_penalty": 0,
     "presence_penalty": 0,
+    "repetition_penalty": 1,
     "logit_bias": {},
     "top_logprobs": 0,
     "store": False,
@@ -73,10 +74,15 @@ def test_what_frameworks_send_without_meaning_it_is_accepted(client: httpx.Clien
 
 
 REFUSED: list[tuple[dict[str, Any], str | None, str]] = [
-    ({"top_p": 0.5}, "top_p", "alpha"),
-    ({"frequency_penalty": 0.1}, "frequency_penalty", "leave it out"),
-    ({"presence_penalty": -1}, "presence_penalty", "leave it out"),
-    ({"logit_bias": {"5": 1}}, "logit_bias", "choices"),
+    ({"top_p": 1.5}, "top_p", "less than or equal to 1"),
+    ({"frequency_penalty": 0.1}, "frequency_penalty", "power alpha"),
+    ({"presence_penalty": -1}, "presence_penalty", "power alpha"),
+    ({"repetition_penalty": 1.1}, "repetition_penalty", "power alpha"),
+    ({"logit_bias": {"5": 101}}, None, "logit_bias.5: Input should be less than or equal to 100"),
+    ({"logit_bias": {"x": 1}}, None, "logit_bias.x"),
+    ({"logit_bias": {"99999": 1}}, None, "there is no token 99999"),
+    ({"top_k": 0}, "top_k", "greater than or equal to 1"),
+    ({"bad_words": [""]}, None, "bad_words.0"),
     ({"top_logprobs": 3, "logprobs": True}, "top_logprobs", "leave it out"),
     ({"reasoning_effort": "high"}, "reasoning_effort", "leave it out"),
     ({"store": True}, "store", "nothing is stored"),
@@ -185,6 +191,7 @@ def test_no_field_is_without_a_test() -> None:
         "suffix",
     }
     honoured |= {"seed", "max_tokens", "timeout", "time_budget", "alpha", "sampler", "model", "stream_options"}
+    honoured |= {"min_p"}
     tested = honoured | NEUTRAL.keys() | {name for fields, *_ in REFUSED for name in fields}
     assert ChatRequest.model_fields.keys() | CompletionRequest.model_fields.keys() <= tested
 

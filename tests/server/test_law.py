@@ -13,10 +13,13 @@ from openai import AsyncOpenAI
 
 from power_sampling import PowerSampler
 from power_sampling.server import app
+from power_sampling.types import BaseLaw
+from tests.support.base_law import enumerated
 from tests.support.law import ALPHA, HORIZON, TABLE, assert_law, exact_law, table_tokenizer
 from tests.support.server import listening
 
 CLIENTS, DRAWS = 32, 4
+FURTHER: Any = {"top_k": 3, "min_p": 0.05, "bad_words": ["aa"]}
 ASKED: Any = {"messages": [{"role": "user", "content": "a"}]}
 
 
@@ -68,3 +71,19 @@ async def test_the_models_name_decides_the_law(url: str) -> None:
     assert_law(plain, exact_law(1.0))
     with pytest.raises(AssertionError):  # the test can tell the two laws apart
         assert_law(plain, exact_law(ALPHA))
+
+
+async def test_fields_that_change_p_are_honoured(url: str) -> None:
+    fields: Any = {"top_p": 0.8, "logit_bias": {"1": 0.5}, "extra_body": FURTHER}
+    async with client_of(url) as client:
+        ask = client.chat.completions.create
+        answers = [await ask(model="M:plain", seed=seed, **ASKED, **fields) for seed in range(100)]
+        pinned = await ask(model="M", logit_bias={"1": 100}, **ASKED)
+    told: Any = answers[0].choices[0]
+    assert told.power_sampling["base_law"] == "top_k=3, top_p=0.8, min_p=0.05, logit_bias=1 tokens, bad_words=1 words"
+    base, law = BaseLaw(((1, 0.5),), ((0, 0),), 3, 0.8, 0.05), dict[str, float]()
+    for tokens, p in enumerated(lambda x: TABLE.logits((0, *x)), base, 1.0, HORIZON, 3).items():
+        text = "".join("abc"[t] for t in tokens if t < 3)
+        law[text] = law.get(text, 0.0) + p
+    assert_law([answer.choices[0].message.content or "" for answer in answers], law)
+    assert len(law) < len(exact_law(1.0)) and pinned.choices[0].message.content == "b" * HORIZON

@@ -114,6 +114,7 @@ def test_the_whole_path_answers_and_streams(sampler: str) -> None:
         ({"sampler": {"name": "metropolis_hastings", "cut": "entropy"}}, r"cut='uniform'"),
         ({"sampler": "parallel_tempering"}, "parallel_tempering"),
         ({"choices": ["yes", "no"]}, "choices"),
+        ({"top_p": 0.5, "logit_bias": {1: 1.0}}, "top_p and logit_bias: this engine"),
         ({"json_schema": {"type": "object"}}, "json_schema"),
     ],
     ids=str,

@@ -12,7 +12,7 @@ from power_sampling.config import MetropolisHastings
 from power_sampling.engines.protocol import RuleMaker
 from power_sampling.samplers.metropolis_hastings import Move
 from power_sampling.testing import Branches, TableLM, completions, drive, outcomes, power_law, suffixes
-from power_sampling.types import Chain, Continuation, Draw, Floats, Law, Progress, Round, Termination, Tokens
+from power_sampling.types import BaseLaw, Chain, Continuation, Draw, Floats, Law, Progress, Round, Termination, Tokens
 from tests.support.constraints import table_rules
 from tests.support.exact import EOS, PROMPT
 
@@ -30,9 +30,10 @@ class Table:
         tau: float | None = None,
         rules: RuleMaker = table_rules,
         lm: TableLM | None = None,
+        base: BaseLaw | None = None,
     ):
         self.lm, self.horizon, self.ending = lm or TableLM(vocab, seed, rules=rules), horizon, ending
-        self.law = Law(alpha, 1.0, tau or 1 / alpha)
+        self.law = Law(alpha, 1.0, tau or 1 / alpha, base=base)
         self.chains = completions(self.lm, PROMPT, ending, horizon, self.law)
         self.index = {x.tokens: i for i, x in enumerate(self.chains)}
         self.target = power_law(self.chains, alpha)

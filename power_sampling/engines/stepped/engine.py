@@ -36,7 +36,7 @@ class SteppedEngine:
     while.
     """
 
-    capabilities = Capabilities(seeded=True, peek=True, floors=True, entropy=True, score_at=True, masks=True)
+    capabilities = Capabilities(seeded=True, peek=True, floors=True, entropy=True, score_at=True, masks=True, base=True)
 
     def __init__(
         self,

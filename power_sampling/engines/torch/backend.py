@@ -97,7 +97,8 @@ class TorchBackend:
         base = torch.stack(list(logits))[:, : self.vocab_size].to(self._device, self._float)
         laws = Laws.of([row.draw.law for row in rows], base)
         uniforms = torch.tensor([row.uniform() for row in rows], dtype=torch.float64)[:, None]
-        columns = choose(base, laws, uniforms.to(base.device), [row.allowed() for row in rows]).tolist()
+        allowed, excluded = [row.allowed() for row in rows], [row.excluded() for row in rows]
+        columns = choose(base, laws, uniforms.to(base.device), allowed, excluded).tolist()
         return [_choice(row.draw.law, numbers) for row, numbers in zip(rows, columns, strict=True)]
 
     # ------------------------------------------------------------ the batch

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils._triton import has_triton
 
+from power_sampling.engines.torch.base_law import BaseLaws
 from power_sampling.types import Law
 
 __all__ = ["Laws", "choose"]
@@ -36,6 +37,7 @@ class Laws(NamedTuple):
     is_greedy: torch.Tensor | None  # None: no row is
     has_notes: bool  # whether any law asks for more than log p and log q
     score_at: tuple[torch.Tensor | None, ...]
+    base: BaseLaws | None = None  # None: p is that of the model's logits in every row
 
     @classmethod
     def of(cls, laws: Sequence[Law], like: torch.Tensor) -> Laws:
@@ -59,19 +61,35 @@ class Laws(NamedTuple):
             torch.tensor(is_greedy)[:, None].to(like.device) if any(is_greedy) else None,
             any(law.wants_entropy or law.score_at for law in laws),
             tuple(column(values) for values in further),
+            BaseLaws.of(laws, like),
         )
 
 
 def choose(
-    logits: torch.Tensor, laws: Laws, uniforms: torch.Tensor, allowed: Sequence[NDArray[np.bool_] | None] = ()
+    logits: torch.Tensor,
+    laws: Laws,
+    uniforms: torch.Tensor,
+    allowed: Sequence[NDArray[np.bool_] | None] = (),
+    excluded: Sequence[Sequence[int]] = (),
 ) -> torch.Tensor:
     """Columns, (rows, 3 + ...), float64: token, log p and log q of it; then, if any law asks for more, the entropy of p
     and log q at each temperature of `score_at`. `logits` (rows, vocabulary), `uniforms` (rows, 1) on [0, 1), float64;
-    `allowed` masks q, row by row, where it is given.
+    `allowed` masks q, row by row, where it is given, and `excluded` are tokens that p excludes (`Row.excluded`).
 
     Fused into few kernels on CUDA where they can be compiled; not yet measured on a GPU."""
     chosen = fused() if logits.is_cuda and can_fuse() else columns
-    return chosen(logits, laws, uniforms, _forbidden(allowed, logits))
+    forbidden = _forbidden(allowed, logits)
+    if laws.base is None:
+        return chosen(logits, laws, uniforms, forbidden)
+    base, laws = laws.base, laws._replace(base=None)
+    logits = base.logits(logits, excluded)
+    if forbidden is None:
+        return chosen(logits, laws, uniforms, None)
+    best = logits.masked_fill(forbidden, -math.inf).amax(-1, keepdim=True)
+    is_dead = (best == -math.inf) & base.is_own  # see `Row.push`
+    found = chosen(logits, laws, uniforms, forbidden & ~is_dead)
+    found[:, 2:3].masked_fill_(is_dead, math.inf)
+    return found
 
 
 @functools.cache

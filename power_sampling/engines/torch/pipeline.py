@@ -48,7 +48,8 @@ class Steady:
     def choose(self, logits: torch.Tensor) -> Pending:
         """Draw the rows' next tokens, (rows, vocabulary): from here on they are what is fed next."""
         allowed: list[NDArray[np.bool_] | None] = [row.allowed() for row in self.rows]
-        columns = choose(logits.to(self._like), self._laws, self._uniforms.take(self._at), allowed)
+        excluded = [row.excluded() for row in self.rows] if self._laws.base else ()
+        columns = choose(logits.to(self._like), self._laws, self._uniforms.take(self._at), allowed, excluded)
         self._state[0] = columns[:, :1]
         self._state[1:3] += 1
         return Pending(self.rows, columns)
