@@ -276,4 +276,5 @@ def _usage(completion: Completion) -> UsageMetadata:
         input_tokens=usage["prompt_tokens"],
         output_tokens=usage["completion_tokens"],
         total_tokens=usage["total_tokens"],
+        input_token_details={"cache_read": completion.cached_tokens},
     )

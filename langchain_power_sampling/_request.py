@@ -18,6 +18,7 @@ __all__ = ["CONVERSATION_OPTIONS", "USAGE", "Request", "conversation_of", "promp
 
 CONVERSATION_OPTIONS = ("tools", "tool_choice", "strict", "parallel_tool_calls")  # of a call, beside its settings
 USAGE = ("prompt_tokens", "completion_tokens", "total_tokens")
+DETAILS = "prompt_tokens_details"
 
 
 class Request(NamedTuple):
@@ -29,12 +30,12 @@ class Request(NamedTuple):
 
     def metadata(self, completion: Completion) -> dict[str, Any]:
         """What `response_metadata` tells of a reply."""
-        info = generation_info(completion, logprobs=self.sampler.generation.logprobs)
+        info = generation_info(completion, logprobs=self.sampler.generation.has_logprobs)
         if "logprobs" in info:
             info["logprobs"] = {"content": info["logprobs"]}
         if completion.reply and completion.reply.tool_calls:
             info["finish_reason"] = "tool_calls"
-        info["token_usage"] = {name: info.pop(name) for name in USAGE}  # LangChain puts it there on merging `result`
+        info["token_usage"] = {name: info.pop(name) for name in (*USAGE, DETAILS)}  # where merging `result` puts it
         return {"model_name": self.sampler.model_name, "model_provider": PROVIDER, **info}
 
     def result(self, completions: list[Completion]) -> ChatResult:

@@ -128,7 +128,7 @@ class ChatPowerSampling(BasePowerSampling[AIMessage], BaseChatModel):
     Token usage:
         ```python
         model.invoke("Hello").usage_metadata
-        # {'input_tokens': 31, 'output_tokens': 9, 'total_tokens': 40}
+        # {'input_tokens': 31, 'output_tokens': 9, 'total_tokens': 40, 'input_token_details': {'cache_read': 24}}
         ```
         These are the tokens of the answer; what the sampler spent is in `response_metadata["power_sampling"]`.
 
@@ -136,6 +136,8 @@ class ChatPowerSampling(BasePowerSampling[AIMessage], BaseChatModel):
         ```python
         model.invoke("Hello", logprobs=True).response_metadata["logprobs"]
         # {'content': [{'token': 'Hello', 'logprob': -0.41}, ...]}
+        model.invoke("Hello", top_logprobs=2).response_metadata["logprobs"]["content"][0]
+        # {'token': 'Hello', 'logprob': -0.41, 'top_logprobs': [{'token': 'Hello', 'logprob': -0.41}, ...]}
         ```
 
     Response metadata:

@@ -57,7 +57,8 @@ class PowerSamplingLLM(BasePowerSampling[str], BaseLLM):
     one user message where the model has a chat template (`use_chat_template`).
 
     Each `Generation.generation_info` holds finish_reason, stop, logp, seed, the token counts, the sampler's diagnostics
-    (`power_sampling`) and, with `logprobs=True`, the log p of every token; in a stream, the last chunk does. Settings
+    (`power_sampling`) and, with `logprobs=True`, the log p of every token, with `top_logprobs`
+    that of the likeliest ones too; in a stream, the last chunk does. Settings
     of a call are part of the key of LangChain's cache. With a cache and no seed, the first random answer is kept.
 
     Raises ConfigurationError for an unknown field or a value that cannot be honoured, and only errors derived from
@@ -242,7 +243,7 @@ class PowerSamplingLLM(BasePowerSampling[str], BaseLLM):
 
 
 def _result(sampler: PowerSampler, completions: list[Completion], n: int) -> LLMResult:
-    logprobs = sampler.generation.logprobs
+    logprobs = sampler.generation.has_logprobs
     generations = [Generation(text=c.text, generation_info=generation_info(c, logprobs=logprobs)) for c in completions]
     return LLMResult(
         generations=[list(generations[i : i + n]) for i in range(0, len(generations), n)],
@@ -255,6 +256,6 @@ def _chunk(sampler: PowerSampler, piece: Chunk) -> GenerationChunk | None:
     merging chunks concatenates strings and adds numbers up.
     """
     if piece.completion is not None:
-        info = generation_info(piece.completion, logprobs=sampler.generation.logprobs)
+        info = generation_info(piece.completion, logprobs=sampler.generation.has_logprobs)
         return GenerationChunk(text=piece.text, generation_info=info)
     return GenerationChunk(text=piece.text) if piece.text else None

@@ -33,7 +33,7 @@ class Call(Generic[Response]):
 
     def _ready(self) -> tuple[PowerSampler, str | Conversation, Writer[Response]]:
         sampler, prompt = fit_context(self.sampler, self.prompt(), self.overflow)
-        writer = self.make_writer(is_text=isinstance(prompt, str), logprobs=sampler.generation.logprobs)
+        writer = self.make_writer(is_text=isinstance(prompt, str), logprobs=sampler.generation.has_logprobs)
         return sampler, prompt, writer
 
     def answer(self) -> Response:

@@ -68,8 +68,14 @@ class Writer(ABC, Generic[Response]):
             raw["finish_reason"] = "tool_calls"
         facts: dict[str, Any] = {"raw": raw, "additional_kwargs": completion.usage}
         if self._logprobs:
-            facts["logprobs"] = [[LogProb(**token)] for token in token_logprobs(completion)]
+            facts["logprobs"] = [_log_probs(token) for token in token_logprobs(completion)]
         return facts
+
+
+def _log_probs(fact: Mapping[str, Any]) -> list[LogProb]:
+    """Of one position: the token of the answer, then the likeliest ones, where they were asked for. It may be one of
+    them, and stands there again."""
+    return [LogProb(token=each["token"], logprob=each["logprob"]) for each in (fact, *fact.get("top_logprobs", ()))]
 
 
 class CompletionWriter(Writer[CompletionResponse]):

@@ -108,7 +108,8 @@ class PowerSamplingLLM(RuntimeLLM, StructuredPrediction, ToolCalling, CustomLLM)
     always valid. The same holds for `predict_and_call`, and with `strict=True` everywhere.
 
     Responses hold the token counts, the finish reason, log p and the sampler's diagnostics in `raw` (plain JSON), the
-    counts in `additional_kwargs` too, and with `logprobs=True` the log p of every token. What a model thinks between
+    counts in `additional_kwargs` too, and with `logprobs=True` the log p of every token, behind
+    which `top_logprobs` puts the likeliest ones. What a model thinks between
     marks of its own is a ThinkingBlock. A stream yields settled text only, so Metropolis-Hastings streams at its end;
     the last chunk, which always comes, carries those facts and the tool calls. Nothing runs before a stream is read.
     Closing it, or cancelling a task, stops the work.

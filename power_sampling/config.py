@@ -51,6 +51,7 @@ __all__ = [
 
 
 MOST_TOKENS = 2**22  # of all of them: their numbers take some 40 bytes a token on the host, whatever the model
+MOST_RANKED = 20  # tokens of one position, as in the protocol of OpenAI
 LEAST_TEMPERATURE = 1e-30  # below, logits over it leave the range of float32
 CONSTRAINTS = ("json_schema", "regex", "choices", "grammar")
 
@@ -121,6 +122,10 @@ class GenerationConfig(Settings):
     """Seconds after which the request fails with RequestTimeoutError and its work stops."""
     logprobs: bool = False
     """Attach the log p of every token to the adapters' answers."""
+    top_logprobs: int = Field(default=0, ge=0, le=MOST_RANKED)
+    """So many of the likeliest tokens at every position of the answer, with their log p under the base law, computed by
+    passes over the finished answer: decoding costs nothing more, and in float32 they differ from the log p of the drawn
+    tokens by rounding. Fewer where the base law keeps fewer. Above 0, it attaches `logprobs` too."""
     json_schema: dict[str, Any] | None = None
     """Only completions that are JSON under this schema. One constraint at most: the target is then p(x)^alpha on the
     completions it admits, and every answer is valid."""
@@ -178,6 +183,11 @@ class GenerationConfig(Settings):
     @classmethod
     def hint(cls, unknown: str) -> str:
         return field_hint(unknown, cls.model_fields)
+
+    @property
+    def has_logprobs(self) -> bool:
+        """Whether adapters attach the log p of every token."""
+        return self.logprobs or self.top_logprobs > 0
 
     def law(self) -> Law:
         """The law of this request's draws. Greedy keeps scoring under temperature 1, where its log p says something."""

@@ -40,6 +40,7 @@ class GenerationFields(TypedDict, total=False):
     time_budget: float | None
     timeout: float | None
     logprobs: bool
+    top_logprobs: int
     json_schema: Mapping[str, Any] | None
     regex: str | None
     choices: Collection[str] | None

@@ -70,6 +70,7 @@ class PreparedPrompt:
             started=started,
             listener=listener,
             wants_events=wants_events,
+            ranking=(config.law()._replace(base=self.base), config.top_logprobs) if config.top_logprobs else None,
         )
 
     def text_stream(self) -> TextStream:
@@ -201,6 +202,10 @@ def _check_capabilities(config: GenerationConfig, termination: Termination, can:
         raise ConfigurationError(
             f"{' and '.join(changed)}: this engine cannot draw from another law than the model's own. Leave it out, or "
             "use the engine 'torch'."
+        )
+    if config.top_logprobs and not can.ranks:
+        raise ConfigurationError(
+            "top_logprobs: this engine cannot tell the likeliest tokens. Leave it out, or use the engine 'torch'."
         )
     if termination.constraint is not None and not can.masks:
         asked = next((name for name in CONSTRAINTS if getattr(config, name) is not None), "tools")

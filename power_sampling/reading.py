@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from power_sampling.base_law import asked_for, label_of
 from power_sampling.errors import NoLegalCompletionError
@@ -11,7 +11,10 @@ from power_sampling.metering import note
 from power_sampling.prepared import PreparedPrompt
 from power_sampling.serving.worker import Job, Outcome, Update
 from power_sampling.text.stop import TextStream
-from power_sampling.types import Chunk, Completion, Diagnostics, Progress, Reply
+from power_sampling.types import Chunk, Completion, Diagnostics, Progress, Ranked, Reply, TopToken
+
+if TYPE_CHECKING:
+    from power_sampling.text.codec import Codec
 
 __all__ = ["StreamReader", "Submitted", "completion_of"]
 
@@ -53,12 +56,18 @@ def completion_of(
         logp=float(chain.logp.sum()),
         token_logp=tuple(chain.logp.tolist()),
         token_text=s.prompt.codec.token_strings(chain.tokens),
+        top_logprobs=tuple(_named(ranked, s.prompt.codec) for ranked in outcome.ranked),
         finish_reason="stop" if chain.is_terminated else "length",
         stop=text.stopped_by,
         prompt_tokens=len(s.prompt.tokens),
         seed=s.seed,
         diagnostics=diagnostics,
     )
+
+
+def _named(ranked: Ranked, codec: Codec) -> tuple[TopToken, ...]:
+    texts = codec.token_strings([token for token, _ in ranked])
+    return tuple(TopToken(token, text, logp) for (token, logp), text in zip(ranked, texts, strict=True))
 
 
 class StreamReader:

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from power_sampling.engines.row import Row
-from power_sampling.types import Floats, Law
+from power_sampling.types import Floats, Law, Ranked, Tokens
 
-__all__ = ["Choice", "NextToken", "base_logits", "choose", "chosen", "extras_of", "log_law", "next_token"]
+__all__ = ["Choice", "NextToken", "base_logits", "choose", "chosen", "extras_of", "log_law", "next_token", "ranked"]
 
 
 class Choice(NamedTuple):
@@ -94,6 +94,14 @@ def base_logits(logits: Floats, law: Law, excluded: Sequence[int] = ()) -> Float
         least = max(least, ordered[0] + np.log(base.min_p))
     logits[logits / law.temperature < least] = -np.inf
     return logits
+
+
+def ranked(logits: Floats, law: Law, before: Tokens, count: int) -> Ranked:
+    """The `count` likeliest tokens of a position under the base law, behind these tokens of the completion. Those that
+    it gives no probability are left out."""
+    log_p = log_law(base_logits(logits, law, law.base.excluded(before) if law.base else ()), law.temperature)
+    likeliest = np.argsort(-log_p, kind="stable")[:count].tolist()
+    return tuple((token, float(log_p[token])) for token in likeliest if log_p[token] > -np.inf)
 
 
 def log_law(logits: Floats, temperature: float, allowed: NDArray[np.bool_] | None = None) -> Floats:

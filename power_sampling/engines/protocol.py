@@ -6,14 +6,14 @@ Knows no sampler and no text. What ends a completion reaches an engine as data; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from power_sampling.errors import PowerSamplingError
-from power_sampling.types import Continuation, Draw, Floats, Termination, Tokens
+from power_sampling.types import Continuation, Draw, Floats, Law, Ranked, Termination, Tokens
 
 __all__ = [
     "Capabilities",
@@ -21,6 +21,7 @@ __all__ = [
     "LanguageModel",
     "Peeks",
     "PromptHandle",
+    "Ranks",
     "Rule",
     "RuleMaker",
     "Stepped",
@@ -40,6 +41,12 @@ class Capabilities(NamedTuple):
     score_at: bool = False  # log q at further proposal temperatures: ladders of powers
     masks: bool = False  # `Termination.constraint`: q is masked token by token, p is not
     base: bool = False  # `Law.base`: p is another law than softmax(logits / temperature), and so is q
+    ranks: bool = False  # the likeliest tokens at every position of given ones (`Ranks`)
+
+    @classmethod
+    def every(cls) -> Capabilities:
+        """All of them."""
+        return cls(*[True] * len(cls._fields))
 
 
 class Watch(Protocol):
@@ -173,6 +180,15 @@ class Peeks(Protocol):
 
     def set_floors(self, ticket: int, floors: Floats | None) -> None:
         """Give an unfinished draw other floors (see `Draw`)."""
+
+
+@runtime_checkable
+class Ranks(Protocol):
+    """What an engine with `Capabilities.ranks` has besides."""
+
+    def ranked(self, prompt: Any, tokens: Tokens, law: Law, count: int) -> Iterator[Sequence[Ranked]]:
+        """At every position of a completion of an opened prompt, the `count` likeliest tokens under the base law of
+        `law`, fewer where it gives fewer any probability. Some positions at each `next`, by one pass of the model."""
 
 
 @runtime_checkable

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from power_sampling.engines.protocol import Watch
-from power_sampling.errors import EngineError, PowerSamplingError, RequestFailedError, caused
+from power_sampling.errors import EngineError, NoLegalCompletionError, PowerSamplingError, RequestFailedError, caused
 from power_sampling.types import Continuation, Draw, End, Floats, Tokens
 
 __all__ = ["Row", "context_of"]
@@ -120,7 +120,7 @@ class Row:
 
     def _no_number(self, logp: float, logq: float) -> PowerSamplingError:
         if self.draw.law.base is not None and self.draw.law.base.bad_words:
-            return RequestFailedError(
+            return NoLegalCompletionError(
                 f"After {len(self.tokens)} tokens of a draw no token has a finite log p ({logp}): bad_words exclude "
                 "every one, or the model's logits are NaN or infinite. Leave words out, or load the model in float32."
             )

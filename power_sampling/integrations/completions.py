@@ -10,22 +10,26 @@ __all__ = ["completion_facts", "reply_of", "token_logprobs"]
 
 
 def completion_facts(completion: Completion) -> dict[str, Any]:
-    """What is known of a completion beside its text: `finish_reason`, `stop`, `logp`, `seed`, `usage` (token counts)
-    and `power_sampling` (the sampler's diagnostics)."""
+    """What is known of a completion beside its text: `finish_reason`, `stop`, `logp`, `seed`, `usage` (token counts;
+    `prompt_tokens_details` has those that were cached) and `power_sampling` (the sampler's diagnostics)."""
     return {
         "finish_reason": completion.finish_reason,
         "stop": completion.stop,
         "logp": completion.logp,
         "seed": completion.seed,
-        "usage": completion.usage,
+        "usage": {**completion.usage, "prompt_tokens_details": {"cached_tokens": completion.cached_tokens}},
         "power_sampling": completion.diagnostics.to_dict(),
     }
 
 
 def token_logprobs(completion: Completion) -> list[dict[str, Any]]:
-    """The log p of every token: `{"token": text, "logprob": number}`, in order."""
+    """The log p of every token: `{"token": text, "logprob": number}`, in order; with `top_logprobs`, a list of the same
+    for the likeliest tokens of its position, where they were asked for."""
     tokens = zip(completion.token_text, completion.token_logp, strict=True)
-    return [{"token": token, "logprob": logp} for token, logp in tokens]
+    facts: list[dict[str, Any]] = [{"token": token, "logprob": logp} for token, logp in tokens]
+    for fact, likeliest in zip(facts, completion.top_logprobs, strict=False):
+        fact["top_logprobs"] = [{"token": each.text, "logprob": each.logp} for each in likeliest]
+    return facts
 
 
 def reply_of(completion: Completion) -> Reply:

@@ -12,13 +12,12 @@ from typing import Any, Protocol
 from power_sampling.integrations import completion_facts, reply_of, token_logprobs
 from power_sampling.server.asked import Asked
 from power_sampling.server.faults import Fault
-from power_sampling.types import Chunk, Completion, Reply
+from power_sampling.types import Chunk, Completion, Reply, TopToken
 
 __all__ = [
     "ChatForm",
     "Form",
     "TextForm",
-    "cached_tokens",
     "calls_of",
     "chat_logprobs",
     "facts_of",
@@ -63,14 +62,9 @@ def usage(completions: Sequence[Completion], n: int) -> Json:
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": sum(cached_tokens(c) for c in prompts)},
+        "prompt_tokens_details": {"cached_tokens": sum(c.cached_tokens for c in prompts)},
         "decoded_tokens": sum(c.diagnostics.tokens_decoded for c in completions),
     }
-
-
-def cached_tokens(completion: Completion) -> int:
-    """Of its prompt."""
-    return min(completion.diagnostics.tokens_reused, completion.prompt_tokens)
 
 
 def facts_of(completion: Completion) -> Json:
@@ -179,8 +173,15 @@ def _finish_reason(completion: Completion, calls: Sequence[Json]) -> str:
 
 def chat_logprobs(completion: Completion) -> Json:
     """Of all tokens, what ended the completion included: they sum to log p of the completion."""
-    content = [{**fact, "bytes": _bytes(fact["token"]), "top_logprobs": []} for fact in token_logprobs(completion)]
+    content = [
+        {**_with_bytes(fact), "top_logprobs": [_with_bytes(each) for each in fact.get("top_logprobs", ())]}
+        for fact in token_logprobs(completion)
+    ]
     return {"content": content, "refusal": None}
+
+
+def _with_bytes(fact: Json) -> Json:
+    return {"token": fact["token"], "logprob": fact["logprob"], "bytes": _bytes(fact["token"])}
 
 
 def _bytes(token: str) -> list[int] | None:
@@ -227,6 +228,14 @@ def _text_logprobs(completion: Completion) -> Json:
     return {
         "tokens": tokens,
         "token_logprobs": list(completion.token_logp),
-        "top_logprobs": None,
+        "top_logprobs": [_by_text(top) for top in completion.top_logprobs] or None,
         "text_offset": [0, *accumulate(map(len, tokens))][: len(tokens)],
     }
+
+
+def _by_text(top: Sequence[TopToken]) -> dict[str, float]:
+    """As this endpoint has it: of tokens that print alike, the likeliest."""
+    found: dict[str, float] = {}
+    for each in top:
+        found.setdefault(each.text, each.logp)
+    return found

@@ -28,7 +28,6 @@ NEUTRAL: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "frequency_penalty": ((0,), PENALTY),
     "presence_penalty": ((0,), PENALTY),
     "repetition_penalty": ((1,), PENALTY),
-    "top_logprobs": ((0,), "only the log p of drawn tokens is kept; leave it out"),
     "reasoning_effort": ((), "models decide themselves how long they think; leave it out"),
     "store": ((False,), "nothing is stored here; leave it out"),
     "service_tier": (("auto", "default"), "there is one tier; leave it out"),
@@ -75,7 +74,9 @@ class Asked:
 def asked_chat(request: ChatRequest, served: Served) -> Asked:
     """Raises a Fault or a PowerSamplingError for what cannot be honoured."""
     limits = {"max_tokens": request.max_tokens, "max_completion_tokens": request.max_completion_tokens}
-    sampler = _sampler(request, served, limits, constraint_of(request))
+    if request.top_logprobs and not request.logprobs:
+        raise _refused("top_logprobs", request.top_logprobs, "it needs logprobs: true")
+    sampler = _sampler(request, served, limits, constraint_of(request), request.top_logprobs)
     return Asked(
         sampler=sampler,
         prompts=[conversation_of(request)],
@@ -90,14 +91,12 @@ def asked_chat(request: ChatRequest, served: Served) -> Asked:
 def asked_completion(request: CompletionRequest, served: Served) -> Asked:
     """Raises a Fault or a PowerSamplingError for what cannot be honoured."""
     prompts = [request.prompt] if isinstance(request.prompt, str) else request.prompt
-    if request.logprobs:
-        raise refused("logprobs", request.logprobs, "only the log p of drawn tokens is kept; give 0")
     if request.best_of not in (None, 1, request.n):
         raise refused("best_of", request.best_of, 'use the power field sampler={"name": "best_of_n", ...}')
     if request.echo and request.logprobs is not None:
         raise refused("echo", True, "log p is that of the completion; leave echo or logprobs out")
     return Asked(
-        sampler=_sampler(request, served, {"max_tokens": request.max_tokens}, {}),
+        sampler=_sampler(request, served, {"max_tokens": request.max_tokens}, {}, request.logprobs),
         prompts=prompts,
         n=_count(len(prompts), request, served.limits),
         wants_logprobs=request.logprobs is not None,
@@ -150,7 +149,11 @@ def _beyond(param: str, came: str, most: float) -> Fault:
 
 
 def _sampler(
-    request: GenerationRequest, served: Served, limits: Mapping[str, int | None], constraint: Mapping[str, Any]
+    request: GenerationRequest,
+    served: Served,
+    limits: Mapping[str, int | None],
+    constraint: Mapping[str, Any],
+    top_logprobs: int | None,
 ) -> PowerSampler:
     """The server's sampler under the request's settings."""
     given = {name: getattr(request, name) for name in (*OWN, *POWER)}
@@ -166,7 +169,8 @@ def _sampler(
     if doubled := [name for name in CONSTRAINTS if name in constraint and name in fields]:
         raise ConfigurationError(f"{doubled[0]} stands in response_format too; give one.")
     _check_effort(fields.get("sampler"), served.limits)
-    return _bounded(served.sampler.with_settings(**{**fields, **constraint}), served.limits)
+    fields |= {**constraint, "top_logprobs": top_logprobs or 0}
+    return _bounded(served.sampler.with_settings(**fields), served.limits)
 
 
 def _check_effort(sampler: Any, limits: Limits) -> None:

@@ -216,8 +216,8 @@ class ChatRequest(GenerationRequest):
     """JSON is decoded under its schema, so it is always valid."""
     logprobs: bool | None = None
     """log p of every token of the answer, of the base law."""
-    top_logprobs: int | None = None
-    """Only 0: the log p of tokens that were not drawn is not kept."""
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    """So many of the likeliest tokens at every position, by passes over the finished answer; with `logprobs`."""
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
     """Comes back with the answer."""
     reasoning_effort: str | None = None
@@ -241,8 +241,8 @@ class CompletionRequest(GenerationRequest):
 
     prompt: str | Annotated[list[str], Field(min_length=1)]
     """One text or several, completed as they stand."""
-    logprobs: int | None = None
-    """Only 0: log p of every token drawn, without alternatives."""
+    logprobs: int | None = Field(default=None, ge=0, le=20)
+    """log p of every token drawn, with so many of the likeliest tokens at its position."""
     echo: bool | None = None
     """The prompt before the completion; not together with logprobs."""
     suffix: str | None = None

@@ -19,7 +19,7 @@ from power_sampling.errors import (
     without_frames,
 )
 from power_sampling.samplers import Sampler
-from power_sampling.types import Answer, Event, Progress, Termination, Tokens
+from power_sampling.types import Answer, Event, Law, Progress, Ranked, Termination, Tokens
 
 __all__ = ["Job", "Outcome", "Request", "Update", "told", "too_late"]
 
@@ -33,11 +33,12 @@ class Outcome(NamedTuple):
     tokens_reused: int
     serial_steps: int
     seconds: float
+    ranked: tuple[Ranked, ...] = ()  # at every position of the answer, where the request asks for it
 
     def facts(self) -> dict[str, Any]:
         """What is known of the answer and what it cost, by the names of `Diagnostics`."""
         cost = self._asdict()
-        del cost["answer"]
+        del cost["answer"], cost["ranked"]
         return {**self.answer.facts(), **cost}
 
 
@@ -64,6 +65,9 @@ class Request:
     started: float | None = None
     listener: Callable[[Update], None] | None = None
     wants_events: bool = False  # whether the listener is told what the sampler does
+    ranking: tuple[Law, int] | None = None
+    """How many of the likeliest tokens are told at every position of the answer, and under the base law of which law;
+    only of an engine that `Ranks`."""
 
 
 @dataclass(eq=False)

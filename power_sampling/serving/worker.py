@@ -16,15 +16,15 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
-from power_sampling.engines.protocol import LanguageModel, Peeks
+from power_sampling.engines.protocol import LanguageModel, Peeks, Ranks
 from power_sampling.errors import EngineClosedError, EngineError, PowerSamplingError, caused
 from power_sampling.samplers import Sampler
 from power_sampling.serving.clock import CLOCK
 from power_sampling.serving.draws import Draws
 from power_sampling.serving.job import Job, Outcome, Request, Update, told
-from power_sampling.types import Answer, Continuation, Draw, Event, Round, Step, Tokens
+from power_sampling.types import Answer, Continuation, Draw, Event, Ranked, Round, Step, Tokens
 
 __all__ = ["Job", "Outcome", "Request", "Update", "Worker"]
 
@@ -44,6 +44,7 @@ class _Live:
         self.job = job
         self.round = Round(())  # none has been asked for yet
         self.serial_steps = 0
+        self.ranking: Generator[None, None, Outcome] | None = None  # of its answer, once there is one
 
     def open(self, model: LanguageModel) -> None:
         request = self.job.request
@@ -64,6 +65,15 @@ class _Live:
             self.serial_steps,
             seconds,
         )
+
+    def ranked(self, model: Ranks, outcome: Outcome) -> Generator[None, None, Outcome]:
+        """The outcome with the likeliest tokens of every position, some of them at each `next`."""
+        assert self.job.request.ranking is not None
+        (law, count), found = self.job.request.ranking, list[Ranked]()
+        for some in model.ranked(self.draws.handle, outcome.answer.chain.tokens, law, count):
+            found += some
+            yield
+        return outcome._replace(ranked=tuple(found), seconds=time.monotonic() - self.job.submitted)
 
 
 class Worker:
@@ -156,6 +166,7 @@ class Worker:
         if self._peeks:
             self._prefetch(self._peeks)
         owners = {ticket: live for live in self._live.values() for ticket in live.draws.tickets}
+        self._rank()
         decoded, finished, failed = self._model.step()
         for live in {owners[ticket] for ticket in decoded}:
             live.serial_steps += 1
@@ -218,7 +229,27 @@ class Worker:
             outcome = live.outcome(stop.value)
             if live.job.request.listener and live.job.request.wants_events:
                 self._tell(live, steps=stop.value.steps, tokens_decoded=outcome.tokens_decoded)
+            self._answered(live, outcome)
+        except BaseException as error:  # noqa: BLE001 - a fault of one request reaches its waiter and nobody else
+            self._fail(live, error)
+
+    def _answered(self, live: _Live, outcome: Outcome) -> None:
+        if live.job.request.ranking is None:
             self._finish(live, outcome)
+            return
+        assert isinstance(self._model, Ranks), "refused before it gets here"
+        live.ranking, live.round = live.ranked(self._model, outcome), Round(())
+
+    def _rank(self) -> None:
+        """One more pass over an answer whose likeliest tokens are asked for. One at a step, so that rows in decoding do
+        not wait for more."""
+        live = next((live for live in self._live.values() if live.ranking), None)
+        if live is None or live.ranking is None:
+            return
+        try:
+            next(live.ranking)
+        except StopIteration as stop:
+            self._finish(live, stop.value)
         except BaseException as error:  # noqa: BLE001 - a fault of one request reaches its waiter and nobody else
             self._fail(live, error)
 

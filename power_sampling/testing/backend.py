@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from power_sampling.engines.choice import Choice, choose
+from power_sampling.engines.choice import Choice, choose, ranked
 from power_sampling.engines.row import Row
 from power_sampling.engines.stepped.backend import vacated
 from power_sampling.testing.table import TableLM
-from power_sampling.types import Floats, Tokens
+from power_sampling.types import Floats, Law, Ranked, Tokens
 
 __all__ = ["TableBackend", "TableState"]
 
@@ -95,3 +95,7 @@ class TableBackend:
 
     def score(self, state: TableState, logits: Floats, tokens: Tokens, temperature: float) -> Floats:
         return np.asarray(self.table.score(state.tokens, tokens, temperature))
+
+    def ranked(self, state: TableState, logits: Floats, tokens: Tokens, law: Law, count: int) -> Iterator[list[Ranked]]:
+        for t in range(len(tokens)):
+            yield [ranked(self.table.logits((*state.tokens, *tokens[:t])), law, tokens[:t], count)]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import count
 
 import numpy as np
 
-from power_sampling.engines.choice import choose, log_law
+from power_sampling.engines.choice import choose, log_law, ranked
 from power_sampling.engines.protocol import Capabilities, Cost, RuleMaker, Stepped, Watch, no_rules
 from power_sampling.engines.row import Row, context_of
-from power_sampling.types import Continuation, Draw, Floats, Termination, Tokens
+from power_sampling.types import Continuation, Draw, Floats, Law, Ranked, Termination, Tokens
 
 __all__ = ["TableLM"]
 
@@ -30,7 +31,7 @@ class TableLM:
     """
 
     context_window = None
-    capabilities = Capabilities(seeded=True, peek=True, floors=True, entropy=True, score_at=True, masks=True, base=True)
+    capabilities = Capabilities.every()
     max_rows = 32
 
     def __init__(self, vocab_size: int, seed: int, *, spread: float = 1.5, rules: RuleMaker = no_rules) -> None:
@@ -98,3 +99,7 @@ class TableLM:
         return np.array(
             [log_law(self.logits(c), temperature)[t] for c, t in zip(contexts, tokens, strict=True)], dtype=float
         )
+
+    def ranked(self, prompt: _TablePrompt, tokens: Tokens, law: Law, count: int) -> Iterator[list[Ranked]]:
+        for t in range(len(tokens)):
+            yield [ranked(self.logits((*prompt.tokens, *tokens[:t])), law, tokens[:t], count)]

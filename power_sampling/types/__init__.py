@@ -1,6 +1,6 @@
 """The words of the project as data. Nothing here knows a model, a tokenizer or a device."""
 
-from power_sampling.types.completion import Chunk, Completion, Diagnostics
+from power_sampling.types.completion import Chunk, Completion, Diagnostics, TopToken
 from power_sampling.types.conversation import Conversation, InvalidToolCall, Message, Reply, ToolCall
 from power_sampling.types.decoding import (
     Answer,
@@ -15,6 +15,7 @@ from power_sampling.types.decoding import (
     Peek,
     Prefetch,
     Progress,
+    Ranked,
     Round,
     Step,
     Termination,
@@ -46,6 +47,7 @@ __all__ = [
     "Peek",
     "Prefetch",
     "Progress",
+    "Ranked",
     "Reply",
     "Round",
     "Step",
@@ -53,5 +55,6 @@ __all__ = [
     "Termination",
     "Tokens",
     "ToolCall",
+    "TopToken",
     "Weighed",
 ]

@@ -10,7 +10,7 @@ from power_sampling.types.conversation import Reply
 from power_sampling.types.decoding import Exactness, Progress, Tokens
 from power_sampling.types.trace import Frame
 
-__all__ = ["Chunk", "Completion", "Diagnostics"]
+__all__ = ["Chunk", "Completion", "Diagnostics", "TopToken"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +42,14 @@ class Diagnostics:
         return plain
 
 
+class TopToken(NamedTuple):
+    """One of the likeliest tokens of a position."""
+
+    token: int
+    text: str
+    logp: float  # under the base law
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """A finished completion. `text` ends before the stop string or EOS; `tokens` include what terminated it."""
@@ -52,11 +60,17 @@ class Completion:
     logp: float  # log p(completion) under the base law
     token_logp: tuple[float, ...]
     token_text: tuple[str, ...]  # each token alone, as the tokenizer prints it
+    top_logprobs: tuple[tuple[TopToken, ...], ...] = ()  # at each position, where `top_logprobs` asks for them
     finish_reason: Literal["stop", "length"]
     stop: str | None  # the stop string that ended it, if one did
     prompt_tokens: int
     seed: int
     diagnostics: Diagnostics
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of the prompt whose states other requests had left."""
+        return min(self.diagnostics.tokens_reused, self.prompt_tokens)
 
     @property
     def usage(self) -> dict[str, int]:

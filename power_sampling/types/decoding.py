@@ -23,6 +23,7 @@ __all__ = [
     "Law",
     "Peek",
     "Prefetch",
+    "Ranked",
     "Progress",
     "Round",
     "Step",
@@ -34,6 +35,8 @@ Tokens: TypeAlias = tuple[int, ...]
 Floats: TypeAlias = NDArray[np.float64]
 End: TypeAlias = Literal["eos", "stop", "length", "floor", "illegal"]
 Exactness: TypeAlias = Literal["exact", "asymptotic", "approximate"]
+
+Ranked: TypeAlias = tuple[tuple[int, float], ...]  # tokens of one position with their log p, the likeliest first
 
 _NO_FLOATS: Floats = np.zeros(0)
 

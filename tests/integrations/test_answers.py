@@ -80,7 +80,7 @@ def test_facts_are_plain_json_and_say_what_the_completion_says() -> None:
             "stop": completion.stop,
             "logp": completion.logp,
             "seed": 1,
-            "usage": completion.usage,
+            "usage": {**completion.usage, "prompt_tokens_details": {"cached_tokens": completion.cached_tokens}},
             "power_sampling": completion.diagnostics.to_dict(),
         }
         tokens = token_logprobs(completion)

@@ -30,6 +30,7 @@ GENERATION = {
     "time_budget": ("50", 50.0),
     "timeout": ("60", 60.0),
     "logprobs": ("true", True),
+    "top_logprobs": ("3", 3),
     "json_schema": ("{type: object}", {"type": "object"}),
     "regex": ("'[ab]+'", "[ab]+"),
     "choices": ("[a, b]", ("a", "b")),

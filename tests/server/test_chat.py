@@ -228,6 +228,21 @@ def test_equal_seeds_equal_answers_and_those_in_process(tiny: PowerSampler, numb
     assert usage.prompt_tokens == own[0].prompt_tokens >= usage.prompt_tokens_details.cached_tokens
 
 
+def test_the_likeliest_tokens_of_every_position(tiny: PowerSampler, numbers: OpenAI) -> None:
+    asked: Any = {"model": "M", "messages": [USER], "seed": 11, "logprobs": True, "top_logprobs": 3}
+    (own,) = tiny.generate([Conversation(messages=[USER])], seed=11, top_logprobs=3)
+    (choice,) = numbers.chat.completions.create(**asked).choices
+    *_, last = [c for c in numbers.chat.completions.create(stream=True, **asked) if c.choices[0].logprobs]
+    for content in (choice.logprobs.content, last.choices[0].logprobs.content):  # type: ignore[union-attr]
+        shown = [[(each.token, each.logprob) for each in position.top_logprobs] for position in content or ()]
+        assert shown == [[(each.text, pytest.approx(each.logp)) for each in top] for top in own.top_logprobs]
+    (text,) = tiny.generate(["ab"], seed=3, top_logprobs=2)
+    (told,) = numbers.completions.create(model="M", prompt="ab", seed=3, logprobs=2).choices
+    assert told.logprobs is not None and told.logprobs.top_logprobs is not None
+    for shown_by_text, top in zip(told.logprobs.top_logprobs, text.top_logprobs, strict=True):
+        assert set(shown_by_text.items()) <= {(each.text, each.logp) for each in top} and shown_by_text
+
+
 def test_texts_are_completed_as_they_stand(tiny: PowerSampler, numbers: OpenAI) -> None:
     own = tiny.generate(["ab", "cd"], n=2, seed=3)
     answer = numbers.completions.create(model="M", prompt=["ab", "cd"], n=2, seed=3, logprobs=0)

@@ -83,7 +83,8 @@ REFUSED: list[tuple[dict[str, Any], str | None, str]] = [
     ({"logit_bias": {"99999": 1}}, None, "there is no token 99999"),
     ({"top_k": 0}, "top_k", "greater than or equal to 1"),
     ({"bad_words": [""]}, None, "bad_words.0"),
-    ({"top_logprobs": 3, "logprobs": True}, "top_logprobs", "leave it out"),
+    ({"top_logprobs": 3}, "top_logprobs", "needs logprobs"),
+    ({"top_logprobs": 21, "logprobs": True}, "top_logprobs", "less than or equal to 20"),
     ({"reasoning_effort": "high"}, "reasoning_effort", "leave it out"),
     ({"store": True}, "store", "nothing is stored"),
     ({"service_tier": "flex"}, "service_tier", "one tier"),
@@ -157,7 +158,7 @@ def test_what_cannot_be_honoured_is_refused(
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"logprobs": 2}, "logprobs"),
+        ({"logprobs": 21}, "logprobs"),
         ({"suffix": "x"}, "suffix"),
         ({"best_of": 3}, "best_of"),
         ({"echo": True, "logprobs": 0}, "echo"),

@@ -73,11 +73,14 @@ def essence(message: BaseMessage) -> dict[str, Any]:
     facts = {k: v for k, v in message.response_metadata.items() if not k.startswith("power_sampling")}
     if "logp" in facts:
         facts["logp"] = round(facts["logp"], 6)  # a batch of another size rounds in another way
+    if "token_usage" in facts:
+        facts["token_usage"] = {k: v for k, v in facts["token_usage"].items() if k != "prompt_tokens_details"}
+    usage = {k: v for k, v in (message.usage_metadata or {}).items() if k != "input_token_details"}  # what was cached
     return {
         "text": message.text,
         "calls": [(c["name"], c["args"]) for c in message.tool_calls],
         "invalid": [c["name"] for c in message.invalid_tool_calls],
         "reasoning": message.additional_kwargs.get("reasoning_content"),
-        "usage": message.usage_metadata,
+        "usage": usage,
         "facts": facts,
     }

@@ -7,12 +7,12 @@ that engine and backend share.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol, Self
 
 from power_sampling.engines.choice import Choice
 from power_sampling.engines.row import Row
-from power_sampling.types import Floats, Tokens
+from power_sampling.types import Floats, Law, Ranked, Tokens
 
 __all__ = ["Backend", "Part", "State", "stored_bytes", "vacated"]
 
@@ -106,6 +106,9 @@ class Backend(Protocol):
 
     def score(self, state: Any, logits: Any, tokens: Tokens, temperature: float) -> Floats:
         """log p of tokens that follow this state, whose last logits are given; shape (T,)."""
+
+    def ranked(self, state: Any, logits: Any, tokens: Tokens, law: Law, count: int) -> Iterator[list[Ranked]]:
+        """The likeliest tokens at the positions of tokens that follow this state, as `Ranks` says."""
 
 
 def stored_bytes(states: Iterable[State]) -> int:

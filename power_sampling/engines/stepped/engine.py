@@ -7,7 +7,7 @@ prompts of different requests begin with is shared. So no token is prefilled twi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
 
 from power_sampling.engines.protocol import Capabilities, Cost, RuleMaker, Stepped, Watch, no_rules
@@ -21,7 +21,7 @@ from power_sampling.engines.stepped.scheduler import Scheduler
 from power_sampling.engines.stepped.sequence import Prompt, Seq
 from power_sampling.engines.stepped.states import States
 from power_sampling.errors import OutOfMemoryError, PowerSamplingError
-from power_sampling.types import Continuation, Draw, Floats, Termination, Tokens
+from power_sampling.types import Continuation, Draw, Floats, Law, Ranked, Termination, Tokens
 
 __all__ = ["SteppedEngine"]
 
@@ -36,7 +36,7 @@ class SteppedEngine:
     while.
     """
 
-    capabilities = Capabilities(seeded=True, peek=True, floors=True, entropy=True, score_at=True, masks=True, base=True)
+    capabilities = Capabilities.every()
 
     def __init__(
         self,
@@ -133,6 +133,12 @@ class SteppedEngine:
         while fresh.missing:
             self._prefill.feed([fresh])
         return self.backend.score(fresh.state, fresh.logits, tokens, temperature)
+
+    def ranked(self, prompt: Prompt, tokens: Tokens, law: Law, count: int) -> Iterator[Sequence[Ranked]]:
+        """Behind the prompt's own state, one row at a time."""
+        while prompt.missing:
+            self._prefill.feed([prompt])
+        yield from self.backend.ranked(prompt.state, prompt.logits, tokens, law, count)
 
     # ------------------------------------------------------------ the parts of a step
 

@@ -6,7 +6,8 @@ host has seen the one before it (`pipeline.py`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 import psutil
 import torch
@@ -14,16 +15,18 @@ from transformers import PreTrainedModel
 
 from power_sampling.engines.choice import Choice
 from power_sampling.engines.row import Row
+from power_sampling.engines.torch.base_law import BaseLaws
 from power_sampling.engines.torch.choice import Laws, choose
 from power_sampling.engines.torch.cpu.layers import LlamaForward
 from power_sampling.engines.torch.cpu.linear import PackedLinear
+from power_sampling.engines.torch.devices import choice_device
 from power_sampling.engines.torch.forward import Forward
 from power_sampling.engines.torch.kv import BatchCache, KeyValues
 from power_sampling.engines.torch.pipeline import Pending, Steady
 from power_sampling.engines.torch.plain import PlainForward, input_device
 from power_sampling.engines.torch.window import context_window
 from power_sampling.errors import UnsupportedModelError
-from power_sampling.types import Floats, Law, Tokens
+from power_sampling.types import Floats, Law, Ranked, Tokens
 
 __all__ = ["TorchBackend"]
 
@@ -58,6 +61,7 @@ class TorchBackend:
         self.forward_calls = self.serial_steps = self.row_steps = 0
         self._forward: Forward = forward or PlainForward(model)
         self._device = input_device(model)
+        self._choice_device = choice_device(self._device)
         self._float = torch.float64 if model.dtype == torch.float64 else torch.float32
         self.batch = BatchCache()
         self._lag = self._device.type == "cuda" if lag is None else lag
@@ -74,8 +78,9 @@ class TorchBackend:
         return int(psutil.virtual_memory().available)
 
     def is_out_of_memory(self, error: Exception) -> bool:
-        """Whether a device or the host refused an allocation; the host says so in words only."""
-        return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+        """Whether a device or the host refused an allocation; the host and Apple's GPUs say so in words only."""
+        in_words = any(words in str(error) for words in ("can't allocate memory", "MPS backend out of memory"))
+        return in_words or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
     # ------------------------------------------------------------ prompts
 
@@ -94,7 +99,7 @@ class TorchBackend:
 
     @torch.inference_mode()
     def choose(self, logits: Sequence[torch.Tensor], rows: Sequence[Row]) -> list[Choice]:
-        base = torch.stack(list(logits))[:, : self.vocab_size].to(self._device, self._float)
+        base = torch.stack(list(logits))[:, : self.vocab_size].to(self._choice_device, self._float)
         laws = Laws.of([row.draw.law for row in rows], base)
         uniforms = torch.tensor([row.uniform() for row in rows], dtype=torch.float64)[:, None]
         allowed, excluded = [row.allowed() for row in rows], [row.excluded() for row in rows]
@@ -128,13 +133,14 @@ class TorchBackend:
     def launch(self, rows: list[Row], last: Sequence[int]) -> Pending:
         """Feed every row its last token and draw its next one, without waiting for it."""
         if self._steady is None or self._steady.rows != rows:
-            like = torch.empty(0, dtype=self._float, device=self._device)
+            like = torch.empty(0, dtype=self._float, device=self._choice_device)
             self._steady = Steady(rows, last, self.batch, like, self._steady)
         self.serial_steps += 1
         self.row_steps += len(rows)
         self.forward_calls += 1
         steady = self._steady
-        logits = self._logits(steady.tokens, steady.positions, steady.pads, self.batch, 1)
+        tokens, positions, pads = (x.to(self._device) for x in (steady.tokens, steady.positions, steady.pads))
+        logits = self._logits(tokens, positions, pads, self.batch, 1)
         return steady.choose(logits[:, -1, : self.vocab_size])
 
     @torch.inference_mode()
@@ -162,19 +168,40 @@ class TorchBackend:
 
     @torch.inference_mode()
     def score(self, state: KeyValues, logits: torch.Tensor, tokens: Tokens, temperature: float) -> Floats:
-        batch = BatchCache()
-        batch.enter([state])
         parts = [torch.zeros(0, dtype=torch.float64)]
-        before = logits[None]  # the logits of the positions whose next tokens are scored
-        for start in range(0, len(tokens), SCORE_CHUNK):
-            piece = tokens[start : start + SCORE_CHUNK]
-            fed = self.feed(batch, [piece], keep=len(piece))[0]
-            known = torch.cat([before, fed[:-1]])[:, : self.vocab_size].to(self._float)
+        for piece, known in self._teacher_forced(state, logits, tokens):
             logp = torch.log_softmax(known / temperature, -1)
             index = torch.tensor(piece, device=logp.device)
             parts.append(logp.gather(-1, index[:, None])[:, 0].double().cpu())
-            before = fed[-1:]
         return torch.cat(parts).numpy()
+
+    @torch.inference_mode()
+    def ranked(
+        self, state: KeyValues, logits: torch.Tensor, tokens: Tokens, law: Law, count: int
+    ) -> Iterator[list[Ranked]]:
+        start = 0
+        for piece, known in self._teacher_forced(state, logits, tokens):
+            bases = BaseLaws.of([law] * len(piece), known)
+            if bases is not None and law.base is not None:
+                befores = [tokens[:at] if law.base.looks_back else () for at in range(start, start + len(piece))]
+                known = bases.logits(known, [law.base.excluded(before) for before in befores])
+            top = torch.log_softmax(known / law.temperature, -1).topk(min(count, self.vocab_size))
+            found = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+            yield [tuple((t, p) for t, p in zip(*row, strict=True) if p > -math.inf) for row in found]
+            start += len(piece)
+
+    def _teacher_forced(
+        self, state: KeyValues, logits: torch.Tensor, tokens: Tokens
+    ) -> Iterator[tuple[Tokens, torch.Tensor]]:
+        """Pieces of tokens that follow a state, and the logits of their positions."""
+        batch = BatchCache()
+        batch.enter([state])
+        before = logits[None]
+        for start in range(0, len(tokens), SCORE_CHUNK):
+            piece = tokens[start : start + SCORE_CHUNK]
+            fed = self.feed(batch, [piece], keep=len(piece))[0]
+            yield piece, torch.cat([before, fed[:-1]])[:, : self.vocab_size].to(self._choice_device, self._float)
+            before = fed[-1:]
 
     def feed(self, batch: BatchCache, pieces: Sequence[Tokens], *, keep: int | torch.Tensor) -> torch.Tensor:
         """Append a piece to every row of `batch`. Returns logits as `Forward` does.

@@ -14,7 +14,8 @@ from power_sampling.engines.torch import choice
 from power_sampling.engines.torch.base_law import BaseLaws
 from power_sampling.engines.torch.choice import Laws, choose
 from power_sampling.engines.torch.engine import TorchLM
-from power_sampling.testing import run_draws
+from power_sampling.errors import NoLegalCompletionError
+from power_sampling.testing import TableLM, run_draws
 from power_sampling.types import BaseLaw, Chain, Continuation, Draw, Law, Termination
 from tests.support.base_law import BASE_LAWS
 from tests.support.tiny import tiny_model
@@ -118,3 +119,16 @@ def test_the_compiled_choice_never_sees_it(monkeypatch: pytest.MonkeyPatch) -> N
     logits = torch.zeros(len(LAWS), 9)
     choose(logits, Laws.of(LAWS, logits), torch.full((len(LAWS), 1), 0.5).double())
     assert [laws.base for laws in seen] == [None]
+
+
+@pytest.mark.parametrize("make", [lambda: TorchLM(tiny_model(vocab_size=3, layers=1)), lambda: TableLM(3, seed=1)])
+def test_where_no_token_is_left_the_draw_fails_and_no_other(make: Any) -> None:
+    engine, nothing = make(), BaseLaw(bad_words=((0,), (1,), (2, 2), (2,)))
+    handle = engine.open((1, 2), ENDLESS)
+    lost, kept = (engine.add(handle, draw) for draw in (*draws(nothing, range(1)), *draws(None, range(1))))
+    finished, failed = {}, {}
+    while not (finished and failed):
+        _, done, broken = engine.step()
+        finished.update(done)
+        failed.update(broken)
+    assert finished.keys() == {kept} and isinstance(failed[lost], NoLegalCompletionError)
