@@ -71,6 +71,8 @@ class PretrainedFields(LoadedFields, total=False):
     device_map: str | Mapping[str, Any] | None
     attn_implementation: str | None
     quantization_config: Mapping[str, Any] | None
+    adapter: str | None
+    merge_adapter: bool | None
     model_kwargs: Mapping[str, Any]
     trust_remote_code: bool
 

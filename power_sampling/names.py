@@ -17,6 +17,7 @@ _SAME = {
     "dtype": "torch_dtype",
     "timeout": "request_timeout",
     "quantization_config": "load_in_4bit load_in_8bit",
+    "adapter": "peft_model lora lora_path adapter_id adapter_path peft_model_id",
     "json_schema": "response_format format guided_json",
     "regex": "guided_regex",
     "choices": "guided_choice",

@@ -37,13 +37,19 @@ class TorchFields(Settings):
     dtype: str = "auto"
     """`auto` (as stored), `float32`, `bfloat16`, `float16`, `float64`."""
     device: str | None = None
-    """`cpu`, `cuda`, `cuda:1`, `mps`; None: a GPU where there is one."""
+    """`cpu`, `cuda`, `cuda:1`, `mps`; None: a GPU where there is one (on `mps`, Apple's, it has not been run yet)."""
     device_map: str | dict[str, Any] | None = None
     """`auto`, or a mapping of modules to devices; instead of `device`."""
     attn_implementation: str | None = None
     """`eager`, `sdpa`, `flash_attention_2`, ...; None: transformers chooses."""
     quantization_config: dict[str, Any] | None = None
-    """Fields of a transformers quantisation config, `quant_method` included."""
+    """Fields of a transformers quantisation config, `quant_method` included. Tried: torchao's int8 on a CPU."""
+    adapter: str | None = None
+    """Folder or hub id of a PEFT adapter in the layers (LoRA, DoRA, IA3, ...) that was trained for this model. The
+    tokenizer stays the model's own: give `tokenizer` where the adapter's folder has another one."""
+    merge_adapter: bool | None = None
+    """Add the adapter to the weights, in their type (True), or compute it beside them (False). None: merged, unless the
+    model is quantised."""
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Anything else for `from_pretrained`."""
     check_model: bool = True
@@ -78,6 +84,14 @@ class TorchFields(Settings):
             raise ConfigurationError(f"model_kwargs: {', '.join(own)}: give it as a field of its own, beside it.")
         if not self.model_kwargs.get("weights_only", True):
             raise ConfigurationError("model_kwargs: weights_only=False runs what a checkpoint holds; leave it out.")
+        return self
+
+    @model_validator(mode="after")
+    def _check_adapter(self) -> Self:
+        if self.merge_adapter is not None and self.adapter is None:
+            raise ConfigurationError("merge_adapter: there is no adapter to merge; give `adapter` too.")
+        if self.merge_adapter and self.quantization_config is not None:
+            raise ConfigurationError("merge_adapter: a quantised model would round what is merged into it.")
         return self
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 from power_sampling.engines.protocol import RuleMaker, no_rules
 from power_sampling.engines.stepped.engine import SteppedEngine
 from power_sampling.engines.stepped.sequence import Prompt
+from power_sampling.engines.torch.adapters import without_wrapper
 from power_sampling.engines.torch.backend import TorchBackend
 from power_sampling.engines.torch.changes import Changes
 from power_sampling.engines.torch.forward import Forward
@@ -40,6 +41,7 @@ class TorchLM(SteppedEngine):
         kv_memory: int | None = None,
         **options: Any,
     ) -> None:
+        model = without_wrapper(model)
         refuse_unsupported(model)
         backend = TorchBackend(model, forward, vocab_size=vocab_size, **options)
         super().__init__(backend, rules=rules, max_rows=max_rows, prompt_memory=prompt_memory, kv_memory=kv_memory)
@@ -75,7 +77,7 @@ def refuse_unsupported(model: PreTrainedModel) -> None:
     if "past_key_values" not in inspect.signature(model.forward).parameters:
         raise UnsupportedModelError(
             f"{name} takes no past_key_values, so what it keeps of a text cannot be cut and handed in again. Use one "
-            "that does (Llama, Qwen2/3, Mistral, Gemma, GPT-2, ...); of a model of peft, give its get_base_model()."
+            "that does (Llama, Qwen2/3, Mistral, Gemma, GPT-2, ...)."
         )
     if foreign := _uncuttable(model):
         raise UnsupportedModelError(

@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from power_sampling.config import ModelConfig
 from power_sampling.engines.options import TorchOptions
+from power_sampling.engines.torch.adapters import adapted, without_wrapper
+from power_sampling.engines.torch.devices import default_device
 from power_sampling.engines.torch.engine import TorchLM, refuse_unsupported
 from power_sampling.engines.torch.gguf import embedded_file, unpacked
 from power_sampling.engines.torch.prepare import prepare
@@ -44,11 +46,13 @@ def load(config: ModelConfig, options: TorchOptions) -> tuple[Any, Any]:
         model, found = AutoModelForCausalLM.from_pretrained(source, **arguments)
     _refuse_missing(config.model, found)
     if options.device_map is None and options.quantization_config is None:
-        device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = options.device or default_device()
         try:
             model = model.to(device)
         except (RuntimeError, AssertionError) as error:
             raise ConfigurationError(f"device {device!r} cannot be used: {error}") from error
+    if options.adapter is not None:
+        model = adapted(model, options.adapter, merge=options.merge_adapter)
     return model, tokenizer
 
 
@@ -81,6 +85,7 @@ def _refuse_missing(name: str, found: dict[str, Any]) -> None:
 
 def engine(model: Any, options: TorchOptions, *, vocab_size: int, is_own: bool) -> TorchLM:
     """The engine of a loaded model. `is_own`: it was loaded here, so that it may be laid out anew."""
+    model = without_wrapper(model)
     refuse_unsupported(model)
     _tell_shorter_window(model)
     return TorchLM(
