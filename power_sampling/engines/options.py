@@ -43,7 +43,8 @@ class TorchFields(Settings):
     attn_implementation: str | None = None
     """`eager`, `sdpa`, `flash_attention_2`, ...; None: transformers chooses."""
     quantization_config: dict[str, Any] | None = None
-    """Fields of a transformers quantisation config, `quant_method` included. Tried: torchao's int8 on a CPU."""
+    """Fields of a transformers quantisation config, `quant_method` included. torchao's int8 was tried on a CPU; the
+    others have not been."""
     adapter: str | None = None
     """Folder or hub id of a PEFT adapter in the layers (LoRA, DoRA, IA3, ...) that was trained for this model. The
     tokenizer stays the model's own: give `tokenizer` where the adapter's folder has another one."""
