@@ -46,6 +46,7 @@ OF_SMC = ("tests/samplers/test_sequential_monte_carlo.py", CONFORMANCE)
 OF_TEMPERING = ("tests/samplers/test_parallel_tempering.py", CONFORMANCE)
 OF_PREFETCH = ("tests/samplers/test_prefetch.py", "tests/samplers/test_counts.py")
 OF_CHOICE = ("tests/engines/torch/test_choice.py", "tests/engines/stepped/test_backends.py")
+OF_BASE_LAWS = ("tests/engines/torch/test_base_law.py", "tests/samplers/test_base_law.py", *OF_CHOICE)
 OF_ENGINE = ("tests/engines/torch/test_engine.py", "tests/engines/stepped")
 OF_WORKER = ("tests/serving/test_worker.py", "tests/samplers/test_counts.py", "tests/samplers/test_prefetch.py")
 
@@ -320,16 +321,58 @@ SLIPS = (
     Slip(
         "host: p is masked too",
         HOST_CHOICE,
-        "log_p = log_law(logits, law.temperature)\n    return Choice",
-        "log_p = log_law(logits, law.temperature, allowed)\n    return Choice",
+        "NextToken(logits, log_law(logits, law.temperature), log_q",
+        "NextToken(logits, log_law(logits, law.temperature, allowed), log_q",
         (*OF_CHOICE, "tests/text/test_constraints.py", "tests/text/test_horizon.py"),
     ),
     Slip(
         "host: q is drawn from p",
         HOST_CHOICE,
-        "log_q = log_law(logits, law.proposal_temperature, allowed)\n    cdf",
-        "log_q = log_law(logits, law.temperature, allowed)\n    cdf",
+        "log_q = log_law(logits, law.proposal_temperature, allowed)\n    return",
+        "log_q = log_law(logits, law.temperature, allowed)\n    return",
         OF_CHOICE,
+    ),
+    Slip(
+        "base law: a completion without a way on is taken for legal",
+        HOST_CHOICE,
+        "logq = np.inf if laws.is_dead else float(laws.log_q[token])",
+        "logq = float(laws.log_q[token])",
+        OF_BASE_LAWS,
+    ),
+    Slip(
+        "base law: top_p before top_k is normalised",
+        HOST_CHOICE,
+        "kept = ordered[ordered >= least]",
+        "kept = ordered",
+        OF_BASE_LAWS,
+    ),
+    Slip(
+        "base law: biases are added behind the temperature",
+        "power_sampling/engines/torch/base_law.py",
+        "index_put_(self.bias_at, self.bias,",
+        "index_put_(self.bias_at, self.bias * self.temperature[self.bias_at[0], 0],",
+        OF_BASE_LAWS,
+    ),
+    Slip(
+        "base law: a word is looked for from the cut on",
+        ROW,
+        "(*self.draw.chain.tokens[: self.draw.cut], *self.tokens) if",
+        "tuple(self.tokens) if",
+        OF_BASE_LAWS,
+    ),
+    Slip(
+        "base law: a step is begun before a word has been seen",
+        ROW,
+        "not (looks_back or (self.watch",
+        "not ((self.watch",
+        OF_BASE_LAWS,
+    ),
+    Slip(
+        "base law: the device's dead rows go on",
+        CHOICE,
+        "found[:, 2:3].masked_fill_(is_dead, math.inf)",
+        "pass",
+        OF_BASE_LAWS,
     ),
     Slip("device: p is masked too", CHOICE, "p = _Softmax(centred,", "p = _Softmax(legal,", OF_CHOICE),
     Slip(

@@ -18,13 +18,14 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 
-from power_sampling.engines.protocol import LanguageModel, Peeks, Ranks
+from power_sampling.engines.protocol import LanguageModel, Peeks
 from power_sampling.errors import EngineClosedError, EngineError, PowerSamplingError, caused
 from power_sampling.samplers import Sampler
 from power_sampling.serving.clock import CLOCK
 from power_sampling.serving.draws import Draws
 from power_sampling.serving.job import Job, Outcome, Request, Update, told
-from power_sampling.types import Answer, Continuation, Draw, Event, Ranked, Round, Step, Tokens
+from power_sampling.serving.ranking import ranked
+from power_sampling.types import Answer, Continuation, Draw, Event, Round, Step, Tokens
 
 __all__ = ["Job", "Outcome", "Request", "Update", "Worker"]
 
@@ -65,15 +66,6 @@ class _Live:
             self.serial_steps,
             seconds,
         )
-
-    def ranked(self, model: Ranks, outcome: Outcome) -> Generator[None, None, Outcome]:
-        """The outcome with the likeliest tokens of every position, some of them at each `next`."""
-        assert self.job.request.ranking is not None
-        (law, count), found = self.job.request.ranking, list[Ranked]()
-        for some in model.ranked(self.draws.handle, outcome.answer.chain.tokens, law, count):
-            found += some
-            yield
-        return outcome._replace(ranked=tuple(found), seconds=time.monotonic() - self.job.submitted)
 
 
 class Worker:
@@ -229,16 +221,9 @@ class Worker:
             outcome = live.outcome(stop.value)
             if live.job.request.listener and live.job.request.wants_events:
                 self._tell(live, steps=stop.value.steps, tokens_decoded=outcome.tokens_decoded)
-            self._answered(live, outcome)
+            self._finish(live, outcome)
         except BaseException as error:  # noqa: BLE001 - a fault of one request reaches its waiter and nobody else
             self._fail(live, error)
-
-    def _answered(self, live: _Live, outcome: Outcome) -> None:
-        if live.job.request.ranking is None:
-            self._finish(live, outcome)
-            return
-        assert isinstance(self._model, Ranks), "refused before it gets here"
-        live.ranking, live.round = live.ranked(self._model, outcome), Round(())
 
     def _rank(self) -> None:
         """One more pass over an answer whose likeliest tokens are asked for. One at a step, so that rows in decoding do
@@ -302,6 +287,10 @@ class Worker:
         live.draws.drop_all()
 
     def _finish(self, live: _Live, outcome: Outcome) -> None:
+        """Answer it, once the likeliest tokens are there that it asks for."""
+        if live.job.request.ranking is not None and live.ranking is None:
+            live.ranking, live.round = ranked(self._model, live.draws.handle, live.job, outcome), Round(())
+            return
         self._drop(live)
         live.job.finish(outcome)
 

@@ -87,6 +87,22 @@ def test_what_fails_meanwhile_is_one_request_s_alone(monkeypatch: pytest.MonkeyP
     assert model.complete("ab").tokens
 
 
+def test_others_are_answered_meanwhile_and_who_gives_up_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = PowerSampler.from_model(tiny_model(layers=1), tiny_tokenizer(), max_new_tokens=5, sampler="ancestral")
+    engine, worker = model._model.load().engine, model._model.load().worker
+
+    def endless(*args: Any) -> Any:
+        while True:
+            yield []
+
+    monkeypatch.setattr(engine.backend, "ranked", endless)  # type: ignore[attr-defined]
+    (waits,) = model._submit(["ab"], 1, {"top_logprobs": 2}, None)
+    assert model.complete("cd").tokens
+    assert not waits.job.is_over and waits.job in worker._live
+    waits.job.cancel()
+    assert model.complete("cd").tokens and waits.job not in worker._live
+
+
 def test_an_engine_that_cannot_tell_refuses() -> None:
     served = ServedLM(TableLM(4, seed=1), lambda _: None)
     model = PowerSampler.from_model(served, table_tokenizer(), max_new_tokens=3)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from power_sampling.integrations import reply_of
-from power_sampling.server.answers import cached_tokens, calls_of, chat_logprobs, facts_of
+from power_sampling.server.answers import calls_of, chat_logprobs, facts_of
 from power_sampling.server.asked import Asked
 from power_sampling.server.faults import Fault
 from power_sampling.types import Chunk, Completion
@@ -169,7 +169,7 @@ def _usage(completion: Completion) -> Json:
     counted = _reasoning_tokens(completion)
     return {
         "input_tokens": completion.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": cached_tokens(completion)},
+        "input_tokens_details": {"cached_tokens": completion.cached_tokens},
         "output_tokens": len(completion.tokens),
         "output_tokens_details": {} if counted is None else {"reasoning_tokens": counted},
         "total_tokens": completion.prompt_tokens + len(completion.tokens),
