@@ -75,7 +75,7 @@ def asked_chat(request: ChatRequest, served: Served) -> Asked:
     """Raises a Fault or a PowerSamplingError for what cannot be honoured."""
     limits = {"max_tokens": request.max_tokens, "max_completion_tokens": request.max_completion_tokens}
     if request.top_logprobs and not request.logprobs:
-        raise _refused("top_logprobs", request.top_logprobs, "it needs logprobs: true")
+        raise refused("top_logprobs", request.top_logprobs, "it needs logprobs: true")
     sampler = _sampler(request, served, limits, constraint_of(request), request.top_logprobs)
     return Asked(
         sampler=sampler,
