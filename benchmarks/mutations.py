@@ -147,8 +147,8 @@ SLIPS = (
     Slip(
         "particle Gibbs loses the kept particle",
         GIBBS,
-        "ancestors = [0, *(rng.categorical(w) for _ in range(1, n))]",
-        "ancestors = [rng.categorical(w) for _ in range(n)]",
+        "particles[0] = chain.head(end)",
+        "particles[0] = particles[0] if start > cut else chain.head(end)",
         OF_GIBBS,
     ),
     Slip(

@@ -41,7 +41,7 @@ async function stream(fields, told) {
     const lines = (rest + value).split("\n");
     rest = lines.pop();
     for (const line of lines) {
-      const event = /^(?:: (trace|progress)|(data):) (.*)$/.exec(line);
+      const event = /^(?:: (trace|progress)|(data):) (.*)$/s.exec(line);
       if (!event || event[3] === "[DONE]") continue;
       const carried = JSON.parse(event[3]);
       if (carried.error) throw new Error(carried.error.message);

@@ -109,7 +109,8 @@ function words(frame) {
       const given = frame.chains.length > 1 ? `${frame.chains.length} suffixes redrawn ${from}` : `Suffix redrawn ${from}`;
       if (frame.log_ratio === undefined || frame.log_u === null) return `${which}${given}: ${done} by weight.`;
       const bound = frame.chains.some(c => c.end === "floor") ? "≤ " : "";
-      return `${which}${given}: ${done}. Log ratio ${bound}${number(frame.log_ratio)}, log u ${number(frame.log_u)}.`;
+      const ratio = frame.log_ratio === null && frame.accepted !== null ? "∞" : number(frame.log_ratio); // JSON has neither
+      return `${which}${given}: ${done}. Log ratio ${bound}${ratio}, log u ${number(frame.log_u)}.`;
     }
     case "swapped": return `Chains ${frame.of} and ${frame.of + 1}: ${frame.is_accepted ? "swapped" : "not swapped"}. Log ratio ${number(frame.log_ratio)}, log u ${number(frame.log_u)}.`;
     case "weighed": return `${frame.of ? `Run ${frame.of}: ` : ""}${count(frame.chains.length, "particle")} grown ${from}, ${frame.ancestors ? `resampled: ${new Set(frame.ancestors).size} have offspring` : "not resampled"}. Effective sample size ${number(frame.ess, 1)}.`;

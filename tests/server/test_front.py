@@ -18,7 +18,7 @@ from tests.support.browser import WIDTHS, chromium, visited
 from tests.support.server import listening, spoken
 from tests.support.tiny import tiny_model, tiny_tokenizer
 
-BAD = "<img src=x onerror=alert(1)>'\"$(id)"
+BAD = "<img src=x onerror=alert(1)>'\"$(id)\u2028"
 NAME = "<i>M</i>"
 
 
