@@ -17,6 +17,7 @@ import pytest
 from power_sampling import PowerSampler
 from power_sampling.config import MetropolisHastings, ParticleGibbs, SequentialMonteCarlo
 from power_sampling.engines import choice
+from power_sampling.engines.row import Row
 from power_sampling.engines.torch.base_law import BaseLaws
 from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.samplers.particle_gibbs import move
@@ -35,7 +36,7 @@ from power_sampling.types import (
     Tokens,
 )
 from tests.support.base_law import BASE_LAWS, enumerated
-from tests.support.constraints import legal
+from tests.support.constraints import legal, table_rules
 from tests.support.exact import EOS, PROMPT, STOP, World, label
 from tests.support.law import assert_law, table_tokenizer
 from tests.support.table import Table
@@ -127,6 +128,15 @@ def test_sequential_monte_carlo_is_unbiased(base: BaseLaw) -> None:
         estimate[answer.chain.tokens] += probability * math.exp(answer.log_z)
     exact = enumerated(lambda x: world.lm.logits((*PROMPT, *x)), base, 1.0, 2, 0)
     assert max(abs(estimate[x] - p**3.0) for x, p in exact.items()) < 1e-10
+
+
+def test_an_eos_where_nothing_allowed_is_left_ends_no_legal_completion() -> None:
+    law = Law(2.0, 1.0, 0.5, base=BaseLaw(top_k=1))
+    rule = table_rules(legal(["12"], 3))
+    assert rule is not None
+    row = Row(0, Draw(Chain.empty(), 0, 3, law, 0), EOS.eos_ids, rule.watch(()))
+    assert row.push(*choice.choose(np.array([5.0, 1.0, 0.0]), row)) == "illegal"
+    assert row.tokens == [0] and row.continuation().log_weight[-1] == -math.inf
 
 
 # ------------------------------------------------------------ answers, through everything
