@@ -192,7 +192,7 @@ def answers(make: Callable[[], Any], sampler: Any, n: int = 300) -> list[str]:
         (torch_engine, SAMPLERS[3], 100),
         (table, SAMPLERS[4], 100),
         *[
-            pytest.param(make, sampler, 600, marks=pytest.mark.slow)
+            pytest.param(make, sampler, 300, marks=pytest.mark.slow)
             for make in (table, torch_engine)
             for sampler in SAMPLERS
         ],
