@@ -126,6 +126,12 @@ class GenerationConfig(Settings):
     """So many of the likeliest tokens at every position of the answer, with their log p under the base law, computed by
     passes over the finished answer: decoding costs nothing more, and in float32 they differ from the log p of the drawn
     tokens by rounding. Fewer where the base law keeps fewer. Above 0, it attaches `logprobs` too."""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Further variables of the chat template, such as `enable_thinking` or `reasoning_effort`; which there are, the
+    template alone says."""
+    thinking_budget: int | None = Field(default=None, ge=0, le=MOST_TOKENS)
+    """The most tokens of reasoning; when they are spent, the thought is closed by the model's own tokens. The target is
+    then p(x)^alpha on the completions whose thought is at most that long."""
     json_schema: dict[str, Any] | None = None
     """Only completions that are JSON under this schema. One constraint at most: the target is then p(x)^alpha on the
     completions it admits, and every answer is valid."""
@@ -199,7 +205,7 @@ class ModelConfig(TorchFields):
 
     The fields of the engine `torch` can stand here, flat, as well as in the mapping of `engine`."""
 
-    SERVING: ClassVar[frozenset[str]] = TorchFields.SERVING | {"engine", "use_chat_template"}
+    SERVING: ClassVar[frozenset[str]] = TorchFields.SERVING | {"engine", "use_chat_template", "tool_format"}
     """Fields that also concern a model that is loaded already; the others say how one is loaded."""
 
     model: str = "embedded"
@@ -215,6 +221,9 @@ class ModelConfig(TorchFields):
     use_chat_template: bool | None = None
     """How adapters present a bare prompt: as one user message (True), as it is (False); None: as one user message
     where the tokenizer has a chat template."""
+    tool_format: str | None = None
+    """The family by whose syntax calls and thoughts are written and read (`hermes`, `qwen3_coder`, `harmony`, ...);
+    None: the one that the text of the chat template tells."""
 
     @classmethod
     def hint(cls, unknown: str) -> str:

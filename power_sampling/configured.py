@@ -136,7 +136,7 @@ class ConfiguredModel:
 
     def encode(self, prompt: Prompt) -> Tokens:
         """The tokens the model would be given."""
-        return encoded(prompt, self._model.load().codec)
+        return encoded(prompt, self._model.load().codec, self.generation.chat_template_kwargs)
 
     def token_ids(self, text: str) -> list[int]:
         """The tokens of a text alone, nothing added."""

@@ -41,6 +41,8 @@ class GenerationFields(TypedDict, total=False):
     timeout: float | None
     logprobs: bool
     top_logprobs: int
+    chat_template_kwargs: Mapping[str, Any]
+    thinking_budget: int | None
     json_schema: Mapping[str, Any] | None
     regex: str | None
     choices: Collection[str] | None
@@ -59,6 +61,7 @@ class LoadedFields(GenerationFields, total=False):
     check_model: bool
     cuda_graphs: bool
     use_chat_template: bool | None
+    tool_format: str | None
 
 
 class PretrainedFields(LoadedFields, total=False):

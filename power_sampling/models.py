@@ -267,12 +267,12 @@ def serve(model: Any, tokenizer: Any, config: ModelConfig, *, is_own: bool) -> L
     from power_sampling.text.codec import Codec
     from power_sampling.text.rules import Rules
 
-    codec = Codec(tokenizer, _eos_ids(model))
+    codec = Codec(tokenizer, _eos_ids(model), config.tool_format)
     if isinstance(model, LanguageModel):
         engine = model
     else:
         engine = _loader(config).engine(model, config.engine_options(), vocab_size=codec.vocab_size, is_own=is_own)
-    rules = Rules(codec.decode, codec.grammars(engine.vocab_size))
+    rules = Rules(codec.decode, codec.grammars(engine.vocab_size), engine.vocab_size)
     if isinstance(engine, StepsOnHost):
         engine.rules = rules
     return Loaded(tokenizer, codec, engine, Worker(engine), rules)

@@ -34,6 +34,8 @@ __all__ = [
     "prepare",
 ]
 
+OWN_VARIABLES = {"messages", "tools", "add_generation_prompt"}  # of a chat template
+
 Prompt: TypeAlias = str | Sequence[Message] | Conversation
 
 
@@ -53,7 +55,7 @@ class PreparedPrompt:
         self, seed: int, started: float, listener: Callable[[Update], None] | None, *, wants_events: bool = False
     ) -> Request:
         """What the worker is asked; limits count from `started`."""
-        config, is_constrained = self.config, self.termination.constraint is not None
+        config, is_constrained = self.config, self.termination.is_restricted
         return Request(
             prompt=self.tokens,
             termination=self.termination,
@@ -111,23 +113,31 @@ def prepare(prompt: Prompt, loaded: Loaded, config: GenerationConfig) -> Prepare
     """Raises InputError for what is no prompt, ContextOverflowError for what does not fit, ConfigurationError for what
     the engine cannot do and for a constraint that is none."""
     codec = loaded.codec
-    tokens, turn = _encoded(prompt, codec)
+    tokens, turn = _encoded(prompt, codec, config.chat_template_kwargs)
     _check_window(tokens, config, loaded.engine.context_window)
     starts_in_reasoning = turn is not None and codec.starts_in_reasoning(tokens)
     answer = answer_rule(config)
     lark = None if answer is None else f"start: {answer}"
     if turn is not None:
         lark = turn.grammar(answer, starts_in_reasoning=starts_in_reasoning)
-    termination = Termination(codec.eos_ids, config.stop, lark, config.max_new_tokens)
+    thought = None
+    if config.thinking_budget is not None:
+        if turn is None:
+            raise ConfigurationError(
+                "thinking_budget: a text is completed as it stands, and has no reasoning. Send messages, or leave it "
+                "out."
+            )
+        thought = codec.thought_limit(config.thinking_budget, is_open=starts_in_reasoning)
+    termination = Termination(codec.eos_ids, config.stop, lark, config.max_new_tokens, thought)
     _check_capabilities(config, termination, loaded.engine.capabilities)
     loaded.rules(termination)  # raises for a constraint that is none
     base = base_law(config, codec, loaded.engine.vocab_size)
     return PreparedPrompt(codec, config, tokens, turn, starts_in_reasoning, termination, base)
 
 
-def encoded(prompt: Prompt, codec: Codec) -> Tokens:
+def encoded(prompt: Prompt, codec: Codec, template_arguments: Mapping[str, Any] | None = None) -> Tokens:
     """The tokens the model is given."""
-    return _encoded(prompt, codec)[0]
+    return _encoded(prompt, codec, template_arguments or {})[0]
 
 
 def listed(prompts: Any) -> list[Prompt]:
@@ -174,7 +184,7 @@ def listed_conversations(conversations: Any) -> tuple[list[Prompt], bool]:
     return list(conversations), False
 
 
-def _encoded(prompt: Prompt, codec: Codec) -> tuple[Tokens, Turn | None]:
+def _encoded(prompt: Prompt, codec: Codec, further: Mapping[str, Any]) -> tuple[Tokens, Turn | None]:
     """Messages go through the chat template, with their tools as the model knows them; a text stands as it is."""
     if isinstance(prompt, str):
         return codec.encode(checked_text(prompt)), None
@@ -182,7 +192,12 @@ def _encoded(prompt: Prompt, codec: Codec) -> tuple[Tokens, Turn | None]:
     if not turn.conversation.messages:
         raise EmptyPromptError("The conversation has no message; give at least one.")
     messages, arguments = turn.prepare(own)
-    return codec.encode_chat(messages, **arguments), turn
+    if taken := OWN_VARIABLES & further.keys():
+        raise ConfigurationError(
+            f"chat_template_kwargs: {', '.join(sorted(taken))} cannot be given there, for the conversation says it; "
+            "leave it out."
+        )
+    return codec.encode_chat(messages, **{**further, **arguments}), turn
 
 
 def _check_capabilities(config: GenerationConfig, termination: Termination, can: Capabilities) -> None:
@@ -207,8 +222,9 @@ def _check_capabilities(config: GenerationConfig, termination: Termination, can:
         raise ConfigurationError(
             "top_logprobs: this engine cannot tell the likeliest tokens. Leave it out, or use the engine 'torch'."
         )
-    if termination.constraint is not None and not can.masks:
-        asked = next((name for name in CONSTRAINTS if getattr(config, name) is not None), "tools")
+    if termination.is_restricted and not can.masks:
+        others = "tools" if termination.constraint is not None else "thinking_budget"
+        asked = next((name for name in CONSTRAINTS if getattr(config, name) is not None), others)
         raise ConfigurationError(
             f"{asked}: this engine cannot keep the model from drawing what is not allowed. Leave it out, or use the "
             "engine 'torch'."

@@ -85,7 +85,7 @@ RuleMaker = Callable[[Termination], Rule | None]  # None: nothing but EOS and le
 
 def no_rules(termination: Termination) -> None:
     """The rules of an engine without a tokenizer: EOS and length only."""
-    if termination.stop or termination.constraint is not None:
+    if termination.stop or termination.is_restricted:
         raise AssertionError("this engine was made without rules: it knows no stop strings and no constraints")
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "looks_like_a_call",
     "row_of_calls",
     "starts_like_a_call",
+    "unread_call",
 ]
 
 Call = ToolCall | InvalidToolCall
@@ -67,8 +68,8 @@ def row_of_calls(text: str, names: Collection[str]) -> tuple[list[Call], str] | 
     """The calls a text begins with, and what comes after them; None where it begins with none.
 
     Objects or lists of objects with `name` and `arguments` (or `parameters`), between spaces, semicolons or commas, or
-    names each followed by its arguments. After a marker everything is a call, without one only what looks like one;
-    after a call, also what is cut short before it looks like one.
+    names each followed by its arguments. What comes first after a marker is a call, without one only what looks like
+    one; after a call, also what is cut short before it looks like one.
     """
     is_certain = text.startswith((PYTHON_TAG, TOOL_CALLS))
     calls: list[Call] = []
@@ -92,7 +93,8 @@ def _one(text: str, at: int, names: Collection[str], *, is_certain: bool, follow
     except ValueError as error:
         name = named[1] if named else name_in(text, at)
         is_cut = follows and starts_like_a_call(text, at)
-        if text[at] != "]" and (is_certain or is_cut or name in names):
+        is_meant = is_certain and (not follows or named is not None or text[at] in "{[")
+        if text[at] != "]" and (is_meant or is_cut or name in names):
             return broken_call(text[at:].strip(), error, name), len(text)
         return None
     if named:
@@ -133,6 +135,16 @@ def broken_call(raw: str, error: ValueError, name: str | None = None) -> Invalid
     name = name or name_in(raw)
     whose = f"The call of {name!r}" if name else "The call"
     return _invalid(name, raw, f"{whose} is {cut_or_broken(raw, error)}")
+
+
+def unread_call(raw: str, error: ValueError, name: str | None, names: Collection[str]) -> InvalidToolCall:
+    """A call that could not be read, in whatever syntax; `error` says where reading ended."""
+    if name is not None and name not in names:
+        return _invalid(name, raw, f"There is no tool {name!r:.80}; the tools are: {', '.join(sorted(names))}.")
+    if isinstance(error, json.JSONDecodeError):
+        return broken_call(raw, error, name)
+    whose = f"The call of {name!r}" if name else "The call"
+    return _invalid(name, raw, f"{whose} cannot be read: {error}. Write it again.")
 
 
 def fault_of(text: str, names: Collection[str]) -> str:

@@ -28,10 +28,19 @@ class ChatEncoder:
     """One chat template (`source`) with one tokenizer. Safe from any thread; nobody waits for another's prompt, but
     where the tokenizer is one written in Python."""
 
-    def __init__(self, tokenizer: Any, source: str, control: ControlTokens, lock: threading.Lock) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        source: str,
+        control: ControlTokens,
+        lock: threading.Lock,
+        markup: Sequence[str] = (),
+    ) -> None:
+        """`markup` is what the family's calls are written with."""
         self._tokenizer, self._control, self._lock = tokenizer, control, lock
+        own_texts = (*OWN_TEXTS, *markup)
         self.template = ChatTemplate(
-            source, control, variables=tokenizer.special_tokens_map, own_texts=OWN_TEXTS, roles=ROLES
+            source, control, variables=tokenizer.special_tokens_map, own_texts=own_texts, roles=ROLES
         )
         self._marks = self.template.marks
         self._encoder = encoder_of(tokenizer, control, self._marks)

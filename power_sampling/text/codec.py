@@ -11,22 +11,24 @@ from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
 
-from power_sampling.errors import ChatTemplateError, EmptyPromptError, InputError
+from power_sampling.errors import ChatTemplateError, ConfigurationError, EmptyPromptError, InputError
 from power_sampling.text import roles
 from power_sampling.text.chat import ChatEncoder
 from power_sampling.text.control import ControlTokens
 from power_sampling.text.formats import ToolFormat, tool_format
 from power_sampling.text.grammar import Grammars
 from power_sampling.text.tokenizer import private_copy
-from power_sampling.types import Message, Tokens
+from power_sampling.types import Message, ThoughtLimit, Tokens
 
 __all__ = ["Codec"]
 
 
 class Codec:
-    """`tokenizer` is any transformers tokenizer; it is copied and never touched. Safe from any thread."""
+    """`tokenizer` is any transformers tokenizer; it is copied and never touched. `family` is the name of a format of
+    tools, where its chat template is not to say it. Safe from any thread."""
 
-    def __init__(self, tokenizer: Any, eos_ids: Sequence[int] = ()) -> None:
+    def __init__(self, tokenizer: Any, eos_ids: Sequence[int] = (), family: str | None = None) -> None:
+        self._family = family
         self._tokenizer = private_copy(tokenizer)
         self._lock = threading.Lock()
         own = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
@@ -48,7 +50,18 @@ class Codec:
         parse_response = None
         if getattr(tokenizer, "response_template", None):
             parse_response = partial(tokenizer.parse_response, prefix="")
-        return tool_format(template, tokenizer.get_added_vocab(), parse_response=parse_response)
+        added = tokenizer.get_added_vocab()
+        return tool_format(template, added, parse_response=parse_response, family=self._family)
+
+    @cached_property
+    def _kept_ids(self) -> frozenset[int]:
+        """Special tokens that carry calls and thoughts: what they say would be lost with them."""
+        markup = "\0".join(self.tool_format.markup)
+        return frozenset(self._special_ids() & {i for token, i in self._control.tokens.items() if token in markup})
+
+    def _special_ids(self) -> frozenset[int]:
+        special = {i for i, token in self._tokenizer.added_tokens_decoder.items() if token.special}
+        return frozenset(special | {*self._tokenizer.all_special_ids})
 
     def grammars(self, vocab_size: int) -> Grammars:
         """Compiles constraints for this tokenizer, for a model that draws from `vocab_size` tokens."""
@@ -67,7 +80,21 @@ class Codec:
 
     def starts_in_reasoning(self, prompt: Tokens) -> bool:
         """Whether the template has opened the model's reasoning at the end of this prompt."""
-        return "".join(self.token_strings(prompt[-4:])).rstrip().endswith("<think>")
+        opening = self.tool_format.thoughts[0].rstrip()
+        return "".join(self.token_strings(prompt[-len(opening) - 4 :])).rstrip().endswith(opening)
+
+    def thought_limit(self, budget: int, *, is_open: bool) -> ThoughtLimit:
+        """The limit on this model's reasoning. Raises ConfigurationError where its template knows none."""
+        form = self.tool_format
+        if not (is_open or form.may_reason):
+            raise ConfigurationError(
+                "thinking_budget: expected a model that reasons, but its chat template knows no marks of reasoning; "
+                "leave it out, or name the family by tool_format."
+            )
+        opening, closing = form.thoughts
+        with self._lock:
+            close_ids = tuple(self._tokenizer(closing, add_special_tokens=False)["input_ids"])
+        return ThoughtLimit(budget, opening, closing, close_ids, is_open, bool(form.after_thoughts))
 
     def encode_chat(self, messages: Sequence[Message], **template_arguments: Any) -> Tokens:
         """Tokens of a conversation through the chat template, ready for the assistant's turn.
@@ -117,16 +144,24 @@ class Codec:
         """The encoder of conversations; some tokenizers have a template of its own for those with tools."""
         source = self._tokenizer.get_chat_template(tools=tools)
         if source not in self._chats:
-            self._chats[source] = ChatEncoder(self._tokenizer, source, self._control, self._lock)
+            own = self.tool_format.markup
+            self._chats[source] = ChatEncoder(self._tokenizer, source, self._control, self._lock, own)
         return self._chats[source]
 
     def decode(self, tokens: Sequence[int], *, keep_control_tokens: bool = False) -> str:
-        """Text of tokens, by default without control tokens."""
+        """Text of tokens, by default without control tokens, those excepted that carry calls and thoughts."""
+        if not keep_control_tokens and not self._kept_ids.isdisjoint(tokens):
+            hidden = self._hidden_ids
+            tokens, keep_control_tokens = [token for token in tokens if token not in hidden], True
         with self._lock:
             text = self._tokenizer.decode(
                 list(tokens), skip_special_tokens=not keep_control_tokens, clean_up_tokenization_spaces=False
             )
         return str(text)
+
+    @cached_property
+    def _hidden_ids(self) -> frozenset[int]:
+        return self._special_ids() - self._kept_ids
 
     def token_strings(self, tokens: Sequence[int]) -> tuple[str, ...]:
         """Each token alone, control tokens by name. A token is decoded once, however often it is asked for."""

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-__all__ = ["either", "escaped", "literal", "rules_until", "text_without"]
+__all__ = ["either", "escaped", "literal", "marked", "rules_until", "text_until", "text_without"]
 
 
 def literal(text: str) -> str:
@@ -21,6 +21,18 @@ def literal(text: str) -> str:
 def either(marker: str, ids: Mapping[str, int]) -> str:
     """A marker as a token, where it is one, or spelled out."""
     return f"(<[{ids[marker]}]> | {literal(marker)})" if marker in ids else literal(marker)
+
+
+def marked(text: str, ids: Mapping[str, int]) -> str:
+    """A text whose markers may be tokens or spelled out; nothing, where it is empty."""
+    return " ".join(either(piece, ids) for piece in _pieces(text, ids))
+
+
+def _pieces(text: str, ids: Mapping[str, int]) -> list[str]:
+    """A text cut at the tokens that it names."""
+    names = sorted((name for name in ids if name and name in text), key=len, reverse=True)
+    cut = re.split(f"({'|'.join(map(re.escape, names))})", text) if names else [text]
+    return [piece for piece in cut if piece]
 
 
 def text_without(*texts: str, starts: Sequence[str] = (), up_to: str = "") -> str:
@@ -36,16 +48,38 @@ def rules_until(
 ) -> list[str]:
     """Text up to the first marker, with it. Spelled out it is lazy: greedy text would run into the marker."""
     terminal = name.upper()
+    first, *rest = _pieces(marker, ids)
     rules = [
-        f"{name}: {name}_spelled" + (f" | {terminal} <[{ids[marker]}]>" if marker in ids else ""),
+        f"{name}: {name}_spelled",
         f"{name}_spelled[lazy]: {terminal}_SPELLED",
         f"{terminal}_SPELLED: {text_without(*without, starts=starts, up_to=marker)}",
     ]
-    if marker in ids:
-        rules.append(f"{terminal}: {text_without(marker, *without, starts=starts)}")
+    if first in ids:
+        rules[0] += " ".join([f" | {terminal} <[{ids[first]}]>", *(either(piece, ids) for piece in rest)])
+        rules.append(f"{terminal}: {text_without(first, *without, starts=starts)}")
+    return rules
+
+
+def text_until(
+    name: str, marker: str, ids: Mapping[str, int], *, conditions: Sequence[str] = (), starts: Sequence[str] = ()
+) -> list[str]:
+    """Text up to the first marker, with it, where the text matches all conditions and begins with none of `starts`."""
+    first, *rest = _pieces(marker, ids)
+    end, terminal = escaped(marker), name.upper()
+    held = [f"(?s:.*){end}(?s:.+)", *(f"{start}(?s:.*)" for start in starts)]
+    met = "".join(f" & /{condition}{end}/" for condition in conditions)
+    rules = [
+        f"{name}: {name}_spelled",
+        f"{name}_spelled[lazy]: {terminal}_SPELLED",
+        f"{terminal}_SPELLED: /(?s:.*){end}/{met} & ~/({'|'.join(held)})/",
+    ]
+    if first in ids:
+        rules[0] += f" | {terminal} <[{ids[first]}]> {' '.join(either(piece, ids) for piece in rest)}"
+        met = "".join(f" & /{condition}/" for condition in conditions)
+        rules.append(f"{terminal}: {text_without(first, starts=starts)}{met}")
     return rules
 
 
 def escaped(text: str) -> str:
     """Between slashes, every character for itself."""
-    return re.sub(r"([^\w\s<>\"'=!%&,:;@`~-])", r"\\\1", text)
+    return re.sub(r"([\\.+*?()|\[\]{}^$#/])", r"\\\1", text)

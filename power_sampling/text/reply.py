@@ -11,15 +11,26 @@ import secrets
 import string
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from power_sampling.text.calls import Call, call_of, row_of_calls
 from power_sampling.text.plain import MAY_BEGIN, plain_calls
 from power_sampling.types import InvalidToolCall, Reply, ToolCall
 
-__all__ = ["THINK", "THINK_END", "ParseResponse", "ReplyReader", "TemplateReader"]
+__all__ = ["THINK", "THINK_END", "THOUGHTS", "ParseResponse", "ReplyReader", "TemplateReader", "Thoughts", "held_back"]
 
 THINK, THINK_END = "<think>", "</think>"
+
+Thoughts: TypeAlias = tuple[str, str]
+"""What opens a model's reasoning, and what closes it."""
+
+THOUGHTS: tuple[Thoughts, ...] = (
+    (THINK, THINK_END),
+    ("[THINK]", "[/THINK]"),  # Mistral
+    ("<seed:think>", "</seed:think>"),
+    ("<|channel>thought", "<channel|>"),  # Gemma 4
+    ("<thought>", "</thought>"),  # Exaone
+)
 
 ParseResponse = Callable[[str], Mapping[str, Any]]
 ReadCalls = Callable[[str, Collection[str]], tuple[list[Call], str] | None]
@@ -32,8 +43,8 @@ class ReplyReader:
 
     `names` are the tools on offer; without any, only the reasoning is told from the content. `openings` are the texts
     that begin calls, and `read_calls` reads a text that begins so: the calls, and what is content beside them. With
-    `reads_plain` a reply that is nothing but JSON may be calls as well. Equal replies of equal `salt` get equal ids for
-    their calls; without one, ids are random.
+    `reads_plain` a reply that is nothing but JSON may be calls as well. `thoughts` stand around the reasoning. Equal
+    replies of equal `salt` get equal ids for their calls; without one, ids are random.
     """
 
     def __init__(
@@ -43,10 +54,12 @@ class ReplyReader:
         openings: Sequence[str] = (),
         read_calls: ReadCalls = row_of_calls,
         reads_plain: bool = False,
+        thoughts: Thoughts = (THINK, THINK_END),
         starts_in_reasoning: bool = False,
         salt: str | None = None,
     ) -> None:
         self._names = names
+        self._think, self._think_end = thoughts
         self._openings = tuple(openings) if names else ()
         self._read = read_calls
         self._reads_plain = reads_plain and bool(names)
@@ -76,7 +89,7 @@ class ReplyReader:
         if self._stage == "start":
             self._start(final=final)
         if self._stage == "reasoning":
-            reasoning = self._think(final=final)
+            reasoning = self._reason(final=final)
             self._reasoning += reasoning
         if self._stage == "content":
             content = self._speak(final=final)
@@ -86,15 +99,15 @@ class ReplyReader:
     def _start(self, *, final: bool) -> None:
         """Does the reply begin with reasoning?"""
         text = self._held.lstrip()
-        if text.startswith(THINK):
-            self._held, self._stage, self._skips_newlines = text[len(THINK) :], "reasoning", True
-        elif final or not THINK.startswith(text):
+        if text.startswith(self._think):
+            self._held, self._stage, self._skips_newlines = text[len(self._think) :], "reasoning", True
+        elif final or not self._think.startswith(text):
             self._stage = "content"
 
-    def _think(self, *, final: bool) -> str:
-        piece, is_over = self._before((THINK_END,), final=final)
+    def _reason(self, *, final: bool) -> str:
+        piece, is_over = self._before((self._think_end,), final=final)
         if is_over:
-            self._held = self._held.lstrip("\n").removeprefix(THINK_END)
+            self._held = self._held.lstrip("\n").removeprefix(self._think_end)
             self._stage, self._skips_newlines = "content", True
         return piece
 
@@ -122,7 +135,7 @@ class ReplyReader:
         elif final or not markers:
             piece = self._held
         else:
-            piece = self._held[: len(self._held) - _held_back(self._held, markers)].rstrip("\n")
+            piece = self._held[: len(self._held) - held_back(self._held, markers)].rstrip("\n")
         self._held = self._held[len(piece) :]
         return piece, found is not None
 
@@ -153,7 +166,7 @@ def _call_id(salt: str) -> str:
     return "".join(letters[number // len(letters) ** i % len(letters)] for i in range(9))
 
 
-def _held_back(text: str, markers: Sequence[str]) -> int:
+def held_back(text: str, markers: Sequence[str]) -> int:
     """Length of the longest end of `text` that could be the beginning of a marker."""
     reach = max(map(len, markers)) - 1
     return next((n for n in range(min(len(text), reach), 0, -1) if any(m.startswith(text[-n:]) for m in markers)), 0)
@@ -168,7 +181,7 @@ class TemplateReader(ReplyReader):
     def __init__(self, parse_response: ParseResponse, names: Collection[str] = (), **options: Any) -> None:
         super().__init__(names, **options)
         self._parse_response = parse_response
-        self._prefix = THINK if options.get("starts_in_reasoning") else ""
+        self._prefix = self._think if options.get("starts_in_reasoning") else ""
 
     def push(self, text: str) -> tuple[str, str]:
         self._held += text

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 from power_sampling.errors import ConfigurationError
 from power_sampling.text.grammar import Grammars
 from power_sampling.text.stop import Decode, StopStrings, StopWatch
+from power_sampling.text.thought import LimitedThought
 from power_sampling.types import Termination, Tokens
 
 __all__ = ["Rules"]
@@ -26,21 +27,32 @@ MOST_RULES = 64  # kept: what is asked when a request is made and when it is ope
 
 
 class Rules:
-    """The rules of one tokenizer: a termination's stop strings, and its constraint where there are `grammars`.
+    """The rules of one tokenizer: a termination's stop strings, its constraint where there are `grammars`, its limit on
+    reasoning where `vocab_size` is known.
 
     Called with a termination it returns its rule, or None where only EOS and length end a completion. A constraint is
     compiled and tried here. Raises ConfigurationError for one that cannot be compiled or followed, or that admits no
     text, NoLegalCompletionError where all it admits is too long. Rules are kept: the second call costs nothing.
     """
 
-    def __init__(self, decode: Decode, grammars: Grammars | None = None) -> None:
-        self._decode, self._grammars = decode, grammars
+    def __init__(self, decode: Decode, grammars: Grammars | None = None, vocab_size: int | None = None) -> None:
+        self._decode, self._grammars, self._vocab_size = decode, grammars, vocab_size
         self._rule = lru_cache(MOST_RULES)(self._make)
 
     def __call__(self, termination: Termination) -> Rule | None:
         return self._rule(termination)
 
     def _make(self, termination: Termination) -> Rule | None:
+        rule = self._constrained(termination)
+        if termination.thought is None:
+            return rule
+        if self._vocab_size is None:
+            raise ConfigurationError(
+                "A limit on reasoning needs the number of tokens that can be drawn (Rules: vocab_size); give it."
+            )
+        return LimitedThought(termination.thought, self._decode, self._vocab_size, rule)
+
+    def _constrained(self, termination: Termination) -> Rule | None:
         stop = StopStrings(termination.stop, self._decode) if termination.stop else None
         if termination.constraint is None:
             return _Stops(stop) if stop else None

@@ -18,6 +18,8 @@ MOST_STEPS = 1_000_000
 MOST_LETTERS = 2**25
 """The longest text that a template may build."""
 
+THOUGHTS = ("thinking", "reasoning")  # as templates call what a message's `reasoning_content` is
+
 Messages = Sequence[Mapping[str, Any]]
 
 
@@ -79,7 +81,7 @@ class ChatTemplate:
 def _with_thoughts(message: Mapping[str, Any]) -> dict[str, Any]:
     """Some templates know the reasoning by another name."""
     thoughts = message.get("reasoning_content")
-    return {**({} if thoughts is None else {"thinking": thoughts}), **message}
+    return {**({} if thoughts is None else dict.fromkeys(THOUGHTS, thoughts)), **message}
 
 
 def _texts(parsed: nodes.Template) -> list[nodes.TemplateData | nodes.Const]:

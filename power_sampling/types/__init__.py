@@ -19,6 +19,7 @@ from power_sampling.types.decoding import (
     Round,
     Step,
     Termination,
+    ThoughtLimit,
     Tokens,
 )
 from power_sampling.types.trace import Chosen, Event, Extended, Frame, Moved, Swapped, Weighed
@@ -53,6 +54,7 @@ __all__ = [
     "Step",
     "Swapped",
     "Termination",
+    "ThoughtLimit",
     "Tokens",
     "ToolCall",
     "TopToken",

@@ -28,6 +28,7 @@ __all__ = [
     "Round",
     "Step",
     "Termination",
+    "ThoughtLimit",
     "Tokens",
 ]
 
@@ -109,6 +110,18 @@ class Law(NamedTuple):
         return lowest * (1 - 1e-12) <= self.proposal_temperature <= self.temperature
 
 
+class ThoughtLimit(NamedTuple):
+    """The most tokens of a completion's reasoning, after which the tokens `close_ids` have to follow. The target is
+    then p(x)^alpha on the completions that obey it."""
+
+    budget: int
+    opening: str  # what opens the reasoning in a completion's text
+    closing: str
+    close_ids: Tokens
+    is_open: bool = False  # the prompt has opened it
+    recurs: bool = False  # it may be opened again; the tokens count together
+
+
 class Termination(NamedTuple):
     """What ends a completion, and which completions are legal: data alone, so that a served engine can take it too.
 
@@ -120,6 +133,12 @@ class Termination(NamedTuple):
     stop: tuple[str, ...] = ()
     constraint: str | None = None  # a Lark grammar in llguidance's dialect; None: every completion is legal
     max_new_tokens: int | None = None  # of the request, by which a constrained completion has to be complete
+    thought: ThoughtLimit | None = None
+
+    @property
+    def is_restricted(self) -> bool:
+        """Whether some completions are not legal, so that q is masked."""
+        return self.constraint is not None or self.thought is not None
 
 
 class Continuation(NamedTuple):

@@ -1,55 +1,120 @@
-"""How models are shown tools, and how they write calls: one file per family, chosen by the text of the chat template.
+"""How models are shown tools, and how they write calls and thoughts: one file per family, chosen by the text of the
+chat template.
 
-    hermes    <tool_call>\\n{"name": ..., "arguments": {...}}\\n</tool_call>, repeated      Hermes, Qwen 2 to 3, SmolLM3
-    llama3    {"name": ..., "parameters": {...}}, perhaps after <|python_tag|>           Llama 3.1 to 3.3
-    mistral   [TOOL_CALLS] [{"name": ..., "arguments": {...}}], or [TOOL_CALLS]name[ARGS]{...}
+    harmony        <|channel|>commentary to=functions.f <|constrain|>json<|message|>{...}        gpt-oss
+    gemma4         <|tool_call>call:f{city:<|"|>Köln<|"|>}<tool_call|>                            Gemma 4
+    functiongemma  <start_function_call>call:f{city:<escape>Köln<escape>}<end_function_call>      FunctionGemma
+    qwen3_coder    <tool_call>\\n<function=f>\\n<parameter=city>\\nKöln\\n...               Qwen3-Coder, 3.5, Nemotron 3
+    glm4           <tool_call>f\\n<arg_key>city</arg_key>\\n<arg_value>Köln</arg_value>...         GLM 4.5 and later
+    seed           <seed:tool_call>\\n<function=f>\\n<parameter=city>Köln</parameter>...           Seed-OSS
+    deepseek_v31   <｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{...}...             DeepSeek V3.1
+    deepseek       the same, with `function`, and the arguments in a fence                       DeepSeek V3, R1
+    lfm2           <|tool_call_start|>[f(city="Köln")]<|tool_call_end|>                           LFM2
+    llama4         [f(city="Köln")], perhaps after <|python_start|>                              Llama 4, 3.2 pythonic
+    olmo3          <function_calls>\\nf(city="Köln")\\n</function_calls>                           OLMo 3
+    nemotron       <TOOLCALL>[{"name": ..., "arguments": {...}}]</TOOLCALL>                       Nemotron Nano 2
+    phi4           <|tool_call|>[{"name": ..., "arguments": {...}}]<|/tool_call|>                 Phi-4-mini
+    granite        <|tool_call|>[{"name": ..., "arguments": {...}}]                              Granite 3
+    mistral_args   [TOOL_CALLS]f[ARGS]{...}                                                      Mistral, the newer form
+    mistral        [TOOL_CALLS] [{"name": ..., "arguments": {...}}]                              Mistral
+    hermes         <tool_call>\\n{"name": ..., "arguments": {...}}\\n</tool_call>, ...           Hermes, Qwen, Granite 4
+    llama3         {"name": ..., "parameters": {...}}, perhaps after <|python_tag|>              Llama 3.1 to 3.3
 
 A template that is of no known family, or knows no tools at all, gets the tags of Hermes, in the latter case explained
-in a system message. To add a family: a file with a subclass of `ToolFormat`, and its place in `FAMILIES`.
+in a system message. To add a family: a file with a subclass of `SyntaxFormat`, and its place in `FAMILIES`.
 """
+
+# ruff: noqa: RUF002 - DeepSeek writes bars of full width
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 
+from power_sampling.errors import ConfigurationError, shortened
 from power_sampling.text.formats.base import ToolFormat, Turn
+from power_sampling.text.formats.deepseek import DeepSeek, DeepSeek31
+from power_sampling.text.formats.gemma import FunctionGemma, Gemma4
+from power_sampling.text.formats.glm import Glm4
+from power_sampling.text.formats.granite import Granite
+from power_sampling.text.formats.harmony import Harmony
 from power_sampling.text.formats.hermes import Hermes
+from power_sampling.text.formats.lfm2 import Lfm2
 from power_sampling.text.formats.llama3 import Llama3
+from power_sampling.text.formats.llama4 import Llama4
 from power_sampling.text.formats.mistral import Mistral, MistralArgs
-from power_sampling.text.reply import THINK_END, ParseResponse
+from power_sampling.text.formats.nemotron import Nemotron
+from power_sampling.text.formats.olmo3 import Olmo3
+from power_sampling.text.formats.phi4 import Phi4
+from power_sampling.text.formats.qwen3_coder import Qwen3Coder
+from power_sampling.text.formats.seed import Seed
+from power_sampling.text.reply import THINK, THINK_END, ParseResponse
 
 __all__ = ["FAMILIES", "ToolFormat", "Turn", "tool_format"]
 
-FAMILIES: tuple[type[ToolFormat], ...] = (Hermes, MistralArgs, Mistral, Llama3)  # the first that fits is taken
+FAMILIES: tuple[type[ToolFormat], ...] = (  # the first that fits is taken
+    Harmony,
+    Gemma4,
+    FunctionGemma,
+    Qwen3Coder,
+    Glm4,
+    Seed,
+    DeepSeek31,
+    DeepSeek,
+    Lfm2,
+    Llama4,
+    Olmo3,
+    Nemotron,
+    Phi4,
+    Granite,
+    Hermes,
+    MistralArgs,
+    Mistral,
+    Llama3,
+)
 
 
 def tool_format(
-    chat_template: str | None, special_ids: Mapping[str, int], *, parse_response: ParseResponse | None = None
+    chat_template: str | None,
+    special_ids: Mapping[str, int],
+    *,
+    parse_response: ParseResponse | None = None,
+    family: str | None = None,
 ) -> ToolFormat:
-    """The family a chat template belongs to, from its text.
+    """The family a chat template belongs to, from its text, or the one of this name. Raises ConfigurationError for a
+    name that is none.
 
     `special_ids` are all added tokens of the tokenizer. `parse_response` takes a whole reply apart where the tokenizer
     has a response template of its own: `{"content", "reasoning_content", "tool_calls"}`, every key optional.
     """
     template = chat_template or ""
-    family = next((family for family in FAMILIES if family.fits(template)), Hermes)
-    return family(
+    chosen = _named(family) if family else next((one for one in FAMILIES if one.fits(template)), Hermes)
+    thoughts = chosen.thoughts_in(template)
+    return chosen(
         shows_tools=_uses_tools(template),
         shows_calls="tool_calls" in template,
         shows_results=bool(re.search(r"""["'](?:tool|tool_results|ipython)["']""", template)),
-        may_reason=THINK_END in template,
+        thoughts=thoughts or (THINK, THINK_END),
+        may_reason=thoughts is not None,
         special_ids=dict(special_ids),
-        parse_response=parse_response,
+        parse_response=parse_response if family is None else None,
     )
 
 
+def _named(name: str) -> type[ToolFormat]:
+    names = {family.family: family for family in FAMILIES}
+    if name not in names:
+        raise ConfigurationError(f"tool_format: expected one of {', '.join(sorted(names))}, got {shortened(name)}.")
+    return names[name]
+
+
 def _uses_tools(template: str) -> bool:
-    """Whether a template reads a variable `tools`."""
-    from jinja2 import Environment, TemplateSyntaxError, meta
+    """Whether a template reads a variable `tools`. It is read as a tree: jinja's own search would compute its
+    constants, and `{{ 9 ** (9 ** 20) }}` has no end."""
+    from jinja2 import Environment, TemplateSyntaxError, nodes
 
     try:
         parsed = Environment(extensions=["jinja2.ext.loopcontrols"], autoescape=True).parse(template)
     except TemplateSyntaxError:  # it has tags of its own, such as `generation`
         return bool(re.search(r"\btools\b", template))
-    return "tools" in meta.find_undeclared_variables(parsed)
+    return any(name.name == "tools" and name.ctx == "load" for name in parsed.find_all(nodes.Name))

@@ -15,9 +15,17 @@ from power_sampling.text.calls import Call, row_of_calls
 from power_sampling.text.formats import messages as shared
 from power_sampling.text.formats.messages import Messages
 from power_sampling.text.formats.offer import Tools, offered_tools
-from power_sampling.text.lark import either, literal, rules_until, text_without
+from power_sampling.text.lark import escaped, literal, marked, rules_until, text_without
 from power_sampling.text.plain import HEAD, plain_rules
-from power_sampling.text.reply import THINK, THINK_END, ParseResponse, ReplyReader, TemplateReader
+from power_sampling.text.reply import (
+    THINK,
+    THINK_END,
+    THOUGHTS,
+    ParseResponse,
+    ReplyReader,
+    TemplateReader,
+    Thoughts,
+)
 from power_sampling.text.schema import json_rule
 from power_sampling.text.validation import ChatMessage, checked_conversation
 from power_sampling.types import Conversation, Message
@@ -35,6 +43,13 @@ class ToolFormat(ABC):
     needs_marker: ClassVar[bool] = True
     """False: a reply may consist of calls without it."""
     arguments_key: ClassVar[str] = "arguments"
+    after_thoughts: ClassVar[str] = ""
+    """What stands between the end of the reasoning and the reply."""
+    opens_content: ClassVar[str] = ""
+    """What begins a reply that calls nothing."""
+    allows_text_before: ClassVar[bool] = True
+    """Calls may come after content, and a reply may be calls in plain JSON."""
+    reader_class: ClassVar[type[ReplyReader]] = ReplyReader
 
     shows_tools: bool = True
     """The template has a place for tools; otherwise a system message describes them."""
@@ -42,8 +57,10 @@ class ToolFormat(ABC):
     """The template writes past calls; otherwise they become text here."""
     shows_results: bool = True
     """The template has a role for results; otherwise they become the user's words."""
+    thoughts: Thoughts = (THINK, THINK_END)
+    """What stands around the model's reasoning."""
     may_reason: bool = False
-    """The model writes `<think>` by itself where the prompt did not."""
+    """The model opens its reasoning by itself where the prompt did not."""
     special_ids: Mapping[str, int] = field(default_factory=dict)
     """All added tokens of the tokenizer."""
     parse_response: ParseResponse | None = None
@@ -56,10 +73,14 @@ class ToolFormat(ABC):
     def fits(cls, template: str) -> bool:
         """Whether a chat template is of this family."""
 
+    @classmethod
+    def thoughts_in(cls, template: str) -> Thoughts | None:
+        """What stands around reasoning in a chat template; None: it knows no reasoning."""
+        return next((pair for pair in THOUGHTS if pair[1] in template), None)
+
     @abstractmethod
     def openings(self, names: Collection[str]) -> tuple[str, ...]:
-        """What begins calls in a reply, the marker first. One that is a control token has left no trace in the text,
-        so what comes after it is an opening too."""
+        """What begins calls in a reply, the marker first."""
 
     @abstractmethod
     def calls_rule(self, *, may_be_many: bool) -> str:
@@ -69,6 +90,19 @@ class ToolFormat(ABC):
         """Right-hand side of a Lark rule: one call of a tool. `arguments` is the rule of its arguments."""
         head = f'{{"name": {literal(name)}, "{self.arguments_key}": '
         return f'{literal(head)} {arguments} "}}"'
+
+    def arguments_rules(self, name: str, schema: Mapping[str, Any]) -> list[str]:
+        """Lark rules, the first of this name: arguments that obey a schema."""
+        return [f"{name}: {json_rule(schema)}"]
+
+    def write(self, calls: shared.Calls, own: shared.Own = str) -> str:
+        """Calls as the family writes them. `own` is applied to what is no name, no text and no number."""
+        return shared.written_calls(calls, own)
+
+    @property
+    def markup(self) -> tuple[str, ...]:
+        """What carries calls and thoughts: where it is a control token, it stays in the text of a reply."""
+        return (*self.thoughts, self.after_thoughts, self.opens_content, self.marker)
 
     def read(self, text: str, names: Collection[str]) -> tuple[list[Call], str] | None:
         """The calls of a text that begins with an opening, and what is content beside them; None: there is no call."""
@@ -110,7 +144,7 @@ class Turn:
         form = self.format
         messages = form.shaped(shared.cleaned(cast("Sequence[ChatMessage]", self.conversation.messages)))
         if not form.shows_calls:
-            messages = shared.with_written_calls(messages, own)
+            messages = shared.with_written_calls(messages, form.write, own)
         if not form.shows_results:
             messages = shared.with_written_results(messages, own)
         if not self.tools:
@@ -118,7 +152,7 @@ class Turn:
         functions = shared.functions(self.tools.values())
         if form.shows_tools:
             return messages, {"tools": functions}
-        return shared.with_tools_explained(messages, functions, own), {}
+        return shared.with_tools_explained(messages, functions, form.write, own), {}
 
     def grammar(self, answer: str | None, *, starts_in_reasoning: bool) -> str | None:
         """Lark grammar of the legal replies, or None where everything is legal.
@@ -132,9 +166,11 @@ class Turn:
         form, start = self.format, "reply"
         rules: list[str] = []
         if starts_in_reasoning or form.may_reason:
-            opened = f"({either(THINK, form.special_ids)} thoughts BREAK?)? reply"
+            opening, closing = form.thoughts
+            opened = f"({marked(opening, form.special_ids)} thoughts BREAK?)? reply"
             start = "thoughts BREAK? reply" if starts_in_reasoning else opened
-            rules += [*rules_until("thoughts", THINK_END, form.special_ids), r"BREAK: /\n{1,2}/"]
+            rules += rules_until("thoughts", closing + form.after_thoughts, form.special_ids)
+            rules.append(r"BREAK: /\n{1,2}/")
         reply, reply_rules = self._reply(answer, is_after=start != "reply")
         return "\n".join([f"start: {start}", f"reply: {' | '.join(reply)}", *rules, *reply_rules, ""])
 
@@ -145,13 +181,14 @@ class Turn:
         options: dict[str, Any] = {
             "openings": form.openings(self.tools),
             "read_calls": form.read,
-            "reads_plain": is_free,
+            "reads_plain": is_free and form.allows_text_before,
+            "thoughts": form.thoughts,
             "starts_in_reasoning": starts_in_reasoning,
             "salt": salt,
         }
         if form.parse_response:
-            return TemplateReader(form.parse_response, tuple(self.tools), **options)
-        return ReplyReader(tuple(self.tools), **options)
+            return TemplateReader(form.parse_response, self.tools, **options)
+        return form.reader_class(self.tools, **options)
 
     # ------------------------------------------------------------ what may be called
 
@@ -175,14 +212,15 @@ class Turn:
         form, reply, rules = self.format, [], []
         marker, ids = form.marker, form.special_ids
         openings = [opening for opening in form.openings(self.tools) if opening != marker]
-        starts = [HEAD, rf"\s*{THINK}", *[r"\n"] * is_after]  # what a reader goes by
+        starts = [HEAD, rf"\s*{escaped(form.thoughts[0])}", *[r"\n"] * is_after]  # what a reader goes by
         if not self._must_call:
-            reply.append("TEXT" if answer is None else "answer")
+            opened = f"{marked(form.opens_content, ids)} " if form.opens_content else ""
+            reply.append(opened + ("TEXT" if answer is None else "answer"))
             text = f"TEXT: {text_without(marker, *openings, starts=starts)}"
             rules.append(text if answer is None else f"answer: {answer}")
         if self.tools:
-            opening = either(marker, ids)
-            if answer is None and not self._must_call:
+            opening = marked(marker, ids)
+            if answer is None and not self._must_call and form.allows_text_before:
                 rules += rules_until("lead", marker, ids, openings, starts=starts)
                 opening = "lead"
                 reply.append("plain")
@@ -200,9 +238,11 @@ class Turn:
         choice = self.conversation.tool_choice
         names = [choice] if choice in self.tools else list(self.tools)
         call = [self.format.call_rule(name, f"arguments_{i}") for i, name in enumerate(names)]
-        arguments = [f"arguments_{i}: {json_rule(self._arguments_schema(name))}" for i, name in enumerate(names)]
         row = self.format.calls_rule(may_be_many=self._may_be_many)
-        return [f"calls: {row}", f"call: {' | '.join(call)}", *arguments]
+        rules = [f"calls: {row}", f"call: {' | '.join(call)}"]
+        for i, name in enumerate(names):
+            rules += self.format.arguments_rules(f"arguments_{i}", self._arguments_schema(name))
+        return rules
 
     def _arguments_schema(self, name: str) -> Mapping[str, Any]:
         """Any object, unless arguments have to obey the tool's schema. Where that declares none, there are none."""

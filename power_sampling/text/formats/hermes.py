@@ -11,8 +11,7 @@ import re
 from collections.abc import Collection
 
 from power_sampling.text.calls import CALL, CALL_END, Call, broken_call, calls_of, decode_json
-from power_sampling.text.formats.base import ToolFormat
-from power_sampling.text.lark import either
+from power_sampling.text.formats.syntax import Syntax, SyntaxFormat
 
 __all__ = ["Hermes"]
 
@@ -20,21 +19,22 @@ _END = re.compile(rf"[\s>]*(?:{CALL_END[:-1]}\s*>*|(?={CALL})|</?[a-z_]*\Z|\Z)")
 _LATER_END = re.compile(rf"{CALL_END}|(?={CALL})|\Z")
 
 
-class Hermes(ToolFormat):
+class Hermes(SyntaxFormat):
     family = "hermes"
-    marker = CALL
+    syntax = Syntax(
+        begin=CALL,
+        end=CALL_END,
+        head='\n{"name": ',
+        middle=', "arguments": ',
+        tail="}\n",
+        between="\n",
+        is_each=True,
+        quotes_names=True,
+    )
 
     @classmethod
     def fits(cls, template: str) -> bool:
         return CALL in template
-
-    def openings(self, names: Collection[str]) -> tuple[str, ...]:
-        return (CALL,)
-
-    def calls_rule(self, *, may_be_many: bool) -> str:
-        opening, ending = either(CALL, self.special_ids), either(CALL_END, self.special_ids)
-        first, more = rf'"\n" call "\n" {ending}', rf'"\n" {opening} "\n" call "\n" {ending}'
-        return f"{first} ({more})*" if may_be_many else first
 
     def read(self, text: str, names: Collection[str]) -> tuple[list[Call], str]:
         calls: list[Call] = []

@@ -16,12 +16,16 @@ from power_sampling.text.validation import ChatMessage
 __all__ = [
     "OWN_TEXTS",
     "TOOLS_PROMPT",
+    "Calls",
     "Messages",
+    "Own",
     "cleaned",
     "functions",
+    "with_single_calls",
     "with_tools_explained",
     "with_written_calls",
     "with_written_results",
+    "written_calls",
 ]
 
 Messages: TypeAlias = list[dict[str, Any]]
@@ -38,6 +42,18 @@ To call one, reply with its name and its arguments as JSON between tags, and not
 
 The result comes back between <tool_response> tags. Call a function only where it helps; otherwise just answer."""
 """The system message for a model whose chat template knows no tools; `{tools}` are their definitions, one a line."""
+
+EXAMPLE: tuple[str, Mapping[str, Any]] = ("function_name", {"argument_name": "value"})
+SYNTAX_PROMPT = """You can call these functions:
+
+{tools}
+
+To call one, reply in exactly this form, and write nothing after it:
+
+{example}
+
+The result comes back between <tool_response> tags. Call a function only where it helps; otherwise just answer."""
+"""The same for a family that does not write JSON between tags; `{example}` is a call of `EXAMPLE`."""
 
 RESULT, RESULT_END = "<tool_response>", "</tool_response>"
 OWN_TEXTS = (CALL, CALL_END, RESULT, RESULT_END)
@@ -75,16 +91,26 @@ def functions(tools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def with_written_calls(messages: Messages, own: Own = str) -> Messages:
-    """Past calls as text between tags, in the content of their message."""
+Calls: TypeAlias = Iterable[tuple[str, Mapping[str, Any] | str]]
+"""Names of tools, each with its arguments, or with the text that was meant for them."""
+Write: TypeAlias = Callable[[Calls, Own], str]
+"""Calls as a family writes them."""
+
+
+def written_calls(calls: Calls, own: Own = str) -> str:
+    """Calls as JSON between tags."""
+    values = [{"name": name, "arguments": arguments} for name, arguments in calls]
+    return "\n".join(f"{own(CALL)}\n{json.dumps(value, ensure_ascii=False)}\n{own(CALL_END)}" for value in values)
+
+
+def with_written_calls(messages: Messages, write: Write, own: Own = str) -> Messages:
+    """Past calls as text, in the content of their message."""
     result = []
     for message in messages:
         new = {key: value for key, value in message.items() if key != "tool_calls"}
-        blocks = [
-            f"{own(CALL)}\n{json.dumps(call['function'], ensure_ascii=False)}\n{own(CALL_END)}"
-            for call in message.get("tool_calls", ())
-        ]
-        new["content"] = "\n".join([*([new["content"]] if new["content"] or not blocks else []), *blocks])
+        calls = [(call["function"]["name"], call["function"]["arguments"]) for call in message.get("tool_calls", ())]
+        written = [write(calls, own)] if calls else []
+        new["content"] = "\n".join([*([new["content"]] if new["content"] or not calls else []), *written])
         result.append(new)
     return result
 
@@ -107,11 +133,38 @@ def with_written_results(messages: Messages, own: Own = str) -> Messages:
     return result
 
 
-def with_tools_explained(messages: Messages, tools: Sequence[Mapping[str, Any]], own: Own = str) -> Messages:
+def with_tools_explained(
+    messages: Messages, tools: Sequence[Mapping[str, Any]], write: Write = written_calls, own: Own = str
+) -> Messages:
     """The tools in the system message, after what is said there."""
     lines = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
-    prompt = re.sub("|".join(OWN_TEXTS), lambda found: own(found[0]), TOOLS_PROMPT).replace("{tools}", lines)
+    prompt = TOOLS_PROMPT if write([EXAMPLE], str) in TOOLS_PROMPT else SYNTAX_PROMPT
+    prompt = re.sub("|".join(OWN_TEXTS), lambda found: own(found[0]), prompt)
+    prompt = prompt.replace("{example}", write([EXAMPLE], own)).replace("{tools}", lines)
     if messages and messages[0].get("role") == "system":
         first = messages[0] | {"content": "\n\n".join(filter(None, [messages[0]["content"], prompt]))}
         return [first, *messages[1:]]
     return [{"role": "system", "content": prompt}, *messages]
+
+
+def with_single_calls(messages: Messages) -> Messages:
+    """For templates that take one call in a message: each gets its own, followed by its result."""
+    result: Messages = []
+    rest = list(messages)
+    while rest:
+        message = rest.pop(0)
+        calls = message.get("tool_calls", ())
+        if len(calls) < 2:
+            result.append(message)
+            continue
+        for i, call in enumerate(calls):
+            said: dict[str, Any] = {
+                key: message[key] for key in ("content", "reasoning_content") if key in message and i == 0
+            }
+            alone = {key: value for key, value in message.items() if key != "reasoning_content"}
+            result.append({**alone, "content": "", **said, "tool_calls": [call]})
+            results = next((n for n, m in enumerate(rest) if m.get("role") != "tool"), len(rest))
+            own = next((n for n in range(results) if rest[n].get("tool_call_id") == call["id"]), None)
+            if own is not None:
+                result.append(rest.pop(own))
+    return result

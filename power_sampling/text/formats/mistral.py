@@ -11,17 +11,25 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from power_sampling.text.calls import ARGS, TOOL_CALLS
-from power_sampling.text.formats.base import ToolFormat
+from power_sampling.text.calls import ARGS, TOOL_CALLS, Call, row_of_calls
 from power_sampling.text.formats.messages import Messages
-from power_sampling.text.lark import either, literal
+from power_sampling.text.formats.syntax import Syntax, SyntaxFormat
 
 __all__ = ["Mistral", "MistralArgs"]
 
 
-class Mistral(ToolFormat):
+class Mistral(SyntaxFormat):
     family = "mistral"
-    marker = TOOL_CALLS
+    syntax = Syntax(
+        begin=TOOL_CALLS,
+        open=" [",
+        close="]",
+        head='{"name": ',
+        middle=', "arguments": ',
+        tail="}",
+        between=", ",
+        quotes_names=True,
+    )
 
     @classmethod
     def fits(cls, template: str) -> bool:
@@ -35,11 +43,16 @@ class Mistral(ToolFormat):
         return TOOL_CALLS, '[{"name"'
 
     def calls_rule(self, *, may_be_many: bool) -> str:
-        first = '" "? "[" call'
-        return f'{first} (", " call)* "]"' if may_be_many else f'{first} "]"'
+        return '" "? "[" call (", " call)* "]"' if may_be_many else '" "? "[" call "]"'  # both are written
+
+    def read(self, text: str, names: Collection[str]) -> tuple[list[Call], str] | None:
+        return row_of_calls(text, names)
 
 
 class MistralArgs(Mistral):
+    family = "mistral_args"
+    syntax = Syntax(begin=TOOL_CALLS, middle=ARGS, is_each=True, also=("[CALL_ID]",))
+
     @classmethod
     def fits(cls, template: str) -> bool:
         return TOOL_CALLS in template and ARGS in template
@@ -47,11 +60,8 @@ class MistralArgs(Mistral):
     def openings(self, names: Collection[str]) -> tuple[str, ...]:
         return TOOL_CALLS, *(name + mark for name in names for mark in ("{", ARGS))
 
-    def call_rule(self, name: str, arguments: str) -> str:
-        return f"{literal(name)} {either(ARGS, self.special_ids)} {arguments}"
-
     def calls_rule(self, *, may_be_many: bool) -> str:
-        return f"call ({either(TOOL_CALLS, self.special_ids)} call)*" if may_be_many else "call"
+        return self.syntax.calls_rule(self.special_ids, may_be_many=may_be_many)
 
 
 def _with_short_ids(message: dict[str, Any]) -> dict[str, Any]:

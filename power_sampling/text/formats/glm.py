@@ -1,0 +1,31 @@
+"""GLM 4.5 and later: keys and values in turn, each between tags.
+
+<tool_call>weather
+<arg_key>city</arg_key>
+<arg_value>Köln</arg_value>
+</tool_call>
+"""
+
+from __future__ import annotations
+
+from power_sampling.text.arguments import TaggedArguments
+from power_sampling.text.calls import CALL, CALL_END
+from power_sampling.text.formats.syntax import Syntax, SyntaxFormat
+
+__all__ = ["Glm4"]
+
+
+class Glm4(SyntaxFormat):
+    family = "glm4"
+    syntax = Syntax(
+        begin=CALL,
+        end=CALL_END,
+        middle="\n",
+        between="\n",
+        is_each=True,
+        arguments=TaggedArguments("<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>\n"),
+    )
+
+    @classmethod
+    def fits(cls, template: str) -> bool:
+        return "<arg_key>" in template

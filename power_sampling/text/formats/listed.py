@@ -1,0 +1,48 @@
+"""Calls as a list of JSON objects, which several families write between marks of their own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from power_sampling.text.calls import Call, calls_of, decode_json, looks_like_a_call
+from power_sampling.text.formats.syntax import Syntax
+
+__all__ = ["json_between", "listed"]
+
+
+def listed(begin: str, end: str = "") -> Syntax:
+    """`begin[{"name": ..., "arguments": {...}}, ...]end`"""
+    return Syntax(
+        begin=begin,
+        end=end,
+        open="[",
+        close="]",
+        head='{"name": ',
+        middle=', "arguments": ',
+        tail="}",
+        between=", ",
+        quotes_names=True,
+    )
+
+
+def json_between(syntax: Syntax, text: str, names: Collection[str]) -> tuple[list[Call], str] | None:
+    """The calls of a text, where all between the marks is whole JSON, in whatever order its keys are; None: it is
+    something else."""
+    calls: list[Call] = []
+    outside, at = [], 0
+    ending = re.compile(rf"\s*{re.escape(syntax.end)}") if syntax.end else re.compile(r"\s*")
+    while (start := text.find(syntax.begin, at)) >= 0:
+        outside.append(text[at:start])
+        try:
+            value, at = decode_json(text, start + len(syntax.begin))
+        except ValueError:
+            return None
+        if not all(map(looks_like_a_call, values := value if isinstance(value, list) else [value])) or not values:
+            return None
+        calls += calls_of(value, text[start:at], names)
+        if ended := ending.match(text, at):
+            at = ended.end()
+    rest = text[at:]
+    outside.append("" if rest.strip() and syntax.end.startswith(rest.strip()) else rest)
+    return (calls, "\n".join(piece.strip("\n") for piece in outside if piece.strip())) if calls else None

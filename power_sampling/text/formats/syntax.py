@@ -1,0 +1,252 @@
+"""A family's syntax as data, and what follows from it: how calls are written, read, and admitted by a grammar.
+
+    begin open  head NAME middle ARGUMENTS tail  between  head NAME middle ARGUMENTS tail  close end
+
+Where `is_each`, every call stands between a `begin` and an `end` of its own:
+
+    begin open  head NAME middle ARGUMENTS tail  close end  between  begin open  head NAME ...
+
+To add a family: a file with a subclass of `SyntaxFormat` that says this, and its place in `FAMILIES`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, ClassVar
+
+from power_sampling.text.arguments import Arguments, JsonArguments, owned
+from power_sampling.text.calls import Call, decode_json, unread_call
+from power_sampling.text.formats.base import ToolFormat
+from power_sampling.text.formats.messages import Calls, Own
+from power_sampling.text.lark import literal, marked
+from power_sampling.types import ToolCall
+
+__all__ = ["Syntax", "SyntaxFormat"]
+
+_UNKNOWN = re.compile(r"[^\s<>(){}\[\]=:\"',|]+")  # the name of a tool that is not on offer
+_NO_TOOL = ValueError("there is no such tool")
+
+
+@dataclass(frozen=True)
+class Syntax:
+    """How a row of calls is written. Blanks count when it is written, and not when it is read."""
+
+    begin: str
+    end: str = ""
+    open: str = ""
+    close: str = ""
+    head: str = ""
+    middle: str = ""
+    tail: str = ""
+    between: str = ""
+    is_each: bool = False
+    quotes_names: bool = False
+    """Names are JSON texts, and `head` and `tail` the rest of a JSON object."""
+    arguments: Arguments = field(default_factory=JsonArguments)
+    is_bare: bool = False
+    """`begin` may be missing, where `open` and the name of a tool follow each other."""
+    also: tuple[str, ...] = ()
+    """What a model may write around calls beside, and means nothing."""
+
+    @property
+    def markup(self) -> tuple[str, ...]:
+        """All that may be control tokens."""
+        own = (self.begin, self.end, self.open, self.close, self.head, self.middle, self.tail, self.between)
+        return tuple(piece for piece in (*own, *self.also, *self.arguments.markup) if piece.strip())
+
+    # ------------------------------------------------------------ written
+
+    def write(self, calls: Calls, own: Own = str) -> str:
+        """Calls as text. Arguments that are a text already stand as they are."""
+        written = [self._written(name, arguments, own) for name, arguments in calls]
+        begin, end = owned(f"{self.begin}{self.open}", own), owned(f"{self.close}{self.end}", own)
+        if self.is_each:
+            return owned(self.between, own).join(f"{begin}{call}{end}" for call in written)
+        return f"{begin}{owned(self.between, own).join(written)}{end}"
+
+    def _written(self, name: str, arguments: Mapping[str, Any] | str, own: Own) -> str:
+        called = json.dumps(name, ensure_ascii=False) if self.quotes_names else name
+        given = arguments if isinstance(arguments, str) else self.arguments.write(arguments, own)
+        return f"{owned(self.head, own)}{called}{owned(self.middle, own)}{given}{owned(self.tail, own)}"
+
+    # ------------------------------------------------------------ admitted
+
+    def calls_rule(self, ids: Mapping[str, int], *, may_be_many: bool) -> str:
+        """Right-hand side of a Lark rule: the calls after the first `begin`."""
+        begin, end = marked(self.begin, ids), marked(self.close + self.end, ids)
+        opened, between = marked(self.open, ids), marked(self.between, ids)
+        if self.is_each:
+            more = f" ({between} {begin} {opened} call {end})*" if may_be_many else ""
+            return f"{opened} call {end}{more}"
+        more = f" ({between} call)*" if may_be_many else ""
+        return f"{opened} call{more} {end}"
+
+    def call_rule(self, name: str, arguments: str, ids: Mapping[str, int]) -> str:
+        called = json.dumps(name, ensure_ascii=False) if self.quotes_names else name
+        head, middle, tail = (marked(piece, ids) for piece in (self.head, self.middle, self.tail))
+        return f"{head} {literal(called)} {middle} {arguments} {tail}"
+
+    # ------------------------------------------------------------ read
+
+    def read(self, text: str, names: Collection[str]) -> tuple[list[Call], str]:
+        """All calls of a text, and what is content beside them."""
+        calls: list[Call] = []
+        outside, at = [], 0
+        while found := self._begins(names).search(text, at):
+            outside.append(text[at : found.start()])
+            at = found.end()
+            while True:
+                call, at = self._one(text, at, names)
+                calls.append(call)
+                if (after := self._follows(text, at)) is None:
+                    break
+                at = after
+            at = self._past_end(text, at)
+        outside.append(text[at:])
+        return calls, "\n".join(piece.strip("\n") for piece in outside if piece.strip())
+
+    def openings(self, names: Collection[str]) -> tuple[str, ...]:
+        """What begins calls in a reply."""
+        bare = [f"{self.open}{name}{self._first_mark}" for name in names] if self.is_bare else []
+        return self.begin, *bare
+
+    @property
+    def _first_mark(self) -> str:
+        """What follows a name."""
+        return self.middle or getattr(getattr(self.arguments, "notation", None), "opening", "")
+
+    def _begins(self, names: Collection[str]) -> re.Pattern[str]:
+        opened = f"(?:{_loose(self.open).pattern})?" if self.open.strip() else ""
+        bare = "|".join(re.escape(name + self._first_mark) for name in names) if self.is_bare else ""
+        return re.compile(_loose(self.begin).pattern + opened + (f"|{re.escape(self.open)}(?={bare})" if bare else ""))
+
+    def _one(self, text: str, start: int, names: Collection[str]) -> tuple[Call, int]:
+        """The call at a position, and where it ends; a broken one ends where the calls do, or the next one begins."""
+        name = None
+        try:
+            at = _past(text, start, self.head)
+            name, at = self._name(text, at, names)
+            tools = names if isinstance(names, Mapping) else {}
+            arguments, at = self.arguments.read(text, at, tools.get(name, {}).get("parameters") or {})
+            at = self._past_tail(text, at)
+            call = ToolCall(name=name, arguments=arguments, id="")
+            return (call if name in names else unread_call(text[start:at].strip(), _NO_TOOL, name, names)), at
+        except ValueError as error:
+            end = self._broken_end(text, start)
+            raw = text[start:end].strip()
+            return unread_call(raw, error, name, names), end
+
+    def _name(self, text: str, at: int, names: Collection[str]) -> tuple[str, int]:
+        if self.quotes_names:
+            name, at = decode_json(text, at)
+            if not isinstance(name, str):
+                raise ValueError("the name of a tool must be a text")
+            return name, _past(text, at, self.middle)
+        for name in sorted(names, key=len, reverse=True):
+            if text.startswith(name, at) and (found := _loose(self.middle).match(text, at + len(name))):
+                following = text[found.end() : found.end() + 1]
+                if found.end() > at + len(name) or not (following.isalnum() or following == "_"):
+                    return name, found.end()
+        if found := _UNKNOWN.match(text, at):
+            return found[0], _past(text, found.end(), self.middle)
+        raise ValueError(f"expected the name of a tool near {text[at : at + 30]!r}")
+
+    def _past_tail(self, text: str, at: int) -> int:
+        """After a call: what ends it may be half written, or forgotten where the text or the calls end."""
+        if found := _loose(self.tail).match(text, at):
+            return found.end()
+        rest = text[at:].strip()
+        if not rest or self.tail.strip().startswith(rest) or (self.end and _loose(self.end).match(text, at)):
+            return at
+        if self.is_each and _loose(self.begin).match(text, at):
+            return at
+        raise ValueError(f"expected {self.tail.strip()!r} near {text[at : at + 30]!r}")
+
+    def _follows(self, text: str, at: int) -> int | None:
+        """Where the next call of the same row begins, if there is one."""
+        if self.is_each:
+            return None
+        found = re.compile(rf"[\s,;]*(?:{re.escape(self.between.strip())})?\s*").match(text, at)
+        at = found.end() if found else at
+        if at >= len(text) or self._ends().match(text, at):
+            return None
+        if self.head.strip():
+            return at if _loose(self.head).match(text, at) else None
+        return at if _UNKNOWN.match(text, at) and self._goes_on(text, at) else None
+
+    def _goes_on(self, text: str, at: int) -> bool:
+        return bool(re.compile(r"[^\s(){}]+\s*[({]").match(text, at))
+
+    def _ends(self) -> re.Pattern[str]:
+        marks = [mark for mark in (self.close + self.end, self.close, self.end) if mark.strip()]
+        return re.compile("|".join(_loose(mark).pattern for mark in marks) or r"(?!)")
+
+    def _past_end(self, text: str, at: int) -> int:
+        """Past what ends the calls: whole, half written or forgotten."""
+        for mark in (self.close, self.end, *self.also):
+            found = _loose(mark).match(text, at) if mark.strip() else None
+            at = found.end() if found else at
+        rest = text[at:].strip()
+        whole = "".join((self.close + self.end).split())
+        if rest and len(rest) < len(whole) and whole.startswith("".join(rest.split())):
+            return len(text)
+        return at
+
+    def _broken_end(self, text: str, at: int) -> int:
+        marks = [mark.strip() for mark in (self.tail, self.end, self.begin) if mark.strip()]
+        found = [place for mark in marks if (place := text.find(mark, at)) >= 0]
+        return min(found, default=len(text))
+
+
+@lru_cache(512)
+def _loose(*marks: str) -> re.Pattern[str]:
+    """Marks one after the other, with any blanks around and where they have some; without marks, nothing."""
+    words = [re.escape(word) for mark in marks for word in mark.split()]
+    return re.compile(r"\s*" + r"\s*".join(words) if words else "")
+
+
+def _past(text: str, at: int, mark: str) -> int:
+    found = _loose(mark).match(text, at)
+    if found is None:
+        if mark.strip().startswith(text[at:].strip()):
+            raise ValueError("it was cut short")
+        raise ValueError(f"expected {mark.strip()!r} near {text[at : at + 30]!r}")
+    spaces = re.compile(r"\s*").match(text, found.end())
+    return spaces.end() if spaces else found.end()
+
+
+class SyntaxFormat(ToolFormat):
+    """A family that a `Syntax` describes."""
+
+    syntax: ClassVar[Syntax]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "syntax" in cls.__dict__:
+            cls.marker, cls.needs_marker = cls.syntax.begin, not cls.syntax.is_bare
+
+    @property
+    def markup(self) -> tuple[str, ...]:
+        return (*super().markup, *self.syntax.markup)
+
+    def openings(self, names: Collection[str]) -> tuple[str, ...]:
+        return self.syntax.openings(names)
+
+    def calls_rule(self, *, may_be_many: bool) -> str:
+        return self.syntax.calls_rule(self.special_ids, may_be_many=may_be_many)
+
+    def call_rule(self, name: str, arguments: str) -> str:
+        return self.syntax.call_rule(name, arguments, self.special_ids)
+
+    def arguments_rules(self, name: str, schema: Mapping[str, Any]) -> list[str]:
+        return self.syntax.arguments.rules(name, schema, self.special_ids)
+
+    def write(self, calls: Calls, own: Own = str) -> str:
+        return self.syntax.write(calls, own)
+
+    def read(self, text: str, names: Collection[str]) -> tuple[list[Call], str] | None:
+        return self.syntax.read(text, names)

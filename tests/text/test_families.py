@@ -1,0 +1,173 @@
+"""Every family: what it writes is read, at any split, with thoughts, text and faults around; what its grammar admits
+is valid."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from power_sampling.errors import ConfigurationError
+from power_sampling.text.formats import FAMILIES, ToolFormat, tool_format
+from power_sampling.types import Conversation, Reply
+from tests.support.calls import NESTED, SAMPLES, TOOLS, Sample
+
+KOELN: tuple[str, dict[str, Any]] = ("weather", {"city": "Köln", "days": 3})
+QUOTED: tuple[str, dict[str, Any]] = ("weather", {"city": "Ö\\n \"q\" 's' {x: [1]}, =<b>", "days": -1})
+EMPTY: tuple[str, dict[str, Any]] = ("now", {})
+CALLS = [KOELN, QUOTED, ("plan", NESTED), EMPTY]
+EACH = pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.family)
+TALK = Conversation(messages=(), tools=TOOLS)
+
+
+def format_of(sample: Sample) -> ToolFormat:
+    return tool_format(sample.template, {})
+
+
+def read(form: ToolFormat, pieces: list[str], conversation: Conversation = TALK, *, reasons: bool = False) -> Reply:
+    """The reply of a text in pieces. What was released joins to it."""
+    reader = form.turn(conversation).reader(starts_in_reasoning=reasons, salt="")
+    released = [reader.push(piece) for piece in pieces]
+    last, reply = reader.finish()
+    content, reasoning = ("".join(part) for part in zip(*released, last, strict=True))
+    assert (content, reasoning) == (reply.content, reply.reasoning), pieces
+    return reply
+
+
+def essence(reply: Reply) -> tuple[Any, ...]:
+    calls = [(call.name, dict(call.arguments)) for call in reply.tool_calls]
+    return reply.content, reply.reasoning, calls, [(call.name, call.arguments) for call in reply.invalid_tool_calls]
+
+
+def several(form: ToolFormat, *calls: tuple[str, dict[str, Any]]) -> str:
+    """Calls in one reply; a model of gpt-oss writes one a turn, but may not stop there."""
+    if form.family != "harmony":
+        return form.write(calls)
+    return "<|call|><|start|>assistant".join(form.write([call]) for call in calls)
+
+
+def test_every_family_has_a_sample() -> None:
+    assert {sample.family for sample in SAMPLES} == {family.family for family in FAMILIES}
+
+
+@EACH
+def test_a_template_tells_its_family_and_a_name_overrides_it(sample: Sample) -> None:
+    assert format_of(sample).family == sample.family
+    assert tool_format("{{ tools }}<tool_call>", {}, family=sample.family).family == sample.family
+
+
+def test_a_family_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"tool_format: expected one of deepseek, .*got 'qwen99'"):
+        tool_format(None, {}, family="qwen99")
+
+
+@EACH
+def test_a_family_writes_what_its_models_write(sample: Sample) -> None:
+    assert format_of(sample).write([KOELN]) == sample.call
+    assert essence(read(format_of(sample), [sample.call])) == ("", "", [KOELN], [])
+
+
+@EACH
+@pytest.mark.parametrize("call", CALLS, ids=["plain", "quotes", "nested", "empty"])
+def test_arguments_come_back_as_they_were(sample: Sample, call: tuple[str, dict[str, Any]]) -> None:
+    form = format_of(sample)
+    assert essence(read(form, [form.write([call])])) == ("", "", [call], [])
+
+
+@EACH
+def test_calls_text_and_thoughts_are_told_apart_at_every_split(sample: Sample) -> None:
+    form, (opening, closing) = format_of(sample), sample.thoughts
+    two = several(form, QUOTED, ("plan", NESTED))
+    broken = cut(sample)
+    replies = {
+        two: ("", "", [QUOTED, ("plan", NESTED)], []),
+        f"{opening}Hm [x] < {{y}}{closing}\n\n{sample.call}": ("", "Hm [x] < {y}", [KOELN], []),
+        f"{opening}never ends": ("", "never ends", [], []),
+        broken: ("", "", [], [("weather", essence(read(form, [broken]))[3][0][1])]),
+    }
+    if form.family == "harmony":
+        final = "<|channel|>final<|message|>"
+        replies |= {
+            f"<|channel|>commentary<|message|>Wait.<|end|><|start|>assistant{sample.call}": ("Wait.", "", [KOELN], []),
+            f"{opening}Hm{closing}{final}Hi <|": ("Hi <|", "Hm", [], []),
+            f"{opening}Hm<|end|><|start|>assistant{opening}ah{closing}{final}x": ("x", "Hm\n\nah", [], []),
+            "Hi": ("Hi", "", [], []),
+        }
+    else:
+        replies |= {
+            f"Wait.\n\n{sample.call}": ("Wait.", "", [KOELN], []),
+            f"Wait.\n{sample.call}\nSo.": ("Wait.\nSo.", "", [KOELN], []),
+            f"{opening}\nHm\n{closing}\n\nHi {sample.call[:3]}": (f"Hi {sample.call[:3]}", "Hm", [], []),
+        }
+    for text, expected in replies.items():
+        assert essence(read(form, [text])) == expected, text
+        splits = [[text[:i], text[i:]] for i in range(1, len(text))]
+        for pieces in [*splits, list(text)]:
+            assert essence(read(form, pieces)) == expected, pieces
+    thinking = f"Hm{closing}{sample.call}"
+    assert essence(read(form, list(thinking), reasons=True)) == ("", "Hm", [KOELN], [])
+
+
+def cut(sample: Sample) -> str:
+    """The call, cut short inside of its arguments."""
+    return sample.call[: sample.call.index("Köln") + 2]
+
+
+@EACH
+def test_what_cannot_be_read_says_why_and_keeps_its_text(sample: Sample) -> None:
+    form = format_of(sample)
+    [broken] = read(form, [cut(sample)]).invalid_tool_calls
+    assert broken.name == "weather"
+    assert "weather" in broken.error and "Write it again" in broken.error
+    assert broken.arguments.endswith("Kö") and broken.arguments.strip() in cut(sample)
+    unknown = form.write([("sun", {"city": "Köln"})])
+    reply = read(form, [unknown])
+    if form.syntax.is_bare and form.family == "llama4":
+        unknown = unknown.removeprefix("<|python_start|>")  # without its mark nothing tells it from a list
+        assert read(form, [unknown]).content == unknown
+    [missing] = reply.invalid_tool_calls
+    assert (missing.name, "There is no tool 'sun'" in missing.error) == ("sun", True)
+
+
+@EACH
+def test_a_broken_call_harms_no_other(sample: Sample) -> None:
+    form = format_of(sample)
+    first, last = form.write([KOELN]), form.write([EMPTY])
+    broken = first.replace("Köln", 'K"<|"|>)}öln') if "ö" in first else first
+    text = f"{broken}\n{last}" if form.family != "harmony" else f"{broken}<|call|><|start|>assistant{last}"
+    reply = read(form, list(text))
+    names = [call.name for call in (*reply.tool_calls, *reply.invalid_tool_calls)]
+    assert names and set(names) <= {"weather", "now"}, text
+
+
+@EACH
+@pytest.mark.parametrize(
+    "text", ["", "<", "[", "{", "<tool_call>", "<|channel|>", "[[[[", "{" * 300, "<|tool_call>call:", "\x00\ufffd"]
+)
+def test_reading_never_fails(sample: Sample, text: str) -> None:
+    form = format_of(sample)
+    for garbled in (
+        text,
+        sample.call + text,
+        sample.call[:-3] + text,
+        text + sample.call,
+        sample.call.replace("3", text),
+    ):
+        for conversation in (TALK, Conversation(messages=())):
+            read(form, [garbled], conversation)
+            read(form, list(garbled), conversation, reasons=True)
+
+
+@EACH
+def test_without_tools_nothing_is_a_call(sample: Sample) -> None:
+    reply = read(format_of(sample), [sample.call], Conversation(messages=()))
+    assert not reply.tool_calls and not reply.invalid_tool_calls
+    assert "Köln" in reply.content
+
+
+def test_a_tool_is_explained_in_the_familys_own_words_where_the_template_has_none() -> None:
+    form = tool_format("<｜tool▁calls▁begin｜>", {})  # noqa: RUF001
+    messages, _ = form.prepare(Conversation(messages=({"role": "user", "content": "x"},), tools=TOOLS))
+    assert form.write([("function_name", {"argument_name": "value"})]) in messages[0]["content"]
+    assert json.dumps(TOOLS[0]["function"]) in messages[0]["content"]
