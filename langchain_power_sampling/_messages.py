@@ -31,7 +31,7 @@ __all__ = ["ChunkWriter", "as_text", "engine_messages", "generation_of"]
 
 ROLES = {"human": "user", "ai": "assistant"}  # of a ChatMessage, whose role is free
 TEXT_BLOCKS = ("text", "text-plain", "input_text", "output_text")
-THOUGHTS = ("reasoning", "thinking", "redacted_thinking")  # of earlier turns: never shown to the model again
+THOUGHTS = ("reasoning", "thinking", "redacted_thinking")  # of earlier turns: the template knows what to do with them
 CALLS = ("tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call")
 PROGRESS_STEP = 0.05
 
@@ -113,8 +113,19 @@ def _of_assistant(message: AIMessage) -> dict[str, Any]:
         if isinstance(block, dict) and _is(block, "tool_use", "tool_call") and block.get("id") not in known:
             arguments = block["input"] if "input" in block else block.get("args")
             calls.append(openai_call(block.get("id"), block.get("name"), arguments))
-    named = {"name": message.name} if message.name else {}
-    return {"role": "assistant", "content": _text(said), **named, **({"tool_calls": calls} if calls else {})}
+    converted: dict[str, Any] = {"role": "assistant", "content": _text(said)}
+    converted |= {"name": message.name} if message.name else {}
+    converted |= {"reasoning_content": thoughts} if (thoughts := _thoughts_of(message, blocks)) else {}
+    return converted | ({"tool_calls": calls} if calls else {})
+
+
+def _thoughts_of(message: AIMessage, blocks: Sequence[Any]) -> str:
+    """What the model thought, as this adapter keeps it, or in blocks as others do."""
+    kept = message.additional_kwargs.get("reasoning_content")
+    if isinstance(kept, str) and kept:
+        return kept
+    found = [block.get(block["type"]) for block in blocks if _is(block, "reasoning", "thinking")]
+    return "\n".join(text for text in found if isinstance(text, str))
 
 
 def _result(content: Any, identity: str, name: str | None, *, is_error: bool) -> dict[str, Any]:

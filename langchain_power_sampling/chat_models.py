@@ -149,10 +149,10 @@ class ChatPowerSampling(BasePowerSampling[AIMessage], BaseChatModel):
         ```
         `finish_reason` is `stop`, `length` or `tool_calls`. In a stream, the last chunk carries it.
 
-    Reasoning that a model writes in marks of its own (`<think>`) is a reasoning block of `content_blocks`, and never
-    sent back to the model. Settings of a call are part of the key of LangChain's cache; with a cache and no seed, the
-    first random answer is kept. Errors derive from PowerSamplingError, and from LangChain's `ModelError` where there
-    is one of that meaning.
+    Reasoning that a model writes in marks of its own (`<think>`) is a reasoning block of `content_blocks`. It goes
+    back to the chat template, which decides what of it later turns see. Settings of a call are part of the key of
+    LangChain's cache; with a cache and no seed, the first random answer is kept. Errors derive from
+    PowerSamplingError, and from LangChain's `ModelError` where there is one of that meaning.
     """
 
     call_options: ClassVar[tuple[str, ...]] = (
