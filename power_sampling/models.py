@@ -267,7 +267,8 @@ def serve(model: Any, tokenizer: Any, config: ModelConfig, *, is_own: bool) -> L
     from power_sampling.text.codec import Codec
     from power_sampling.text.rules import Rules
 
-    codec = Codec(tokenizer, _eos_ids(model), config.tool_format)
+    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    codec = Codec(tokenizer, _eos_ids(model), config.tool_format, model_type if isinstance(model_type, str) else "")
     if isinstance(model, LanguageModel):
         engine = model
     else:

@@ -25,10 +25,13 @@ __all__ = ["Codec"]
 
 class Codec:
     """`tokenizer` is any transformers tokenizer; it is copied and never touched. `family` is the name of a format of
-    tools, where its chat template is not to say it. Safe from any thread."""
+    tools, where its chat template is not to say it; `model_type` says it where the template cannot. Safe from any
+    thread."""
 
-    def __init__(self, tokenizer: Any, eos_ids: Sequence[int] = (), family: str | None = None) -> None:
-        self._family = family
+    def __init__(
+        self, tokenizer: Any, eos_ids: Sequence[int] = (), family: str | None = None, model_type: str = ""
+    ) -> None:
+        self._family, self._model_type = family, model_type
         self._tokenizer = private_copy(tokenizer)
         self._lock = threading.Lock()
         own = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
@@ -51,7 +54,9 @@ class Codec:
         if getattr(tokenizer, "response_template", None):
             parse_response = partial(tokenizer.parse_response, prefix="")
         added = tokenizer.get_added_vocab()
-        return tool_format(template, added, parse_response=parse_response, family=self._family)
+        return tool_format(
+            template, added, parse_response=parse_response, family=self._family, model_type=self._model_type
+        )
 
     @cached_property
     def _kept_ids(self) -> frozenset[int]:

@@ -17,16 +17,27 @@ from power_sampling.text.calls import Call, call_of, row_of_calls
 from power_sampling.text.plain import MAY_BEGIN, plain_calls
 from power_sampling.types import InvalidToolCall, Reply, ToolCall
 
-__all__ = ["THINK", "THINK_END", "THOUGHTS", "ParseResponse", "ReplyReader", "TemplateReader", "Thoughts", "held_back"]
+__all__ = [
+    "MISTRAL_THOUGHTS",
+    "THINK",
+    "THINK_END",
+    "THOUGHTS",
+    "ParseResponse",
+    "ReplyReader",
+    "TemplateReader",
+    "Thoughts",
+    "held_back",
+]
 
 THINK, THINK_END = "<think>", "</think>"
 
 Thoughts: TypeAlias = tuple[str, str]
 """What opens a model's reasoning, and what closes it."""
 
+MISTRAL_THOUGHTS: Thoughts = ("[THINK]", "[/THINK]")
 THOUGHTS: tuple[Thoughts, ...] = (
     (THINK, THINK_END),
-    ("[THINK]", "[/THINK]"),  # Mistral
+    MISTRAL_THOUGHTS,
     ("<seed:think>", "</seed:think>"),
     ("<|channel>thought", "<channel|>"),  # Gemma 4
     ("<thought>", "</thought>"),  # Exaone

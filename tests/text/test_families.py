@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from power_sampling.errors import ConfigurationError
-from power_sampling.text.formats import FAMILIES, ToolFormat, tool_format
+from power_sampling.text.codec import Codec
+from power_sampling.text.control import own
+from power_sampling.text.formats import FAMILIES, MODEL_TYPES, ToolFormat, tool_format
 from power_sampling.types import Conversation, Reply
 from tests.support.calls import NESTED, SAMPLES, TOOLS, Sample
+from tests.support.tiny import tiny_tokenizer
 
 KOELN: tuple[str, dict[str, Any]] = ("weather", {"city": "Köln", "days": 3})
 QUOTED: tuple[str, dict[str, Any]] = ("weather", {"city": "Ö\\n \"q\" 's' {x: [1]}, =<b>", "days": -1})
@@ -55,6 +58,14 @@ def test_every_family_has_a_sample() -> None:
 def test_a_template_tells_its_family_and_a_name_overrides_it(sample: Sample) -> None:
     assert format_of(sample).family == sample.family
     assert tool_format("{{ tools }}<tool_call>", {}, family=sample.family).family == sample.family
+
+
+def test_a_type_of_model_tells_the_family_where_the_template_cannot() -> None:
+    names = {family.family for family in FAMILIES}
+    assert names >= set(MODEL_TYPES.values())
+    for model_type, family in MODEL_TYPES.items():
+        assert tool_format("{{ messages }}", {}, model_type=f"{model_type}_text").family == family
+        assert tool_format("<tool_call>", {}, model_type=model_type).family == "hermes"
 
 
 def test_a_family_that_nobody_knows_is_refused() -> None:
@@ -171,3 +182,37 @@ def test_a_tool_is_explained_in_the_familys_own_words_where_the_template_has_non
     messages, _ = form.prepare(Conversation(messages=({"role": "user", "content": "x"},), tools=TOOLS))
     assert form.write([("function_name", {"argument_name": "value"})]) in messages[0]["content"]
     assert json.dumps(TOOLS[0]["function"]) in messages[0]["content"]
+
+
+XML = (
+    "{% for m in messages %}{% for c in m.tool_calls or [] %}<tool_call><function={{ c.function.name }}>"
+    "{% for k, v in c.function.arguments | items %}<parameter={{ k }}>{{ v }}</parameter>{% endfor %}"
+    "{% endfor %}{{ m.content }}{% endfor %}{{ tools }}"
+)
+
+
+def past(arguments: Any, **more: Any) -> Conversation:
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": arguments}}
+    said = {"role": "assistant", "content": "So", "tool_calls": [call], **more}
+    return Conversation(messages=({"role": "user", "content": "x"}, said), tools=TOOLS)
+
+
+def test_a_broken_call_of_an_earlier_turn_is_printed_by_templates_that_print_arguments_one_by_one() -> None:
+    form = tool_format(XML, {})
+    assert form.family == "qwen3_coder"
+    codec = Codec(tiny_tokenizer(chat_template=XML))
+    for given, printed in (('{"city": "Kö', "<parameter=arguments>{"), ({"city": "Köln"}, "<parameter=city>Köln<")):
+        messages, arguments = form.prepare(past(given))
+        assert printed in codec.decode(codec.encode_chat(messages, **arguments))
+
+
+def test_thoughts_of_mistral_stand_in_the_content_as_tokens() -> None:
+    template = "{{ tools }}[TOOL_CALLS][ARGS][THINK][/THINK]{% for m in messages %}{{ m.content }}{% endfor %}"
+    tokenizer = tiny_tokenizer(chat_template=template)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]"]})
+    codec = Codec(tokenizer)
+    messages, _ = codec.tool_format.turn(past({}, reasoning_content="hm [THINK]")).prepare(own)
+    tokens = codec.encode_chat([*messages, {"role": "user", "content": "y"}])
+    opening = tokenizer.convert_tokens_to_ids("[THINK]")
+    assert "[THINK]hm [THINK][/THINK]So" in codec.decode(tokens)
+    assert tokens.count(opening) == 2  # the template's own, and the mark; what the model thought is text

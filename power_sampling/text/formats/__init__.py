@@ -20,8 +20,9 @@ chat template.
     hermes         <tool_call>\\n{"name": ..., "arguments": {...}}\\n</tool_call>, ...           Hermes, Qwen, Granite 4
     llama3         {"name": ..., "parameters": {...}}, perhaps after <|python_tag|>              Llama 3.1 to 3.3
 
-A template that is of no known family, or knows no tools at all, gets the tags of Hermes, in the latter case explained
-in a system message. To add a family: a file with a subclass of `SyntaxFormat`, and its place in `FAMILIES`.
+A template that is of no known family gets that of the model's type, or the tags of Hermes; where it knows no tools at
+all, they are explained in a system message. To add a family: a file with a subclass of `SyntaxFormat`, and its place
+in `FAMILIES`.
 """
 
 # ruff: noqa: RUF002 - DeepSeek writes bars of full width
@@ -48,9 +49,9 @@ from power_sampling.text.formats.olmo3 import Olmo3
 from power_sampling.text.formats.phi4 import Phi4
 from power_sampling.text.formats.qwen3_coder import Qwen3Coder
 from power_sampling.text.formats.seed import Seed
-from power_sampling.text.reply import THINK, THINK_END, ParseResponse
+from power_sampling.text.reply import MISTRAL_THOUGHTS, THINK, THINK_END, ParseResponse
 
-__all__ = ["FAMILIES", "ToolFormat", "Turn", "tool_format"]
+__all__ = ["FAMILIES", "MODEL_TYPES", "ToolFormat", "Turn", "tool_format"]
 
 FAMILIES: tuple[type[ToolFormat], ...] = (  # the first that fits is taken
     Harmony,
@@ -74,21 +75,38 @@ FAMILIES: tuple[type[ToolFormat], ...] = (  # the first that fits is taken
 )
 
 
+# by the type of the model, where the template is of no known family; transformers has response templates for these too
+MODEL_TYPES = {
+    "gemma4": "gemma4",
+    "glm4_moe": "glm4",
+    "gpt_oss": "harmony",
+    "lfm2": "lfm2",
+    "lfm2_moe": "lfm2",
+    "llama4": "llama4",
+    "olmo3": "olmo3",
+    "qwen3_5": "qwen3_coder",
+    "qwen3_5_moe": "qwen3_coder",
+    "seed_oss": "seed",
+}
+
+
 def tool_format(
     chat_template: str | None,
     special_ids: Mapping[str, int],
     *,
     parse_response: ParseResponse | None = None,
     family: str | None = None,
+    model_type: str = "",
 ) -> ToolFormat:
-    """The family a chat template belongs to, from its text, or the one of this name. Raises ConfigurationError for a
-    name that is none.
+    """The family a chat template belongs to, from its text, or the one of this name; where the text tells none, the
+    one of the model's type, as transformers calls it. Raises ConfigurationError for a name that is none.
 
     `special_ids` are all added tokens of the tokenizer. `parse_response` takes a whole reply apart where the tokenizer
     has a response template of its own: `{"content", "reasoning_content", "tool_calls"}`, every key optional.
     """
     template = chat_template or ""
-    chosen = _named(family) if family else next((one for one in FAMILIES if one.fits(template)), Hermes)
+    usual = _named(MODEL_TYPES.get(model_type.removesuffix("_text"), "hermes"))
+    chosen = _named(family) if family else next((one for one in FAMILIES if one.fits(template)), usual)
     thoughts = chosen.thoughts_in(template)
     return chosen(
         shows_tools=_uses_tools(template),
@@ -96,6 +114,8 @@ def tool_format(
         shows_results=bool(re.search(r"""["'](?:tool|tool_results|ipython)["']""", template)),
         thoughts=thoughts or (THINK, THINK_END),
         may_reason=thoughts is not None,
+        # Mistral's templates take it as a part of the content
+        writes_thoughts=thoughts == MISTRAL_THOUGHTS and "reasoning_content" not in template,
         special_ids=dict(special_ids),
         parse_response=parse_response if family is None else None,
     )

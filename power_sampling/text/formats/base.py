@@ -61,6 +61,8 @@ class ToolFormat(ABC):
     """What stands around the model's reasoning."""
     may_reason: bool = False
     """The model opens its reasoning by itself where the prompt did not."""
+    writes_thoughts: bool = False
+    """The template has no field for the reasoning of earlier turns, and prints it with what was said."""
     special_ids: Mapping[str, int] = field(default_factory=dict)
     """All added tokens of the tokenizer."""
     parse_response: ParseResponse | None = None
@@ -143,6 +145,8 @@ class Turn:
         what is written here and is no user's text."""
         form = self.format
         messages = form.shaped(shared.cleaned(cast("Sequence[ChatMessage]", self.conversation.messages)))
+        if form.writes_thoughts:
+            messages = shared.with_written_thoughts(messages, *form.thoughts, own)
         if not form.shows_calls:
             messages = shared.with_written_calls(messages, form.write, own)
         if not form.shows_results:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from power_sampling.text.arguments import TaggedArguments
 from power_sampling.text.calls import CALL, CALL_END
+from power_sampling.text.formats.messages import Messages, with_mapped_arguments
 from power_sampling.text.formats.syntax import Syntax, SyntaxFormat
 
 __all__ = ["Glm4"]
@@ -29,3 +30,7 @@ class Glm4(SyntaxFormat):
     @classmethod
     def fits(cls, template: str) -> bool:
         return "<arg_key>" in template
+
+    def shaped(self, messages: Messages) -> Messages:
+        """The templates print arguments one by one."""
+        return with_mapped_arguments(messages)

@@ -21,10 +21,12 @@ __all__ = [
     "Own",
     "cleaned",
     "functions",
+    "with_mapped_arguments",
     "with_single_calls",
     "with_tools_explained",
     "with_written_calls",
     "with_written_results",
+    "with_written_thoughts",
     "written_calls",
 ]
 
@@ -145,6 +147,36 @@ def with_tools_explained(
         first = messages[0] | {"content": "\n\n".join(filter(None, [messages[0]["content"], prompt]))}
         return [first, *messages[1:]]
     return [{"role": "system", "content": prompt}, *messages]
+
+
+def with_mapped_arguments(messages: Messages) -> Messages:
+    """For templates that go through the arguments of past calls one by one: what the model wrote and was no mapping is
+    one argument, as it stands."""
+    result = []
+    for message in messages:
+        new = dict(message)
+        if "tool_calls" in new:
+            new["tool_calls"] = [_with_mapping(call) for call in new["tool_calls"]]
+        result.append(new)
+    return result
+
+
+def _with_mapping(call: dict[str, Any]) -> dict[str, Any]:
+    given = call["function"]["arguments"]
+    if not isinstance(given, str):
+        return call
+    return {**call, "function": {**call["function"], "arguments": {"arguments": given}}}
+
+
+def with_written_thoughts(messages: Messages, opening: str, closing: str, own: Own = str) -> Messages:
+    """For templates that have no field for reasoning: it stands between its marks, before what is said."""
+    result = []
+    for message in messages:
+        new = dict(message)
+        if thoughts := new.pop("reasoning_content", None):
+            new["content"] = f"{own(opening)}{thoughts}{own(closing)}{new['content']}"
+        result.append(new)
+    return result
 
 
 def with_single_calls(messages: Messages) -> Messages:

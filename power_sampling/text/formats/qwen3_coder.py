@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from power_sampling.text.arguments import TaggedArguments
 from power_sampling.text.calls import CALL, CALL_END
+from power_sampling.text.formats.messages import Messages, with_mapped_arguments
 from power_sampling.text.formats.syntax import Syntax, SyntaxFormat
 
 __all__ = ["Qwen3Coder"]
@@ -34,3 +35,7 @@ class Qwen3Coder(SyntaxFormat):
     @classmethod
     def fits(cls, template: str) -> bool:
         return CALL in template and "<function=" in template and "<parameter=" in template
+
+    def shaped(self, messages: Messages) -> Messages:
+        """The templates print arguments one by one."""
+        return with_mapped_arguments(messages)

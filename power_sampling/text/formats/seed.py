@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from power_sampling.text.arguments import TaggedArguments
+from power_sampling.text.formats.messages import Messages, with_mapped_arguments
 from power_sampling.text.formats.syntax import Syntax, SyntaxFormat
 
 __all__ = ["Seed"]
@@ -31,3 +32,7 @@ class Seed(SyntaxFormat):
     @classmethod
     def fits(cls, template: str) -> bool:
         return "<seed:tool_call>" in template
+
+    def shaped(self, messages: Messages) -> Messages:
+        """The templates print arguments one by one."""
+        return with_mapped_arguments(messages)
