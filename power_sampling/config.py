@@ -232,6 +232,10 @@ class ModelConfig(TorchFields):
     @model_validator(mode="after")
     def _check_engine(self) -> Self:
         self.engine_options()
+        if self.tool_format is not None:
+            from power_sampling.text.formats import tool_format
+
+            tool_format(None, {}, family=self.tool_format)  # raises for a name that is none
         return self
 
     def engine_options(self) -> TorchOptions:

@@ -61,7 +61,10 @@ class Codec:
     @cached_property
     def _kept_ids(self) -> frozenset[int]:
         """Special tokens that carry calls and thoughts: what they say would be lost with them."""
-        markup = "\0".join(self.tool_format.markup)
+        try:
+            markup = "\0".join(self.tool_format.markup)
+        except ValueError:  # several templates, and none for a chat with tools, which is refused with that reason
+            return frozenset()
         return frozenset(self._special_ids() & {i for token, i in self._control.tokens.items() if token in markup})
 
     def _special_ids(self) -> frozenset[int]:

@@ -99,6 +99,11 @@ def test_earlier_thoughts_go_back_to_the_template() -> None:
         assert "<think>hm</think>Yes" in codec.decode(codec.encode_chat(messages), keep_control_tokens=True)
 
 
+def test_a_format_that_nobody_knows_is_refused_before_anything_is_loaded() -> None:
+    with pytest.raises(ConfigurationError, match="tool_format: expected one of"):
+        PowerSampler.from_pretrained("no/model", tool_format="qwen99")
+
+
 FALLBACKS = {"qwen3": "hermes", "qwen3_5": "qwen3_coder", "gemma4": "gemma4"}
 
 
