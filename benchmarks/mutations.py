@@ -37,6 +37,7 @@ HOST_CHOICE = "power_sampling/engines/choice.py"
 CHOICE = "power_sampling/engines/torch/choice.py"
 KV = "power_sampling/engines/torch/kv.py"
 ENGINE = "power_sampling/engines/stepped/engine.py"
+THOUGHT = "power_sampling/text/thought.py"
 
 CONFORMANCE = "tests/samplers/test_conformance.py"
 OF_MH = ("tests/samplers/test_metropolis_hastings.py", "tests/samplers/test_counts.py", CONFORMANCE)
@@ -48,6 +49,7 @@ OF_PREFETCH = ("tests/samplers/test_prefetch.py", "tests/samplers/test_counts.py
 OF_CHOICE = ("tests/engines/torch/test_choice.py", "tests/engines/stepped/test_backends.py")
 OF_BASE_LAWS = ("tests/engines/torch/test_base_law.py", "tests/samplers/test_base_law.py", *OF_CHOICE)
 OF_ENGINE = ("tests/engines/torch/test_engine.py", "tests/engines/stepped")
+OF_THOUGHT = ("tests/text/test_thought.py",)
 OF_WORKER = ("tests/serving/test_worker.py", "tests/samplers/test_counts.py", "tests/samplers/test_prefetch.py")
 
 
@@ -476,6 +478,27 @@ SLIPS = (
         "for live in {owners[ticket] for ticket in decoded}:",
         "for live in [owners[ticket] for ticket in decoded]:",
         OF_WORKER,
+    ),
+    Slip(
+        "a thought may be one token longer than its budget",
+        THOUGHT,
+        "place.spent >= self._rule.limit.budget",
+        "place.spent > self._rule.limit.budget",
+        OF_THOUGHT,
+    ),
+    Slip(
+        "a thought that is opened again has its whole budget again",
+        THOUGHT,
+        'self._settled(place._replace(stage="inside", begins=len(text)))',
+        'self._settled(place._replace(stage="inside", begins=len(text), spent=0))',
+        OF_THOUGHT,
+    ),
+    Slip(
+        "a fork of a thought stands where its row stands",
+        THOUGHT,
+        "fork._places = self._places[: length + 1]",
+        "fork._places = list(self._places)",
+        OF_THOUGHT,
     ),
 )
 

@@ -53,7 +53,8 @@ def world(termination: Termination, alpha: float = 2.0) -> World:
     return made
 
 
-CASES = [(0, {}), (1, {}), (2, {"is_open": True}), (0, {"is_open": True}), (1, {"recurs": True}), (9, {})]
+OPEN: dict[str, Any] = {"is_open": True}
+CASES = [(0, {}), (1, {}), (2, OPEN), (0, OPEN), (1, {"recurs": True}), (1, {**OPEN, "recurs": True}), (9, {})]
 
 
 @pytest.mark.parametrize(("budget", "options"), CASES)
