@@ -56,6 +56,7 @@ class LoadedFields(GenerationFields, total=False):
     max_rows: int
     prompt_memory: int
     kv_memory: int | None
+    snapshots: int
     pack_weights: bool | None
     compile_layers: bool
     check_model: bool

@@ -30,7 +30,16 @@ class TorchFields(Settings):
     """The options of the engine `torch`."""
 
     SERVING: ClassVar[frozenset[str]] = frozenset(
-        ("check_model", "compile_layers", "cuda_graphs", "kv_memory", "max_rows", "pack_weights", "prompt_memory")
+        (
+            "check_model",
+            "compile_layers",
+            "cuda_graphs",
+            "kv_memory",
+            "max_rows",
+            "pack_weights",
+            "prompt_memory",
+            "snapshots",
+        )
     )
     """Fields that also concern a model that is loaded already; the others say how one is loaded."""
 
@@ -62,9 +71,14 @@ class TorchFields(Settings):
     """MiB of prompts kept across requests (a prefix cache): what a new prompt shares with them is not computed again.
     0: none."""
     kv_memory: int | None = Field(default=None, ge=1)
-    """MiB for keys and values: of the rows in decoding and their prompts, more of which wait, and of finished rows,
-    which are evicted when it gets tight. None: 60 percent of what is free after loading. Should memory run out all
-    the same, the batch is halved and goes on."""
+    """MiB for keys, values and recurrent states: of the rows in decoding and their prompts, more of which wait, and of
+    finished rows, which are evicted when it gets tight. None: 60 percent of what is free after loading. Should memory
+    run out all the same, the batch is halved and goes on."""
+    snapshots: int = Field(default=8, ge=0)
+    """Copies of its recurrent states that are kept of one row of a recurrent or hybrid model (Qwen3.5, Granite 4 H,
+    Mamba 2, ...), besides those at the ends of prompts and draws. Such a state cannot be cut, so a redraw from a cut
+    starts from the copy before it and feeds the tokens between again: at 8 about a tenth more tokens than an
+    attention model, at 4 a quarter. They are part of `kv_memory`. Samplers that never cut need none: 0."""
     pack_weights: bool | None = None
     """Lay float32 weights out for the CPU once: several rows then cost little more than one. With g++ (or `$CXX`) on
     Linux the copies have the fewest bits that keep every weight as it is: 16 for those of checkpoints in bfloat16, 8

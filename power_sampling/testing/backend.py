@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,17 @@ class TableState:
     @property
     def parts(self) -> tuple[TableState, ...]:
         return (self,) if self.tokens else ()
+
+    @property
+    def snapshots(self) -> None:
+        """It can be cut anywhere."""
+
+    @property
+    def snapshot_nbytes(self) -> int:
+        return 0
+
+    def keeping(self, lengths: Container[int]) -> TableState:
+        return self
 
     def head(self, length: int) -> TableState:
         return self if length == self.length else TableState(self.tokens[:length])

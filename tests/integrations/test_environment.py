@@ -41,6 +41,7 @@ SERVING = {
     "max_rows": ("3", 3),
     "prompt_memory": ("2", 2),
     "kv_memory": ("64", 64),
+    "snapshots": ("4", 4),
     "check_model": ("false", False),
     "pack_weights": ("false", False),
     "compile_layers": ("false", False),

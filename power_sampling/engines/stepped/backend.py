@@ -3,11 +3,14 @@
 A *state* is what the model has to keep of a row's first tokens (keys and values). Backends make states and know what
 is in them; the engine cuts them, keeps them and counts their bytes. The *batch* is the rows being decoded, in an order
 that engine and backend share.
+
+What a recurrent layer keeps cannot be cut: it is copied as a row goes on, and a state can be had at these *snapshots*
+only. The engine says when one is taken and which are worth their bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any, Protocol, Self
 
 from power_sampling.engines.choice import Choice
@@ -32,14 +35,25 @@ class State(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of these tokens, shared or not."""
+        """Bytes that these tokens take, each as much as another, shared or not; snapshots are beside them."""
+
+    @property
+    def snapshots(self) -> Sequence[int] | None:
+        """The lengths at which it can be cut, the shortest first, its own the last. None: at every length."""
+
+    @property
+    def snapshot_nbytes(self) -> int:
+        """Bytes of one snapshot."""
 
     @property
     def parts(self) -> Sequence[Part]:
         """What it is stored in, the first tokens first. Two states that share a part share all parts before it."""
 
     def head(self, length: int) -> Self:
-        """The state of the first `length` tokens, at most all."""
+        """The state of the first `length` tokens, at most all; of fewer where no snapshot is there."""
+
+    def keeping(self, lengths: Container[int]) -> Self:
+        """Without the snapshots at other lengths than these and its own."""
 
 
 class Backend(Protocol):
@@ -96,7 +110,8 @@ class Backend(Protocol):
         have begun the step earlier and may leave out rows that have entered since; it returns those it decoded."""
 
     def state(self, place: int, base: Any, length: int) -> Any:
-        """The state of the first `length` tokens of the row at this place; `base` is that of its first few."""
+        """The state of the first `length` tokens of the row at this place; `base` is that of its first few. Where
+        states have snapshots, one is taken if the row has been fed so many tokens; else this is `base`."""
 
     def cancel_step(self, row: Row) -> None:
         """Forget a step that was begun early for this row: it goes on from what it holds."""

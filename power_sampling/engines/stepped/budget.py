@@ -35,11 +35,11 @@ class Cached:
 
 
 class Budget:
-    """Bytes for states. What one token takes is measured on the first prompt."""
+    """Bytes for states. What a token and a snapshot take is measured on the first prompt."""
 
     def __init__(self, nbytes: int, empty: Any) -> None:
         self.nbytes = nbytes
-        self.per_token = 0  # bytes; not known yet
+        self.per_token = self.per_row = 0  # bytes, the latter whatever the row's length; not known yet
         self._empty = empty
         self._cached: WeakValueDictionary[int, Cached] = WeakValueDictionary()  # the oldest first
         self._counted: WeakSet[Part] = WeakSet()
@@ -47,13 +47,17 @@ class Budget:
         self._numbers = count()
 
     def measure(self, state: State) -> None:
-        """Learn from the state of some tokens what a token takes."""
-        if not self.per_token and state.length:
-            self.per_token = state.nbytes // state.length
+        """Learn from the state of some tokens what a token and a snapshot take."""
+        if not self.per_token and not self.per_row and state.length:
+            self.per_token, self.per_row = state.nbytes // state.length, state.snapshot_nbytes
 
     def needed(self, rows: int, tokens: int) -> int:
         """Bytes of `rows` rows in decoding, the longest of `tokens`: every row's buffer is as long as the longest."""
-        return int(rows * max(tokens * SLACK, tokens + LEAST_SLACK) * self.per_token)
+        return int(rows * (max(tokens * SLACK, tokens + LEAST_SLACK) * self.per_token + self.per_row))
+
+    def kept(self, tokens: int) -> int:
+        """Bytes of a state of so many tokens."""
+        return tokens * self.per_token + self.per_row
 
     def fits(self, rows: int, tokens: int, beside: int = 0) -> bool:
         """Whether rows may be decoded beside so many bytes that are needed in any case."""

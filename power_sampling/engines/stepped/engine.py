@@ -19,6 +19,7 @@ from power_sampling.engines.stepped.prefill import PREFILL_CHUNK, Prefill
 from power_sampling.engines.stepped.prefixes import PrefixCache
 from power_sampling.engines.stepped.scheduler import Scheduler
 from power_sampling.engines.stepped.sequence import Prompt, Seq
+from power_sampling.engines.stepped.snapshots import SNAPSHOTS
 from power_sampling.engines.stepped.states import States
 from power_sampling.errors import OutOfMemoryError, PowerSamplingError
 from power_sampling.types import Continuation, Draw, Floats, Law, Ranked, Termination, Tokens
@@ -33,7 +34,8 @@ class SteppedEngine:
     take `kv_memory` bytes at most, by default a share of what is free, and other draws wait; what they leave holds
     states of chains, which may be forked: the oldest go first, and are computed again at need. When memory runs out all
     the same, the batch is halved, its rows go on from their tokens, and nothing is drawn twice; it grows again after a
-    while.
+    while. Where a state cannot be cut, `snapshots` of it are kept of one row besides those at the ends of prompts and
+    draws, and a draw from a cut between two is fed the tokens after the first again.
     """
 
     capabilities = Capabilities.every()
@@ -46,6 +48,7 @@ class SteppedEngine:
         max_rows: int = 32,
         prompt_memory: int = 0,
         kv_memory: int | None = None,
+        snapshots: int = SNAPSHOTS,
     ) -> None:
         self.backend, self.rules = backend, rules
         nbytes = int(SHARE * backend.free_bytes()) if kv_memory is None else kv_memory
@@ -53,7 +56,7 @@ class SteppedEngine:
         self._allowance = Allowance(max_rows, PREFILL_CHUNK)
         self._prefill = Prefill(backend, PrefixCache(prompt_memory, backend.empty), self._budget, self._allowance)
         self.scheduler = Scheduler(self._allowance, self._budget)
-        self._states = States(backend, self.scheduler, self._budget, self._prefill)
+        self._states = States(backend, self.scheduler, self._budget, self._prefill, snapshots)
         self._tickets = count()
         self._finished: list[tuple[int, Continuation]] = []
         self._failed: list[tuple[int, PowerSamplingError]] = []
@@ -81,13 +84,13 @@ class SteppedEngine:
         context = context_of(prompt.tokens, draw)
         cached = self._states.cached(draw.chain.memo, len(context) - 1) if draw.cut else Cached(self.backend.empty)
         seq = Seq(Row(ticket, draw, prompt.eos_ids, _watch(prompt, draw)), prompt, cached, context)
-        beside = self._budget.per_token * len(prompt.tokens)
+        beside = self._budget.kept(len(prompt.tokens))
         if not self._budget.fits(1, seq.longest, beside):
             needed = self._budget.needed(1, seq.longest) + beside
             raise OutOfMemoryError(
-                f"{seq.longest} tokens take {needed >> 20} MiB of keys and values, the prompt's own included; "
-                f"{self._budget.nbytes >> 20} MiB may be used. Shorten the prompt, lower max_new_tokens, or raise "
-                "kv_memory."
+                f"{seq.longest} tokens take {needed >> 20} MiB of keys, values and other states, the prompt's own "
+                f"included; {self._budget.nbytes >> 20} MiB may be used. Shorten the prompt, lower max_new_tokens, or "
+                "raise kv_memory."
             )
         self.scheduler.waiting[ticket] = seq
         return ticket
@@ -113,6 +116,7 @@ class SteppedEngine:
             self._admit()
             decoded = self._decode()
             self._retire()
+            self._states.take_snapshots()
             self._allowance.went_well()
         except (RuntimeError, MemoryError) as error:
             if not self.backend.is_out_of_memory(error) or not self._halve():
@@ -151,8 +155,8 @@ class SteppedEngine:
         queue = self.scheduler.queue()
         self._prefill.prepare(self.scheduler.prompts_to_prefill(queue))
         admitted = self.scheduler.admissible(queue)
-        for seq in admitted:
-            seq.cached = self._budget.retain(self._states.to_start_from(seq))
+        for seq, state in zip(admitted, self._states.to_start_from(admitted), strict=True):
+            seq.cached = self._budget.retain(state)
         self._choose_first_tokens([seq for seq in admitted if seq.starts_at_prompt])
         for seq in admitted:
             del self.scheduler.waiting[seq.row.ticket]
@@ -171,7 +175,7 @@ class SteppedEngine:
         self.scheduler.running += seqs
         if seqs:
             states = [seq.cached.state for seq in seqs]
-            self._states.make_room()
+            self._states.make_room(entering=len(seqs))
             self.backend.enter(states, self.scheduler.most_rows(self.scheduler.running))
 
     def _decode(self) -> list[int]:

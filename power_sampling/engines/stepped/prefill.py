@@ -42,25 +42,56 @@ class Prefill:
         if not prompts:
             return
         prompts = sorted(prompts, key=lambda prompt: prompt.served)
-        pieces = {prompts[0]: prompts[0].tokens[prompts[0].state.length :][: self._allowance.chunk]}
+        pieces = {prompts[0]: self._piece(prompts[0], prompts)}
         for prompt in prompts[1:]:
             widest = max(prompt.missing, *map(len, pieces.values()))
             if len(pieces) == PREFILL_ROWS or widest * (len(pieces) + 1) > self._allowance.chunk:
                 continue
             if not any(self._waits_for(other, prompt) for other in pieces):
-                pieces[prompt] = prompt.tokens[prompt.state.length :]
+                pieces[prompt] = self._piece(prompt, prompts)
         fed = self._backend.prefill([prompt.state for prompt in pieces], list(pieces.values()))
         for (prompt, piece), (state, logits) in zip(pieces.items(), fed, strict=True):
-            prompt.state, prompt.logits = state, logits
+            prompt.state, prompt.logits = state.keeping(()), logits
+            if state.length in prompt.partings:
+                self.prefixes.put(prompt.tokens[: state.length], prompt.state, logits)
             prompt.served = self._backend.forward_calls
             self._count(prompt, piece)
 
-    def extend(self, prompt: Prompt, state: Any, tokens: Tokens) -> Any:
-        """The state of all these tokens of a row of this prompt, from that of the first few."""
-        while piece := tokens[state.length :][: self._allowance.chunk]:
-            ((state, _),) = self._backend.prefill([state], [piece])
-            self._count(prompt, piece)
-        return state
+    def _piece(self, prompt: Prompt, prompts: Sequence[Prompt]) -> Tokens:
+        """As much as is fed at one time. Where states can be cut at snapshots only, it ends where another prompt, known
+        or waiting, parts from this one: their common beginning is kept as a prompt of its own."""
+        start: int = prompt.state.length
+        end = start + self._allowance.chunk
+        if prompt.state.snapshots is not None and self.prefixes.capacity:
+            shared = {shared_length(prompt.tokens, other.tokens) for other in prompts if other is not prompt}
+            shared.add(self.prefixes.shared(prompt.tokens))
+            prompt.partings |= {n for n in shared if n - start >= MIN_SHARED}
+            end = min([end, *(n for n in prompt.partings if n > start)])
+        return prompt.tokens[start:end]
+
+    def extend(self, wanted: Sequence[tuple[Prompt, Any, Tokens]]) -> list[Any]:
+        """For each prompt, the state of all these tokens of a row of it, from that of the first few. Pieces of one
+        length go together."""
+        states = [state for _, state, _ in wanted]
+        while pieces := self._alike(
+            [tokens[state.length :] for state, (_, _, tokens) in zip(states, wanted, strict=True)]
+        ):
+            fed = self._backend.prefill([states[i] for i in pieces], list(pieces.values()))
+            for (i, piece), (longer, _) in zip(pieces.items(), fed, strict=True):
+                states[i] = longer.keeping(states[i].snapshots or ())  # not the ends of pieces on the way
+                self._count(wanted[i][0], piece)
+        return states
+
+    def _alike(self, missing: Sequence[Tokens]) -> dict[int, Tokens]:
+        """The next piece of the first one that lacks any, and those of others that are as long, by their places."""
+        pieces: dict[int, Tokens] = {}
+        for i, tokens in enumerate(missing):
+            piece = tokens[: self._allowance.chunk]
+            length = len(next(iter(pieces.values()), piece))
+            fits = not pieces or (len(pieces) < PREFILL_ROWS and length * (len(pieces) + 1) <= self._allowance.chunk)
+            if piece and len(piece) == length and fits:
+                pieces[i] = piece
+        return pieces
 
     def _count(self, prompt: Prompt, piece: Tokens) -> None:
         prompt.prefilled_tokens += len(piece)

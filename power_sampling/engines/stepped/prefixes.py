@@ -9,6 +9,7 @@ on its own length, not on how many there are.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from power_sampling.engines.stepped.backend import Part, State
@@ -66,14 +67,21 @@ class PrefixCache:
         if known := self._entries.get(tokens):
             self._use(known)
             return Found(known.state, known.logits)
-        node, length = self._descend(tokens)
+        path, length = self._descend(tokens)
         length = min(length, len(tokens) - 1)
-        if length <= 0:
-            return Found(self._empty, None)
-        while node.entry is None:  # whichever prompt goes on from here shares as much
-            node = next(iter(node.below.values()))
-        self._use(node.entry)
-        return Found(node.entry.state.head(length), None)
+        best, found = self._empty, None
+        for entry in _alike(path) if length > 0 else ():
+            if (state := entry.state.head(min(length, entry.state.length))).length > best.length:
+                best, found = state, entry
+            if best.length == length:  # where states can be cut anywhere, the first one's is
+                break
+        if found is not None:
+            self._use(found)
+        return Found(best, None)
+
+    def shared(self, tokens: Tokens) -> int:
+        """The length of the longest beginning of these tokens that any prompt here has."""
+        return self._descend(tokens)[1]
 
     def put(self, tokens: Tokens, state: Any, logits: Any) -> None:
         """Keep a prompt whose state and last logits are known."""
@@ -96,15 +104,17 @@ class PrefixCache:
 
     # ------------------------------------------------------------ the tree
 
-    def _descend(self, tokens: Tokens) -> tuple[_Node, int]:
-        """The node that the longest known beginning of these tokens leads to or towards, and its length."""
+    def _descend(self, tokens: Tokens) -> tuple[list[_Node], int]:
+        """The nodes to the one that the longest known beginning of these tokens leads to or towards, and its length."""
         node, at = self._root, 0
+        path = [node]
         while at < len(tokens) and (below := node.below.get(tokens[at])) is not None:
             shared = shared_length(below.edge, tokens[at : at + len(below.edge)])
             node, at = below, at + shared
+            path.append(node)
             if shared < len(below.edge):
                 break
-        return node, at
+        return path, at
 
     def _insert(self, entry: _Entry) -> None:
         tokens, node, at = entry.tokens, self._root, 0
@@ -133,6 +143,15 @@ class PrefixCache:
         if path and node.entry is None and len(node.below) == 1:  # nothing parts here any more
             (only,) = node.below.values()
             path[-1].below[node.edge[0]] = _Node(node.edge + only.edge, only.below, only.entry)
+
+
+def _alike(path: list[_Node]) -> Iterator[_Entry]:
+    """One that goes on from the end of a path, which has as much in common with it as any that does, and those that
+    end on the way."""
+    node = path[-1]
+    while node.entry is None and node.below:
+        node = next(iter(node.below.values()))
+    yield from (node.entry for node in (node, *reversed(path[:-1])) if node.entry is not None)
 
 
 def _parted(node: _Node, at: int) -> _Node:

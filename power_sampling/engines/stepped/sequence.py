@@ -20,6 +20,7 @@ class Prompt:
         self.tokens, self.eos_ids, self.rule, self.state = tokens, eos_ids, rule, state
         self.logits: Any = None
         self.prefilled_tokens = self.reused_tokens = 0
+        self.partings: set[int] = set()  # where other prompts part from it, as far as that had to be known
         self.served = 0  # at which pass of the model it got its last piece
 
     @property
@@ -51,6 +52,11 @@ class Seq:
     def starts_at_prompt(self) -> bool:
         """Whether its next token is chosen from the logits at the end of the prompt."""
         return self.row.draw.cut == 0 and not self.row.tokens
+
+    @property
+    def fed_length(self) -> int:
+        """Of `fed`."""
+        return len(self.context) + len(self.row.tokens) - int(not self.starts_at_prompt)
 
     @property
     def fed(self) -> Tokens:

@@ -10,6 +10,7 @@ from power_sampling.engines.stepped.budget import Budget, Cached
 from power_sampling.engines.stepped.prefill import Prefill
 from power_sampling.engines.stepped.scheduler import Scheduler
 from power_sampling.engines.stepped.sequence import Seq
+from power_sampling.engines.stepped.snapshots import is_due, worth_keeping
 from power_sampling.types import Continuation
 
 __all__ = ["States"]
@@ -18,8 +19,11 @@ __all__ = ["States"]
 class States:
     """Of the rows that the scheduler has running and waiting, over a backend."""
 
-    def __init__(self, backend: Backend, scheduler: Scheduler, budget: Budget, prefill: Prefill) -> None:
+    def __init__(
+        self, backend: Backend, scheduler: Scheduler, budget: Budget, prefill: Prefill, snapshots: int
+    ) -> None:
         self._backend, self._scheduler, self._budget, self._prefill = backend, scheduler, budget, prefill
+        self._snapshots = snapshots  # of one row
 
     def cached(self, memo: object, length: int) -> Cached:
         """What a chain's memo has of the first `length` tokens: the state of a row that has ended, or that of a row
@@ -31,20 +35,37 @@ class States:
             memo = memo.cached
         return memo if isinstance(memo, Cached) else Cached(self._backend.empty)
 
-    def to_start_from(self, seq: Seq) -> Any:
-        """Its chain's, or its prompt's and, for a chain whose state is not cached, that of its tokens."""
-        fed = seq.fed
-        state = seq.cached.state.head(min(seq.cached.state.length, len(fed)))
-        if not state.length:
-            state = seq.prompt.state.head(min(len(seq.prompt.tokens), len(fed)))
-        return self._prefill.extend(seq.prompt, state, fed)
+    def to_start_from(self, seqs: Sequence[Seq]) -> list[Any]:
+        """Their chains' states, or their prompts'. What lies between these and the rows' next tokens is fed again: the
+        tokens of a chain whose state is not cached, those after the snapshot before a cut."""
+        return self._prefill.extend([(seq.prompt, self._nearest(seq), seq.fed) for seq in seqs])
+
+    def _nearest(self, seq: Seq) -> Any:
+        own, prompts = (state.head(min(state.length, seq.fed_length)) for state in (seq.cached.state, seq.prompt.state))
+        return own if own.length >= prompts.length else prompts
+
+    def take_snapshots(self) -> None:
+        """Of running rows that have come far since their last one, where states can be cut at snapshots only."""
+        due = [place for place, seq in enumerate(self._scheduler.running) if self._is_due(seq)]
+        for place in due:
+            self._scheduler.running[place].cached = self._budget.retain(self.of(place))
+        if due:
+            self.make_room()
+
+    def _is_due(self, seq: Seq) -> bool:
+        start = len(seq.prompt.tokens)
+        last = max(start, seq.cached.state.length)
+        return seq.prompt.state.snapshots is not None and is_due(seq.fed_length - start, last - start, self._snapshots)
 
     def of(self, place: int, length: int | None = None) -> Any:
         """Of a running row's first `length` tokens; of all it has been fed but its last token, where none is given."""
         seq = self._scheduler.running[place]
-        length = len(seq.fed) if length is None else length
+        length = seq.fed_length if length is None else length
         base = seq.cached.state if seq.cached.state.length else seq.prompt.state
-        return self._backend.state(place, base.head(min(base.length, length)), length)
+        state = self._backend.state(place, base.head(min(base.length, length)), length)
+        if state.snapshots is None:
+            return state
+        return state.keeping(worth_keeping(state.snapshots, len(seq.prompt.tokens), self._snapshots))
 
     def continuation(self, place: int) -> Continuation:
         """What a row drew. Its memo is the state of everything but the last token, which was never fed."""
@@ -67,9 +88,10 @@ class States:
             self._scheduler.leave(gone)
             self._backend.leave(gone)
 
-    def make_room(self) -> None:
-        """Evict states that have no room beside the rows in decoding."""
+    def make_room(self, entering: int = 0) -> None:
+        """Evict states that have no room beside the rows in decoding, so many of which are about to enter."""
         scheduler, budget = self._scheduler, self._budget
         longest = max((seq.longest for seq in scheduler.running), default=0)
-        buffers = max(self._backend.batch_bytes, budget.needed(len(scheduler.running), longest))
+        present = self._backend.batch_bytes + entering * budget.per_row
+        buffers = max(present, budget.needed(len(scheduler.running), longest))
         budget.evict(budget.nbytes - buffers, [prompt.state for prompt in scheduler.prompts()])

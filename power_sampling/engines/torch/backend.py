@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import psutil
 import torch
@@ -21,9 +22,10 @@ from power_sampling.engines.torch.cpu.layers import LlamaForward
 from power_sampling.engines.torch.cpu.linear import PackedLinear
 from power_sampling.engines.torch.devices import choice_device
 from power_sampling.engines.torch.forward import Forward
-from power_sampling.engines.torch.kv import BatchCache, KeyValues
+from power_sampling.engines.torch.kv import BatchCache
 from power_sampling.engines.torch.pipeline import Pending, Steady
 from power_sampling.engines.torch.plain import PlainForward, input_device
+from power_sampling.engines.torch.recurrent import is_recurrent, new_batch
 from power_sampling.engines.torch.window import context_window
 from power_sampling.errors import UnsupportedModelError
 from power_sampling.types import Floats, Law, Ranked, Tokens
@@ -43,8 +45,6 @@ class TorchBackend:
     `prepare` chooses; None: the model as transformers has it.
     """
 
-    empty = KeyValues()
-
     def __init__(
         self,
         model: PreTrainedModel,
@@ -63,8 +63,10 @@ class TorchBackend:
         self._device = input_device(model)
         self._choice_device = choice_device(self._device)
         self._float = torch.float64 if model.dtype == torch.float64 else torch.float32
-        self.batch = BatchCache()
-        self._lag = self._device.type == "cuda" if lag is None else lag
+        self._new_batch, self.empty = new_batch(model)
+        self.is_recurrent = is_recurrent(model)
+        self.batch = self._new_batch()
+        self._lag = (self._device.type == "cuda" if lag is None else lag) and not self.is_recurrent
         self._steady: Steady | None = None
         self.pending: Pending | None = None  # a step that was launched ahead
 
@@ -85,17 +87,28 @@ class TorchBackend:
     # ------------------------------------------------------------ prompts
 
     @torch.inference_mode()
-    def prefill(self, states: Sequence[KeyValues], pieces: Sequence[Tokens]) -> list[tuple[KeyValues, torch.Tensor]]:
-        batch = BatchCache()
-        batch.enter(list(states))
-        widest = max(map(len, pieces))
+    def prefill(self, states: Sequence[Any], pieces: Sequence[Tokens]) -> list[tuple[Any, torch.Tensor]]:
+        """Recurrent layers see padding: there, pieces of one length make a pass, those of rows that begin apart."""
+        if not self.is_recurrent:
+            return self._prefill(states, pieces)
+        groups: dict[tuple[int, bool], list[int]] = {}
+        for row, (state, piece) in enumerate(zip(states, pieces, strict=True)):
+            groups.setdefault((len(piece), bool(state.length)), []).append(row)
+        found: dict[int, tuple[Any, torch.Tensor]] = {}
+        for rows in groups.values():
+            fed = self._prefill([states[row] for row in rows], [pieces[row] for row in rows])
+            found.update(zip(rows, fed, strict=True))
+        return [found[row] for row in range(len(pieces))]
+
+    def _prefill(self, states: Sequence[Any], pieces: Sequence[Tokens]) -> list[tuple[Any, torch.Tensor]]:
+        batch = self._new_batch()
+        batch.enter(states)
         ends = sorted({len(piece) - 1 for piece in pieces})
         logits = self.feed(batch, pieces, keep=torch.tensor(ends))
-        longer = []
-        for row, (state, piece) in enumerate(zip(states, pieces, strict=True)):
-            extended = state.extended(batch.last(row, widest, len(piece)), len(piece))
-            longer.append((extended, logits[row, ends.index(len(piece) - 1)].clone()))
-        return longer
+        return [
+            (batch.longer(row, state, state.length + len(piece)), logits[row, ends.index(len(piece) - 1)].clone())
+            for row, (state, piece) in enumerate(zip(states, pieces, strict=True))
+        ]
 
     @torch.inference_mode()
     def choose(self, logits: Sequence[torch.Tensor], rows: Sequence[Row]) -> list[Choice]:
@@ -109,9 +122,9 @@ class TorchBackend:
     # ------------------------------------------------------------ the batch
 
     @torch.inference_mode()
-    def enter(self, states: Sequence[KeyValues], max_rows: int) -> None:
+    def enter(self, states: Sequence[Any], max_rows: int) -> None:
         self.batch.max_rows = max_rows
-        self.batch.enter(list(states))
+        self.batch.enter(states)
 
     @torch.inference_mode()
     def leave(self, gone: Sequence[int]) -> None:
@@ -144,10 +157,9 @@ class TorchBackend:
         return steady.choose(logits[:, -1, : self.vocab_size])
 
     @torch.inference_mode()
-    def state(self, place: int, base: KeyValues, length: int) -> KeyValues:
+    def state(self, place: int, base: Any, length: int) -> Any:
         # the batch holds one token more where a step that was launched ahead has been fed it
-        own = self.batch.last(place, self.batch.lengths[place] - base.length, length - base.length)
-        return base.extended(own, length - base.length)
+        return self.batch.longer(place, base, length)
 
     def cancel_step(self, row: Row) -> None:
         if self.pending:
@@ -155,7 +167,7 @@ class TorchBackend:
             self._steady = None  # it is one step ahead of the row
 
     def clear(self) -> None:
-        self.batch = BatchCache()
+        self.batch = self._new_batch()
         self._steady = self.pending = None
 
     # ------------------------------------------------------------ the model
@@ -167,7 +179,7 @@ class TorchBackend:
                 holder.forget()
 
     @torch.inference_mode()
-    def score(self, state: KeyValues, logits: torch.Tensor, tokens: Tokens, temperature: float) -> Floats:
+    def score(self, state: Any, logits: torch.Tensor, tokens: Tokens, temperature: float) -> Floats:
         parts = [torch.zeros(0, dtype=torch.float64)]
         for piece, known in self._teacher_forced(state, logits, tokens):
             logp = torch.log_softmax(known / temperature, -1)
@@ -176,9 +188,7 @@ class TorchBackend:
         return torch.cat(parts).numpy()
 
     @torch.inference_mode()
-    def ranked(
-        self, state: KeyValues, logits: torch.Tensor, tokens: Tokens, law: Law, count: int
-    ) -> Iterator[list[Ranked]]:
+    def ranked(self, state: Any, logits: torch.Tensor, tokens: Tokens, law: Law, count: int) -> Iterator[list[Ranked]]:
         start = 0
         for piece, known in self._teacher_forced(state, logits, tokens):
             bases = BaseLaws.of([law] * len(piece), known)
@@ -191,10 +201,10 @@ class TorchBackend:
             start += len(piece)
 
     def _teacher_forced(
-        self, state: KeyValues, logits: torch.Tensor, tokens: Tokens
+        self, state: Any, logits: torch.Tensor, tokens: Tokens
     ) -> Iterator[tuple[Tokens, torch.Tensor]]:
         """Pieces of tokens that follow a state, and the logits of their positions."""
-        batch = BatchCache()
+        batch = self._new_batch()
         batch.enter([state])
         before = logits[None]
         for start in range(0, len(tokens), SCORE_CHUNK):

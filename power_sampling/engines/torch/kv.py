@@ -16,7 +16,7 @@ Knows shapes, not tokens. Two forms of the same states:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
 from weakref import ref
 
@@ -25,12 +25,12 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from power_sampling.engines.stepped.backend import vacated
 
-__all__ = ["BatchCache", "KeyValues"]
+__all__ = ["AttentionLayer", "BatchCache", "KeyValues", "Layer", "Piece", "Stored"]
 
 Layer = tuple[torch.Tensor, torch.Tensor] | None  # keys, values: (heads, length, dim); None: the layer keeps nothing
 
 
-class _Stored:
+class Stored:
     """What the views of the same tensors take together; told apart by identity."""
 
     def __init__(self, layers: tuple[Layer, ...], length: int) -> None:
@@ -38,12 +38,12 @@ class _Stored:
         self.nbytes = sum(states.nbytes for layer in layers for states in layer or ())
 
 
-class _Piece(NamedTuple):
+class Piece(NamedTuple):
     layers: tuple[Layer, ...]
     length: int
-    stored: _Stored
+    stored: Stored
 
-    def head(self, length: int) -> _Piece:
+    def head(self, length: int) -> Piece:
         """The first `length` positions: views, or copies where views would keep more alive than they show."""
         copies = 2 * length < self.stored.length
 
@@ -52,13 +52,13 @@ class _Piece(NamedTuple):
             return view.clone() if copies else view
 
         layers = tuple(layer and (first(layer[0]), first(layer[1])) for layer in self.layers)
-        return _Piece(layers, length, _Stored(layers, length) if copies else self.stored)
+        return Piece(layers, length, Stored(layers, length) if copies else self.stored)
 
 
 class KeyValues(NamedTuple):
     """The states of the first `length` tokens of a row."""
 
-    pieces: tuple[_Piece, ...] = ()
+    pieces: tuple[Piece, ...] = ()
     length: int = 0
 
     @property
@@ -67,13 +67,24 @@ class KeyValues(NamedTuple):
         return sum(x.nbytes for piece in self.pieces for layer in piece.layers for x in layer or ())
 
     @property
-    def parts(self) -> tuple[_Stored, ...]:
+    def snapshots(self) -> None:
+        """It can be cut anywhere."""
+
+    @property
+    def snapshot_nbytes(self) -> int:
+        return 0
+
+    @property
+    def parts(self) -> tuple[Stored, ...]:
         """What it is stored in, the first tokens first."""
         return tuple(piece.stored for piece in self.pieces)
 
+    def keeping(self, lengths: Container[int]) -> KeyValues:
+        return self
+
     def head(self, length: int) -> KeyValues:
         """Forked at `length`, which is at most its own."""
-        kept: list[_Piece] = []
+        kept: list[Piece] = []
         room = length
         for piece in self.pieces:
             if room <= 0:
@@ -85,10 +96,10 @@ class KeyValues(NamedTuple):
     def extended(self, layers: tuple[Layer, ...], length: int) -> KeyValues:
         if not length:
             return self
-        return KeyValues((*self.pieces, _Piece(layers, length, _Stored(layers, length))), self.length + length)
+        return KeyValues((*self.pieces, Piece(layers, length, Stored(layers, length))), self.length + length)
 
 
-class _Layer(CacheLayerMixin):
+class AttentionLayer(CacheLayerMixin):
     """One layer's buffers, (rows, heads, slots, dim), written at the cursor of its batch."""
 
     is_sliding = False  # every position is kept; a sliding model's mask hides what its window has left
@@ -211,7 +222,7 @@ class BatchCache(Cache):
         slots = torch.arange(self.cursor - self.left + new, device=pads.device)
         return (slots >= pads).long()
 
-    def enter(self, kept: list[KeyValues]) -> None:
+    def enter(self, kept: Sequence[Any]) -> None:
         """Add rows behind the present ones."""
         if not self.lengths:
             self.cursor = 0
@@ -254,6 +265,12 @@ class BatchCache(Cache):
         self.cursor += new
         self.lengths = [length + new for length in self.lengths]
 
+    def longer(self, row: int, base: Any, length: int) -> Any:
+        """The state of the first `length` tokens of a row, of which `base` has the first few."""
+        return base.extended(
+            self.last(row, self.lengths[row] - base.length, length - base.length), length - base.length
+        )
+
     def last(self, row: int, new: int, length: int | None = None) -> tuple[Layer, ...]:
         """A copy, layer by layer, of the last `new` slots of a row; of their first `length` only, where given."""
         start = self.cursor - new
@@ -263,16 +280,16 @@ class BatchCache(Cache):
             for layer in self.layers
         )
 
-    def _initialized(self) -> list[_Layer]:
+    def _initialized(self) -> list[AttentionLayer]:
         return [layer for layer in self.layers if layer.is_initialized]
 
-    def _layer(self, index: int) -> _Layer:
+    def _layer(self, index: int) -> AttentionLayer:
         while len(self.layers) <= index:
-            self.layers.append(_Layer(self))
-        layer: _Layer = self.layers[index]
+            self.layers.append(AttentionLayer(self))
+        layer: AttentionLayer = self.layers[index]
         return layer
 
-    def _write(self, row: int, slot: int, piece: _Piece) -> None:
+    def _write(self, row: int, slot: int, piece: Piece) -> None:
         window = slice(slot, slot + piece.length)
         for index, states in enumerate(piece.layers):
             layer = self._layer(index)

@@ -15,10 +15,11 @@ from power_sampling.config import ModelConfig
 from power_sampling.engines.options import TorchOptions
 from power_sampling.engines.torch.adapters import adapted, without_wrapper
 from power_sampling.engines.torch.devices import default_device
-from power_sampling.engines.torch.engine import TorchLM, refuse_unsupported
+from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.engines.torch.gguf import embedded_file, unpacked
 from power_sampling.engines.torch.prepare import prepare
 from power_sampling.engines.torch.quiet import quiet
+from power_sampling.engines.torch.supported import refuse_unsupported
 from power_sampling.engines.torch.window import right_up_to
 from power_sampling.errors import ConfigurationError, MissingDependencyError, ModelError, ModelNotFoundError
 
@@ -102,6 +103,7 @@ def engine(model: Any, options: TorchOptions, *, vocab_size: int, is_own: bool) 
         max_rows=options.max_rows,
         prompt_memory=options.prompt_memory * 2**20,
         kv_memory=None if options.kv_memory is None else options.kv_memory * 2**20,
+        snapshots=options.snapshots,
     )
 
 

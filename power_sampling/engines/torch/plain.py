@@ -12,6 +12,7 @@ from transformers.integrations import sdpa_attention
 
 from power_sampling.engines.torch.forward import kept
 from power_sampling.engines.torch.kv import BatchCache
+from power_sampling.engines.torch.recurrent import is_recurrent
 
 __all__ = ["PlainForward", "input_device"]
 
@@ -21,9 +22,10 @@ MASKED_FROM = 256  # slots; measured by benchmarks/processor.py: a quarter faste
 class PlainForward:
     """Any causal language model of transformers."""
 
-    def __init__(self, model: PreTrainedModel, *, hands_positions_on: bool = False) -> None:
-        """`hands_positions_on`: the model takes them, though only a part of it names them."""
-        self._model = model.eval()
+    def __init__(self, model: PreTrainedModel, *, hands_positions_on: bool = False, feeds_singly: bool = False) -> None:
+        """`hands_positions_on`: the model takes them, though only a part of it names them. `feeds_singly`: what follows
+        a state is fed token by token, because the model forgets its state before a longer piece (the first Mamba)."""
+        self._model, self._feeds_singly = model.eval(), feeds_singly
         self._accepted = set(inspect.signature(model.forward).parameters)
         if hands_positions_on:
             self._accepted.add("position_ids")
@@ -35,7 +37,11 @@ class PlainForward:
         parameters = inspect.signature(model.forward).parameters
         takes_any = any(x.kind is inspect.Parameter.VAR_KEYWORD for x in parameters.values())
         ways = [cls(model)]
-        return [*ways, cls(model, hands_positions_on=True)] if takes_any and "position_ids" not in parameters else ways
+        if is_recurrent(model):
+            ways.append(cls(model, feeds_singly=True))
+        elif takes_any and "position_ids" not in parameters:
+            ways.append(cls(model, hands_positions_on=True))
+        return ways
 
     def __call__(
         self,
@@ -46,12 +52,16 @@ class PlainForward:
         keep: int | torch.Tensor,
     ) -> torch.Tensor:
         new = tokens.shape[1]
+        if self._feeds_singly and new > 1 and cache.get_seq_length():
+            steps = [self(tokens[:, [i]], positions[:, [i]], pads, cache, 1) for i in range(new)]
+            return kept(torch.cat(steps, 1), keep)
         cache.reserve(new)
         arguments: dict[str, Any] = {
             "input_ids": tokens,
             "position_ids": positions,
             "attention_mask": cache.mask(new, pads, self.masked_from),
             "past_key_values": cache,
+            "cache_params": cache,
             "use_cache": True,
             "logits_to_keep": keep,
         }

@@ -16,7 +16,6 @@ from transformers import PreTrainedModel
 
 from power_sampling.engines.torch.backend import TorchBackend
 from power_sampling.engines.torch.forward import Forward
-from power_sampling.engines.torch.kv import KeyValues
 from power_sampling.engines.torch.plain import input_device
 from power_sampling.errors import ModelError, UnsupportedModelError
 from power_sampling.types import Tokens
@@ -56,7 +55,11 @@ class Trial:
         """Between the logits that `forward` gives for texts in an engine's hands, and those of full passes."""
         backend = TorchBackend(self._model, forward)
         a, b = self._texts
-        (long, end), (short, other_end) = backend.prefill([KeyValues()] * 2, [a[:8], b[:6]])
+        begun = [backend.empty, backend.empty]
+        if backend.is_recurrent:  # which can be cut where it was copied
+            begun = [state for state, _ in backend.prefill(begun, [a[:SHARED], b[:SHARED]])]
+        at = begun[0].length
+        (long, end), (short, other_end) = backend.prefill(begun, [a[at:8], b[at:6]])
         backend.enter([long, short, long.head(SHARED)], max_rows=3)
         step = backend.feed(backend.batch, [a[8:9], b[6:7], b[5:6]], keep=1)
         piece = backend.feed(backend.batch, [a[9:], b[7:10], b[6:9]], keep=3)

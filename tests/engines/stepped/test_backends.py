@@ -18,6 +18,7 @@ from power_sampling.samplers import NumpyRng, sampler_for
 from power_sampling.serving.worker import Outcome, Request, Worker
 from power_sampling.testing import TableBackend, TableLM, check_language_model, run_draws
 from power_sampling.types import Chain, Continuation, Draw, Law, Termination
+from tests.support.copied import CopiedBackend
 from tests.support.tiny import tiny_model
 
 ENDLESS, EOS = Termination(frozenset()), Termination(frozenset({0}))
@@ -34,7 +35,13 @@ def table_engine(**options: Any) -> SteppedEngine:
     return SteppedEngine(TableBackend(TableLM(VOCAB, seed=2)), **options)
 
 
-BACKENDS = pytest.mark.parametrize("make", [torch_engine, table_engine], ids=["torch", "table"])
+def copied_engine(**options: Any) -> SteppedEngine:
+    return SteppedEngine(CopiedBackend(TableLM(VOCAB, seed=2)), **options)
+
+
+BACKENDS = pytest.mark.parametrize(
+    "make", [torch_engine, table_engine, copied_engine], ids=["torch", "table", "copied"]
+)
 Make = Callable[..., SteppedEngine]
 
 

@@ -18,7 +18,8 @@ from power_sampling.engines.torch.kv import BatchCache
 from power_sampling.samplers import Ancestral, NumpyRng
 from power_sampling.testing import check_language_model, drive, power_law, run_draws
 from power_sampling.types import Chain, Draw, Floats, Law, Termination, Tokens
-from tests.support.tiny import ARCHITECTURES, SMALL, tiny_model
+from tests.support.tiny import ARCHITECTURES, tiny_model
+from tests.support.together import drive_together, every_completion
 
 OPEN = Termination(frozenset())
 PROMPT: Tokens = (5, 3, 7, 7, 2, 9, 1)
@@ -149,7 +150,7 @@ def test_the_law_of_a_real_model_is_the_power_law(kind: str) -> None:
     """
     model = tiny_model("llama", vocab_size=4, seed=3, layers=1)
     lm, horizon, ending, prompt = TorchLM(model, max_rows=400), 4, Termination(frozenset({0})), (1, 0, 2)
-    chains = _all_completions(model, prompt, horizon)
+    chains = every_completion(lambda x: reference(model, prompt, x), 4, horizon)
     index, target = {x.tokens: i for i, x in enumerate(chains)}, power_law(chains, 2.0)
     n = 400
     samplers = []
@@ -161,102 +162,26 @@ def test_the_law_of_a_real_model_is_the_power_law(kind: str) -> None:
             smc = SequentialMonteCarlo(num_particles=32, block_size=1)
             samplers.append(smc.run(LAW, horizon, NumpyRng(seed), lambda: False))
     counts = np.zeros(len(chains))
-    for answer in _drive_together(lm, lm.open(prompt, ending), samplers):
+    for answer in drive_together(lm, lm.open(prompt, ending), samplers):
         counts[index[answer.chain.tokens]] += 1
     allowance = 0.0 if kind == "metropolis_hastings" else 0.02
     assert (np.abs(counts / n - target) < 5 * np.sqrt(target * (1 - target) / n) + 1 / n + allowance).all()
     assert lm.cost.prefilled_tokens == len(prompt)
 
 
-def _all_completions(model: Any, prompt: Tokens, horizon: int) -> list[Chain]:
-    """Every completion of a model with 4 tokens, 0 the EOS, with its log p."""
-    found: list[Tokens] = []
-
-    def grow(tokens: Tokens) -> None:
-        for token in range(4):
-            extended = (*tokens, token)
-            if token == 0 or len(extended) == horizon:
-                found.append(extended)
-            else:
-                grow(extended)
-
-    grow(())
-    return [Chain(x, reference(model, prompt, x), np.zeros(len(x)), None) for x in found]
-
-
-def _drive_together(lm: TorchLM, handle: Any, samplers: list[Any]) -> list[Any]:
-    """Run samplers on one engine, their rounds decoded together."""
-    answers: list[Any] = []
-    owners: dict[int, tuple[Any, dict[int, Any]]] = {}
-
-    def ask(sampler: Any, results: list[Any] | None) -> None:
-        try:
-            current = next(sampler) if results is None else sampler.send(results)
-        except StopIteration as stop:
-            answers.append(stop.value)
-            return
-        slots: dict[int, Any] = {}
-        for draw in current.draws:
-            ticket = lm.add(handle, draw)
-            slots[ticket] = None
-            owners[ticket] = sampler, slots
-
-    for sampler in samplers:
-        ask(sampler, None)
-    while len(answers) < len(samplers):
-        for ticket, continuation in lm.step().finished:
-            sampler, slots = owners.pop(ticket)
-            slots[ticket] = continuation
-            if all(c is not None for c in slots.values()):
-                ask(sampler, list(slots.values()))
-    return answers
-
-
 def test_ancestral_draws_have_the_law_of_the_model() -> None:
     """2000 plain completions of a random Llama with 4 tokens: 5 standard errors; false alarm below 2e-5."""
     model, prompt, horizon, n = tiny_model("qwen2", vocab_size=4, seed=1, layers=1), (1, 2), 3, 2000
     lm = TorchLM(model, max_rows=500)
-    chains = _all_completions(model, prompt, horizon)
+    chains = every_completion(lambda x: reference(model, prompt, x), 4, horizon)
     index, target = {x.tokens: i for i, x in enumerate(chains)}, power_law(chains, 1.0)
     law = Law(1.0, 1.0, 1.0)
     samplers = [Ancestral().run(law, horizon, NumpyRng(seed), lambda: False) for seed in range(n)]
     counts = np.zeros(len(chains))
-    for answer in _drive_together(lm, lm.open(prompt, Termination(frozenset({0}))), samplers):
+    for answer in drive_together(lm, lm.open(prompt, Termination(frozenset({0}))), samplers):
         counts[index[answer.chain.tokens]] += 1
     assert (np.abs(counts / n - target) < 5 * np.sqrt(target * (1 - target) / n) + 1 / n).all()
     assert math.isclose(target.sum(), 1)
-
-
-@pytest.mark.parametrize(
-    ("config_class", "fields"),
-    [
-        ("MambaConfig", {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4}),
-        (
-            "Lfm2Config",
-            {**SMALL, "num_key_value_heads": 2, "layer_types": ["conv", "full_attention", "conv"], "block_ff_dim": 32},
-        ),
-        (
-            "Qwen3NextConfig",
-            {
-                **SMALL,
-                "num_key_value_heads": 2,
-                "layer_types": ["linear_attention", "full_attention", "linear_attention"],
-                "linear_num_key_heads": 2,
-                "linear_num_value_heads": 2,
-                "linear_key_head_dim": 8,
-                "linear_value_head_dim": 8,
-                "num_experts": 2,
-                "num_experts_per_tok": 1,
-                "moe_intermediate_size": 16,
-                "shared_expert_intermediate_size": 16,
-            },
-        ),
-    ],
-)
-def test_a_model_whose_state_cannot_be_cut_is_refused(config_class: str, fields: dict[str, Any]) -> None:
-    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, config_class)(vocab_size=20, **fields))
-    with pytest.raises(UnsupportedModelError, match="cannot be cut"):
-        TorchLM(model)
 
 
 def test_an_encoder_decoder_is_refused() -> None:

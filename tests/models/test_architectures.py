@@ -1,0 +1,43 @@
+"""Every architecture, tiny and random: exact in the engine's hands, or refused with a reason.
+
+python -m tests.models.test_architectures       prints the table of docs/models.md
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.architectures import PEOPLE_USE, build
+from tests.support.verdicts import judged, kept_by
+
+PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+
+
+KIN = ("falcon_mamba", "zamba", "lfm2_moe", "lfm3", "qwen3_5_moe_text", "kimi_linear")  # others stand for them
+
+
+@pytest.mark.parametrize("name", [pytest.param(x, marks=[pytest.mark.slow] * (x in KIN)) for x in PEOPLE_USE])
+def test_what_people_use_is_exact(name: str) -> None:
+    verdict = judged(build(name))
+    assert verdict.is_exact, verdict
+    assert verdict.gap < 1e-10, "nothing is left to rounding"
+
+
+def lines() -> list[str]:
+    """Of the table."""
+    found = ["| architecture | layers keep | in the engine |", "|---|---|---|"]
+    for name in PEOPLE_USE:
+        model = build(name)
+        found.append(f"| {name} | {kept_by(model)} | {judged(model)} |")
+    return found
+
+
+def test_the_page_has_a_line_for_each() -> None:
+    page = PAGE.read_text()
+    assert [name for name in PEOPLE_USE if f"| {name} | {kept_by(build(name))} | exact |" not in page] == []
+
+
+if __name__ == "__main__":
+    print("\n".join(lines()))

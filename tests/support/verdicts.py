@@ -1,0 +1,91 @@
+"""How right a model is in the engine's hands: its draws beside full passes, judged by the model's own noise."""
+
+from __future__ import annotations
+
+from inspect import signature
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+from power_sampling import UnsupportedModelError
+from power_sampling.engines.torch.engine import TorchLM
+from power_sampling.engines.torch.plain import PlainForward
+from power_sampling.engines.torch.trial import first_right
+from power_sampling.types import Tokens
+from tests.support.architectures import forked_draws, full_pass
+from tests.support.doubled import doubled
+
+__all__ = ["Verdict", "judged", "kept_by"]
+
+ROUNDING = 1e-11  # of log p in float64, after some hundred operations
+TIMES = 8  # the noise, found on few texts
+
+
+class Verdict(NamedTuple):
+    refused: str = ""  # why; empty: it is served
+    gap: float = 0.0  # the largest between log p of a token drawn from forked rows and that of a full pass
+    noise: float = 0.0  # the largest between two ways of the model's own, where that matters
+
+    @property
+    def is_exact(self) -> bool:
+        return not self.refused and self.gap <= max(ROUNDING, TIMES * self.noise)
+
+    def __str__(self) -> str:
+        if self.refused:
+            return "refused"
+        return "exact" if self.is_exact else "wrong"
+
+
+def judged(model: Any) -> Verdict:
+    """Of a model in float64. What it computes in float32 all the same, it computes in float64 here."""
+    with doubled():
+        try:
+            lm = TorchLM(model, first_right(model, PlainForward.ways(model)), max_rows=4)
+        except UnsupportedModelError as error:
+            return Verdict(str(error))
+        chains = forked_draws(lm, generations=2)
+        gap = max(float(np.abs(c.logp - full_pass(model, prompt, c.tokens)).max()) for prompt, c in chains)
+        texts = [(*prompt, *chain.tokens) for prompt, chain in chains[:2]] if gap > ROUNDING else []
+        return Verdict(gap=gap, noise=_noise(model, texts))
+
+
+def _noise(model: Any, texts: list[Tokens]) -> float:
+    """Between full passes of a text alone and three times in one batch, and with the model's own cache, token by token
+    after the first few."""
+    most = 0.0
+    for text in texts:
+        whole, others = full_pass(model, text[:1], text[1:]), []
+        with torch.inference_mode():
+            others.append(model(torch.tensor([text] * 3), use_cache=False).logits[0])
+            if "past_key_values" in signature(model.forward).parameters:
+                others.append(_by_own_cache(model, text))
+        for logits in others:
+            logp = logits[:-1].double().log_softmax(-1).gather(-1, torch.tensor(text[1:])[:, None])[:, 0]
+            most = max(most, float(np.abs(logp.numpy() - whole).max()))
+    return most
+
+
+def _by_own_cache(model: Any, text: Tokens) -> torch.Tensor:
+    cache, found = DynamicCache(config=model.config), []
+    pieces = [text[:5], *([token] for token in text[5:])]
+    at = 0
+    for piece in pieces:
+        positions = torch.arange(at, at + len(piece))[None]
+        found.append(model(torch.tensor([piece]), past_key_values=cache, position_ids=positions, use_cache=True).logits)
+        at += len(piece)
+    return torch.cat(found, 1)[0]
+
+
+def kept_by(model: Any) -> str:
+    """What its layers keep of a text, in words."""
+    words = {
+        "LinearAttention": "recurrent states",
+        "SlidingWindow": "keys and values (sliding)",
+        "DynamicLayer": "keys and values",
+        "FullAttention": "keys and values",
+        "Indexed": "keys, values and an index",
+    }
+    kinds = {type(layer).__name__ for layer in DynamicCache(config=model.config).layers}
+    return " + ".join(sorted({word for kind in kinds for key, word in words.items() if key in kind}))
