@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+)
 
 from power_sampling.config import ModelConfig
 from power_sampling.engines.options import TorchOptions
@@ -44,7 +51,10 @@ def load(config: ModelConfig, options: TorchOptions) -> tuple[Any, Any]:
     # a download is worth a bar, reading a folder is not
     with quiet() if Path(source).is_dir() else nullcontext(), _told(config.model, source):
         tokenizer = AutoTokenizer.from_pretrained(config.tokenizer or source, **common)
-        model, found = AutoModelForCausalLM.from_pretrained(source, **arguments)
+        for kind in _kinds(source, common):
+            model, found = kind.from_pretrained(source, **arguments)
+            if not found.get("missing_keys"):
+                break
     _refuse_missing(config.model, found)
     if options.device_map is None and options.quantization_config is None:
         device = options.device or default_device()
@@ -72,6 +82,14 @@ def _told(name: str, source: str) -> Iterator[None]:
                 "'embedded'."
             ) from error
         raise ModelError(f"transformers cannot load {name!r}: {type(error).__name__}: {said}") from error
+
+
+def _kinds(source: str, common: dict[str, Any]) -> list[Any]:
+    """What may read this checkpoint. Many models that see are no causal language models to transformers, or are ones of
+    which it would read another part than there is; their text is served."""
+    config = type(AutoConfig.from_pretrained(source, **common))
+    kinds: list[Any] = [AutoModelForImageTextToText] if config in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING else []
+    return [AutoModelForCausalLM, *kinds] if config in MODEL_FOR_CAUSAL_LM_MAPPING or not kinds else kinds
 
 
 def _refuse_missing(name: str, found: dict[str, Any]) -> None:
