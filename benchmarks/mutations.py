@@ -36,6 +36,7 @@ ROW = "power_sampling/engines/row.py"
 HOST_CHOICE = "power_sampling/engines/choice.py"
 CHOICE = "power_sampling/engines/torch/choice.py"
 KV = "power_sampling/engines/torch/kv.py"
+RECURRENT = "power_sampling/engines/torch/recurrent.py"
 ENGINE = "power_sampling/engines/stepped/engine.py"
 THOUGHT = "power_sampling/text/thought.py"
 
@@ -50,6 +51,7 @@ OF_CHOICE = ("tests/engines/torch/test_choice.py", "tests/engines/stepped/test_b
 OF_BASE_LAWS = ("tests/engines/torch/test_base_law.py", "tests/samplers/test_base_law.py", *OF_CHOICE)
 OF_ENGINE = ("tests/engines/torch/test_engine.py", "tests/engines/stepped")
 OF_THOUGHT = ("tests/text/test_thought.py",)
+OF_RECURRENT = ("tests/engines/torch/test_recurrent.py",)
 OF_WORKER = ("tests/serving/test_worker.py", "tests/samplers/test_counts.py", "tests/samplers/test_prefetch.py")
 
 
@@ -433,6 +435,34 @@ SLIPS = (
         "return [longest - length for length in self.lengths]",
         "return [0 for length in self.lengths]",
         OF_ENGINE,
+    ),
+    Slip(
+        "a recurrent state cut beyond its copy",
+        RECURRENT,
+        "kept = max((n for n in self.snapshots if n <= length), default=0)",
+        "kept = max((n for n in self.snapshots if n <= length + 1), default=0)",
+        OF_RECURRENT,
+    ),
+    Slip(
+        "recurrent rows that move leave their state behind",
+        RECURRENT,
+        "            order[gap] = order[source]\n",
+        "            pass\n",
+        OF_RECURRENT,
+    ),
+    Slip(
+        "a recurrent state taken for that of fewer tokens",
+        RECURRENT,
+        "if length != self.lengths[row] or length == base.length:",
+        "if length == base.length:",
+        OF_RECURRENT,
+    ),
+    Slip(
+        "padding through a recurrence",
+        "power_sampling/engines/torch/backend.py",
+        "groups.setdefault((len(piece), bool(state.length)), [])",
+        "groups.setdefault((0, bool(state.length)), [])",
+        OF_RECURRENT,
     ),
     Slip(
         "a shift reads the new window",

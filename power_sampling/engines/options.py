@@ -78,7 +78,7 @@ class TorchFields(Settings):
     """Copies of its recurrent states that are kept of one row of a recurrent or hybrid model (Qwen3.5, Granite 4 H,
     Mamba 2, ...), besides those at the ends of prompts and draws. Such a state cannot be cut, so a redraw from a cut
     starts from the copy before it and feeds the tokens between again: at 8 about a tenth more tokens than an
-    attention model, at 4 a quarter. They are part of `kv_memory`. Samplers that never cut need none: 0."""
+    attention model, at 4 a fifth. They are part of `kv_memory`. Samplers that never cut need none: 0."""
     pack_weights: bool | None = None
     """Lay float32 weights out for the CPU once: several rows then cost little more than one. With g++ (or `$CXX`) on
     Linux the copies have the fewest bits that keep every weight as it is: 16 for those of checkpoints in bfloat16, 8

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.architectures import PEOPLE_USE, build
+from tests.support.every import EVERY, NOT_BUILT, REFUSED, tiny
 from tests.support.verdicts import judged, kept_by
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
@@ -25,13 +26,25 @@ def test_what_people_use_is_exact(name: str) -> None:
     assert verdict.gap < 1e-10, "nothing is left to rounding"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", [x for x in EVERY if x not in NOT_BUILT])
+def test_every_causal_architecture_is_exact_or_refused(model_type: str) -> None:
+    verdict = judged(tiny(model_type))
+    assert verdict.is_exact != bool(verdict.refused), verdict
+    assert bool(verdict.refused) == (model_type in REFUSED), verdict
+
+
 def lines() -> list[str]:
     """Of the table."""
     found = ["| architecture | layers keep | in the engine |", "|---|---|---|"]
     for name in PEOPLE_USE:
         model = build(name)
         found.append(f"| {name} | {kept_by(model)} | {judged(model)} |")
-    return found
+    exact = [f"`{x}`" for x in EVERY if x not in REFUSED and x not in NOT_BUILT]
+    built = [f"`{x}`" for x in NOT_BUILT]
+    refused = [f"`{x}`" for x in EVERY if x in REFUSED]
+    found += ["", f"Of transformers' {len(EVERY)} causal architectures {len(exact)} are exact: {', '.join(exact)}.", ""]
+    return [*found, f"Refused: {', '.join(refused)}.", "", f"Not tried, for no tiny one was built: {', '.join(built)}."]
 
 
 def test_the_page_has_a_line_for_each() -> None:

@@ -12,6 +12,7 @@ from transformers import DynamicCache
 from power_sampling import UnsupportedModelError
 from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.engines.torch.plain import PlainForward
+from power_sampling.engines.torch.supported import refuse_unsupported
 from power_sampling.engines.torch.trial import first_right
 from power_sampling.types import Tokens
 from tests.support.architectures import forked_draws, full_pass
@@ -39,16 +40,28 @@ class Verdict(NamedTuple):
 
 
 def judged(model: Any) -> Verdict:
-    """Of a model in float64. What it computes in float32 all the same, it computes in float64 here."""
+    """Of a model in float64. What it computes in float32 all the same, it computes in float64 here, if it can. What
+    takes no float64 is judged in float32, and the model is left in that."""
+    try:
+        refuse_unsupported(model)
+    except UnsupportedModelError as error:
+        return Verdict(str(error))
     with doubled():
-        try:
-            lm = TorchLM(model, first_right(model, PlainForward.ways(model)), max_rows=4)
-        except UnsupportedModelError as error:
-            return Verdict(str(error))
-        chains = forked_draws(lm, generations=2)
-        gap = max(float(np.abs(c.logp - full_pass(model, prompt, c.tokens)).max()) for prompt, c in chains)
-        texts = [(*prompt, *chain.tokens) for prompt, chain in chains[:2]] if gap > ROUNDING else []
-        return Verdict(gap=gap, noise=_noise(model, texts))
+        verdict = _tried(model)
+    if not verdict.is_exact:
+        verdict = _tried(model)
+    return verdict if verdict.is_exact else _tried(model.float())
+
+
+def _tried(model: Any) -> Verdict:
+    try:
+        lm = TorchLM(model, first_right(model, PlainForward.ways(model)), max_rows=4)
+    except UnsupportedModelError as error:
+        return Verdict(str(error))
+    chains = forked_draws(lm, generations=2)
+    gap = max(float(np.abs(c.logp - full_pass(model, prompt, c.tokens)).max()) for prompt, c in chains)
+    texts = [(*prompt, *chain.tokens) for prompt, chain in chains[:2]] if gap > ROUNDING else []
+    return Verdict(gap=gap, noise=_noise(model, texts))
 
 
 def _noise(model: Any, texts: list[Tokens]) -> float:

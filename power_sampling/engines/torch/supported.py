@@ -47,8 +47,7 @@ def refuse_unsupported(model: PreTrainedModel) -> None:
         raise UnsupportedModelError(f"{name} {elsewhere}, which transformers cannot hand over and take back. {OTHERS}.")
     if not CACHES & inspect.signature(model.forward).parameters.keys():
         raise UnsupportedModelError(
-            f"{name} takes no past_key_values, so what it keeps of a text cannot be cut and handed in again. {OTHERS}; "
-            "of a model of peft, give its get_base_model()."
+            f"{name} takes no past_key_values, so what it keeps of a text cannot be cut and handed in again. {OTHERS}."
         )
     if foreign := _foreign(model):
         raise UnsupportedModelError(

@@ -146,7 +146,7 @@ def _reason(model: PreTrainedModel, forward: Forward) -> str | None:
             reason = (
                 "in a trial of two texts of different lengths, cut and forked, logits differ from full passes by "
                 f"{gap.size:.2g} of their range, where rounding explains {gap.allowed:.2g}; it counts positions from "
-                "the padding, or changes with the length of the batch"
+                "the padding, changes with the length of the batch, or computes a step otherwise than a piece"
             )
     return reason
 
