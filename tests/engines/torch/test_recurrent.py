@@ -53,6 +53,20 @@ def test_draws_from_any_cut_equal_full_passes(snapshots: int) -> None:
     assert lm.cost.prefilled_tokens > 20, "what lies between a snapshot and a cut was fed again"
 
 
+def test_a_row_in_decoding_is_forked_anywhere() -> None:
+    """As prefetching does: from what its unfinished draw has so far, at a copy or between two."""
+    model, prompt = hybrid(), (5, 3, 7)
+    lm = TorchLM(model, snapshots=2)
+    handle = lm.open(prompt, ENDLESS)
+    under_way = lm.add(handle, Draw(Chain.empty(), 0, 20, LAW, 1))
+    for _ in range(10):
+        lm.step()
+    chain = Chain.empty().spliced(0, lm.so_far(under_way))
+    cuts = range(1, len(chain.tokens) + 1)
+    found = run_draws(lm, handle, [Draw(chain, cut, 4, LAW, cut) for cut in cuts])
+    assert worst(model, [(prompt, chain.spliced(cut, c)) for cut, c in zip(cuts, found, strict=True)]) < 1e-10
+
+
 def test_a_state_that_is_not_the_cuts_own_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mutation: a state handed out as that of fewer tokens than it has seen."""
 
