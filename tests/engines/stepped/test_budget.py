@@ -75,7 +75,9 @@ SAMPLERS: list[dict[str, Any]] = [
     {"name": "parallel_tempering", "num_rungs": 3, "block_size": 15, "num_steps": 3},
 ]
 CASES = [(sampler, kind) for sampler in SAMPLERS for kind in ("attention", "attention, lagging")]
-HYBRID = [pytest.param(x, "hybrid", marks=[pytest.mark.slow] if "tempering" in x["name"] else []) for x in SAMPLERS]
+HYBRID = [
+    pytest.param(x, "hybrid", marks=[] if x["name"] == "metropolis_hastings" else [pytest.mark.slow]) for x in SAMPLERS
+]
 
 
 @pytest.mark.parametrize(("sampler", "kind"), [*CASES, *HYBRID], ids=lambda x: x if isinstance(x, str) else x["name"])

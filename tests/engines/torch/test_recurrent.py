@@ -125,6 +125,7 @@ def test_the_law_is_the_power_law(kind: str) -> None:
     assert np.abs(counts / number - target).sum() / 2 < max(noise) + (0.0 if kind == "metropolis_hastings" else 0.08)
 
 
+@pytest.mark.slow
 def test_the_laws_of_a_language_model_hold() -> None:
     check_language_model(TorchLM(hybrid(8), snapshots=2), (5, 3, 7), horizon=5, num_draws=60)
 
