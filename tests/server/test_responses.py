@@ -190,6 +190,8 @@ def test_log_probabilities_come_with_the_text(client: OpenAI) -> None:
     assert sum(t.logprob for t in found.logprobs) == pytest.approx(answer.model_extra["power_sampling"]["logp"])  # type: ignore[index]
     (done,) = [e for e in client.responses.create(**asked, stream=True) if e.type == "response.output_text.done"]
     assert [t.logprob for t in done.logprobs] == [t.logprob for t in found.logprobs]
+    ranked = client.responses.create(**asked, top_logprobs=2).output[0].content[0].logprobs[0]  # type: ignore[union-attr,index]
+    assert ranked.top_logprobs[0].token == ranked.token and len(ranked.top_logprobs) <= 2
     plain = client.responses.create(model="M", input="Hello?")
     assert plain.output[0].content[0].logprobs == []  # type: ignore[union-attr,index]
 
@@ -201,6 +203,9 @@ ACCEPTED: dict[str, Any] = {
     "service_tier": "auto",
     "top_p": 1.0,
     "top_logprobs": 0,
+    "top_k": 500,
+    "min_p": 0,
+    "bad_words": [],
     "parallel_tool_calls": True,
     "prompt_cache_key": "k",
     "prompt_cache_retention": "in_memory",
@@ -237,6 +242,9 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"stream_options": {"include_obfuscation": False}}, "stream_options", "stream: true"),
     ({"stream_options": {"include_obfuscation": True}, "stream": True}, "stream_options.include_obfuscation", "padded"),
     ({"trace": True}, "trace", "stream: true"),
+    ({"top_logprobs": 3}, "top_logprobs", "output_text.logprobs"),
+    ({"top_logprobs": 21}, "top_logprobs", "less than or equal to 20"),
+    ({"top_p": 1.5}, "top_p", "less than or equal to 1"),
     ({"max_output_tokens": 501}, "max_output_tokens", "at most 500"),
     ({"text": {"verbosity": "high"}}, "text.verbosity", "in the prompt"),
     ({"tools": [{"type": "web_search"}]}, "tools.0.type", "function"),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pydantic import ValidationError
+
 from power_sampling.server.asked import Asked, Served, asked_chat, refused
-from power_sampling.server.faults import Fault
+from power_sampling.server.faults import Fault, unreadable
 from power_sampling.server.responses.wire import (
     FunctionCall,
     FunctionOutput,
@@ -38,7 +41,7 @@ NEUTRAL: Mapping[str, tuple[tuple[Any, ...], str]] = {
 SAME = (
     *("model", "stream", "temperature", "parallel_tool_calls", "metadata", "user", "safety_identifier", "top_p"),
     *("prompt_cache_key", "top_logprobs", "service_tier", "store", "seed", "stop", "sampler", "alpha", "time_budget"),
-    *("timeout", "regex", "choices", "grammar", "trace"),
+    *("timeout", "regex", "choices", "grammar", "trace", "top_k", "min_p", "bad_words"),
 )
 NAMES = {  # of a chat's fields, in this protocol
     "max_tokens": "max_output_tokens",
@@ -67,6 +70,8 @@ def _check(request: ResponseRequest) -> None:
             raise refused(name, value, advice)
     if wrong := [name for name in request.include or () if name != LOGPROBS]:
         raise refused("include", wrong[0], f"only {LOGPROBS} can be included")
+    if request.top_logprobs and LOGPROBS not in (request.include or ()):
+        raise refused("top_logprobs", request.top_logprobs, f"it needs include: [{LOGPROBS!r}]")
     for name in ("summary", "generate_summary"):
         if request.reasoning is not None and (value := getattr(request.reasoning, name)) is not None:
             raise refused(f"reasoning.{name}", value, "reasoning comes in full, as reasoning_text; leave it out")
@@ -99,7 +104,10 @@ def _chat(request: ResponseRequest) -> ChatRequest:
     }
     if request.text is not None:
         fields |= {"verbosity": request.text.verbosity, "response_format": _format(request)}
-    return ChatRequest.model_validate(fields)
+    try:
+        return ChatRequest.model_validate(fields)
+    except ValidationError as error:  # of what this protocol leaves open and a chat does not
+        raise unreadable(error, json.dumps(fields, default=str).encode(), ()) from None
 
 
 def _tool(tool: Json) -> Json:

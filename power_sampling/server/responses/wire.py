@@ -199,9 +199,9 @@ class ResponseRequest(Wire):
     """Needs no key here: prompts are cached by content."""
     prompt_cache_retention: str | None = None
     """Only in_memory."""
-    top_p: float | None = None
+    top_p: float | None = Field(default=None, ge=0, le=1)
     """As in a chat."""
-    top_logprobs: int | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
     """As in a chat."""
     service_tier: str | None = None
     """Only auto or default."""
@@ -237,5 +237,11 @@ class ResponseRequest(Wire):
     """Power field: only these answers."""
     grammar: str | None = None
     """Power field: only answers of this Lark grammar."""
+    top_k: int | None = Field(default=None, ge=1)
+    """Power field: restricts p to the k likeliest tokens."""
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    """Power field: restricts p to tokens at least so many times as likely as the likeliest."""
+    bad_words: list[str] | None = None
+    """Power field: words that p excludes, as the tokenizer spells them."""
     trace: bool | None = None
     """Power field, for streams: comments tell what the sampler does, step by step."""
