@@ -267,6 +267,7 @@ def at_the_end(*arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_the_command_searches_for_garbage_once_the_model_is_loaded_and_spares_what_is_there(folder: str) -> None:
     told = at_the_end("generate", "hello", "--model", folder, *QUICK)
     assert told == "True True jinja2 tokenizers torch transformers"  # without constraints nothing is built for them

@@ -77,7 +77,8 @@ class Ladder:
     ("horizon", "alpha", "fields", "ending"),
     [
         (2, 3.0, {}, EOS),
-        (2, 2.0, {"proposal_temperature": 0.8}, STOP),
+        pytest.param(2, 2.0, {"proposal_temperature": 0.8}, STOP, marks=pytest.mark.slow),
+        (1, 2.0, {"proposal_temperature": 0.8}, STOP),
         pytest.param(2, 4.0, {"ladder": [2.5], "cut": "entropy", "cut_exponent": 1.0}, EOS, marks=pytest.mark.slow),
         (1, 4.0, {"ladder": [2.5], "cut": "entropy", "cut_exponent": 1.0}, EOS),
         (2, 3.0, {}, legal(["1", "12", "21", "221"], 2)),  # with a word that does not fit

@@ -78,7 +78,7 @@ def test_the_chain_is_identical(num_seeds: int, prefetch: int, ending: Terminati
     assert sum(o.tokens_decoded for o in prefetched) == cost_ahead.row_steps >= cost.row_steps
 
 
-@pytest.mark.parametrize(("family", "lag"), [("llama", True), ("mistral", False)])
+@pytest.mark.parametrize(("family", "lag"), [("llama", True), pytest.param("mistral", False, marks=pytest.mark.slow)])
 def test_on_a_model_with_states_forked_while_they_are_drawn(
     family: str, lag: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,7 +79,7 @@ def test_an_accepted_completion_has_the_power_law(
     assert found.sum(1) / found.sum() == pytest.approx(world.target, abs=1e-12)
 
 
-@pytest.mark.parametrize("ending", [EOS, STOP, legal(PLAIN, 3)], ids=label)
+@pytest.mark.parametrize("ending", [pytest.param(EOS, marks=pytest.mark.slow), STOP, legal(PLAIN, 3)], ids=label)
 def test_abandoning_early_changes_nothing(ending: Termination) -> None:
     options = Rejection(num_parallel=1, max_draws=2)
     world = world_of(options, 3, 3.0, ending)

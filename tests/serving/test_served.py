@@ -67,7 +67,7 @@ SAMPLERS: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("termination", [EOS, STOP], ids=label)
+@pytest.mark.parametrize("termination", [pytest.param(EOS, marks=pytest.mark.slow), STOP], ids=label)
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda s: f"{s['name']}-{s.get('num_proposals', 1)}")
 def test_the_law_through_the_worker_is_the_power_law(sampler: dict[str, Any], termination: Termination) -> None:
     """250 answers over some 20 completions, each frequency within 5 standard errors of the target and an allowance for

@@ -193,7 +193,7 @@ def test_what_is_no_constraint_is_refused_before_anything_runs(fields: dict[str,
         sampler.complete("a", **fields)
 
 
-@pytest.mark.parametrize("horizon", [22, 23, 26, 40])
+@pytest.mark.parametrize("horizon", [22, 23, 26, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("sampler", ["ancestral", "sequential_monte_carlo"])
 def test_json_is_complete_whatever_the_horizon(horizon: int, sampler: str) -> None:
     """A random model would fill a string for ever. '{"name": "", "age": 0}' has 22 tokens: nothing shorter is legal."""
@@ -249,7 +249,7 @@ TEMPERATURE = 20.0  # of the random model, whose logits are far apart: no choice
     ],
     ids=lambda s: s["name"],
 )
-@pytest.mark.parametrize("alpha", [1.0, 2.0])
+@pytest.mark.parametrize("alpha", [pytest.param(1.0, marks=pytest.mark.slow), 2.0])
 def test_the_law_through_the_whole_engine(sampler: dict[str, Any], alpha: float) -> None:
     """160 completions: each choice within 5 standard errors plus 0.02, for what is left of the start after 8 steps and
     of the bias of 12 particles. A right engine fails with probability below 3e-6 for its four choices."""

@@ -141,7 +141,9 @@ def test_finished_and_dropped_rows_are_not_decoded() -> None:
     assert lm.cost.row_steps == 1 + 4 + 2 + 3
 
 
-@pytest.mark.parametrize("kind", ["metropolis_hastings", "sequential_monte_carlo"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("metropolis_hastings", marks=pytest.mark.slow), "sequential_monte_carlo"]
+)
 def test_the_law_of_a_real_model_is_the_power_law(kind: str) -> None:
     """End to end on a random float64 Llama with 4 tokens, 1 of them EOS: frequencies within 5 standard errors.
 
