@@ -31,6 +31,8 @@ GENERATION = {
     "timeout": ("60", 60.0),
     "logprobs": ("true", True),
     "top_logprobs": ("3", 3),
+    "chat_template_kwargs": ("{enable_thinking: false}", {"enable_thinking": False}),
+    "thinking_budget": ("40", 40),
     "json_schema": ("{type: object}", {"type": "object"}),
     "regex": ("'[ab]+'", "[ab]+"),
     "choices": ("[a, b]", ("a", "b")),
@@ -47,6 +49,7 @@ SERVING = {
     "compile_layers": ("false", False),
     "cuda_graphs": ("true", True),
     "use_chat_template": ("false", False),
+    "tool_format": ("hermes", "hermes"),
 }
 LOADING = {"model": "other", "dtype": "float16", "device": "cuda", "revision": "old", "trust_remote_code": "true"}
 

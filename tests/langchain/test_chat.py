@@ -380,7 +380,7 @@ def test_messages_of_every_kind() -> None:
             "tool_calls": [{"id": "1", "type": "function", "function": {"name": "look", "arguments": {"x": 1}}}],
         },
         {"role": "tool", "tool_call_id": "1", "content": "seen", "name": "look"},
-        {"role": "assistant", "content": "e"},
+        {"role": "assistant", "content": "e", "reasoning_content": "hm"},
         {"role": "tool", "tool_call_id": "1", "content": "Error: broken", "name": "look"},
         {"role": "tool", "name": "look", "content": "f"},
         {"role": "developer", "content": "g"},
