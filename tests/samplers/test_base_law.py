@@ -191,8 +191,13 @@ def answers(make: Callable[[], Any], sampler: Any, n: int = 300) -> list[str]:
         (table, SAMPLERS[2], 100),
         (torch_engine, SAMPLERS[3], 100),
         (table, SAMPLERS[4], 100),
-        *[
-            pytest.param(make, sampler, 300, marks=pytest.mark.slow)
+        *[  # with 32 particles the law of SMC on this model is off by some standard errors of 500 answers, with 128 not
+            pytest.param(
+                make,
+                {**sampler, "num_particles": 128} if sampler is SAMPLERS[2] else sampler,
+                300,
+                marks=pytest.mark.slow,
+            )
             for make in (table, torch_engine)
             for sampler in SAMPLERS
         ],
