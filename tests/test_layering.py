@@ -156,3 +156,16 @@ def test_public_names_exist_and_are_documented() -> None:
             assert hasattr(package, name), name
             if name != "__version__":
                 assert getattr(package, name).__doc__, name
+
+
+@pytest.mark.parametrize(("package", "path"), modules(), ids=lambda x: x if isinstance(x, str) else x.name)
+def test_a_file_and_a_class_can_be_read_at_one_go(package: str, path: Path) -> None:
+    """Under 400 lines; at most 20 methods, properties and overloads aside."""
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ClassDef):
+            methods = [each for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)]
+            asides = {"property", "overload", "cached_property"}
+            plain = [m for m in methods if not asides & {ast.unparse(d).split(".")[-1] for d in m.decorator_list}]
+            assert len(plain) <= 20, f"{node.name} has {len(plain)}"

@@ -44,6 +44,7 @@ def run_programs(
     listener: Listener | None = None,
 ) -> Table:
     """The answers of every program to the same questions, graded; a log in `folder`, which a later start goes on with.
+    What a program does cannot be compared with what it did then: give one that has changed another name or folder.
 
     Programs may be coroutine functions; others run in threads, `in_flight` at once, so that their requests share the
     engine's batch. They are called `samples` times a question; draw with a seed of None if these are to differ. An

@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 from power_sampling.engines.protocol import LanguageModel, Peeks
 from power_sampling.errors import EngineClosedError, EngineError, PowerSamplingError, caused
@@ -25,7 +25,7 @@ from power_sampling.serving.clock import CLOCK
 from power_sampling.serving.draws import Draws
 from power_sampling.serving.job import Job, Outcome, Request, Update, told
 from power_sampling.serving.ranking import ranked
-from power_sampling.types import Answer, Continuation, Draw, Event, Round, Step, Tokens
+from power_sampling.types import Answer, Continuation, Event, Round, Step, Tokens
 
 __all__ = ["Job", "Outcome", "Request", "Update", "Worker"]
 
@@ -127,7 +127,10 @@ class Worker:
     def _run(self) -> None:
         while not self._is_closed:
             try:
-                if self._has_work():
+                if not self._live:
+                    self._model.reset()  # an idle engine holds no rows
+                self._wait()
+                if not self._is_closed:
                     self._turn()
                 continue
             except BaseException as error:  # noqa: BLE001 - whatever the model raised reaches every waiter
@@ -136,13 +139,6 @@ class Worker:
             if was_idle:  # not even `reset` succeeds: it is tried again when somebody asks, not all the time
                 self._wait()
         self._live.clear()
-
-    def _has_work(self) -> bool:
-        """Wait for a request if none is live. False when the worker is to end."""
-        if not self._live:
-            self._model.reset()  # an idle engine holds no rows
-        self._wait()
-        return not self._is_closed
 
     def _wait(self) -> None:
         with self._wakeup:
@@ -258,16 +254,14 @@ class Worker:
         sources = deque((live, prefetch.rows, live.draws.prefetch(prefetch)) for live, prefetch in wanting)
         while sources and spare > 0:
             live, rows, source = sources.popleft()
-            if busy < rows and self._begins(live, source):
+            try:
+                has_begun = busy < rows and next(source, None) is not None
+            except BaseException as error:  # noqa: BLE001 - a fault of one request reaches its waiter and nobody else
+                self._fail(live, error)
+                continue
+            if has_begun:
                 busy, spare = busy + 1, spare - 1
                 sources.append((live, rows, source))
-
-    def _begins(self, live: _Live, source: Iterator[Draw]) -> bool:
-        try:
-            return next(source, None) is not None
-        except BaseException as error:  # noqa: BLE001 - a fault of one request reaches its waiter and nobody else
-            self._fail(live, error)
-            return False
 
     def _tell(self, live: _Live, *, drawn: Tokens = (), steps: Sequence[Step] = (), tokens_decoded: int = 0) -> None:
         request, current = live.job.request, live.round
