@@ -215,3 +215,9 @@ def test_terminated_particles_cost_nothing_and_a_spent_budget_returns_one_finish
     sampler = config.run(Law(2.0, 1.0, 0.5), 12, NumpyRng(0), lambda: len(rounds) >= 3)
     result = drive(sampler, answer)
     assert result.is_budget_spent and len(result.chain.tokens) == 12 and len(rounds[-1].draws) == 1
+
+
+def test_no_particle_is_lost_where_weights_differ_by_rounding() -> None:
+    log_weights = np.array([float.fromhex("-0x1.b0e50c44c9468p-1"), float.fromhex("-0x1.b0e50c44c9465p-1")])
+    for probability, ancestors in outcomes(lambda rng: systematic(log_weights, rng)):
+        assert len(ancestors) == 2 and probability > 0

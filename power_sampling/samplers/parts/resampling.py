@@ -71,8 +71,11 @@ def _counts(means: Floats, rng: Rng) -> NDArray[np.int_]:
     """
     n = len(means)
     expected = np.cumsum(means)  # expected number of points up to and including particle i
-    expected[np.flatnonzero(means)[-1] :] = n  # the last particle of any weight closes the sum, whatever the rounding
+    last = np.flatnonzero(means)[-1]  # the last particle of any weight closes the sum, whatever the rounding
+    expected[last:] = n
     edges = np.unique(np.concatenate([[0.0, 1.0], expected % 1.0]))
     piece = rng.categorical(np.diff(edges))
     u = (edges[piece] + edges[piece + 1]) / 2
-    return np.asarray(np.diff(np.ceil(expected - u).astype(int), prepend=0))
+    reached = np.ceil(expected - u).astype(int)
+    reached[last:] = n  # the middle of a piece of 1e-16 is one of its ends
+    return np.asarray(np.diff(reached, prepend=0))
