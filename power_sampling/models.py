@@ -225,7 +225,7 @@ _OBJECTS: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Model]] = weakref.WeakK
 def model_from_objects(model: Any, tokenizer: Any, config: ModelConfig) -> Model:
     """A handle on a transformers model, or on another `LanguageModel`, that is already loaded; the same objects and
     settings keep the same handle. Raises ConfigurationError for settings of loading."""
-    given = config.model_fields_set | config.engine.model_fields_set
+    given = config.model_fields_set | (config.engine.model_fields_set if config.engine else set())
     if late := given - ModelConfig.SERVING - {"model", "name"}:
         raise ConfigurationError(f"{', '.join(sorted(late))}: the model is already loaded; leave it out.")
     with _OBJECTS_LOCK:

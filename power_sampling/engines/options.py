@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
@@ -10,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from power_sampling.errors import ConfigurationError, shortened
 from power_sampling.settings import Settings, hint
 
-__all__ = ["ENGINES", "EngineOptions", "TorchFields", "TorchOptions"]
+__all__ = ["ENGINES", "EngineOptions", "LlamaCppOptions", "TorchFields", "TorchOptions", "can_run_gguf"]
 
 # what `from_pretrained` takes and fields of ours say: one door for each
 DOORS = frozenset(
@@ -118,6 +119,9 @@ class TorchFields(Settings):
         return self
 
 
+CacheType: TypeAlias = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+
+
 class TorchOptions(TorchFields):
     """Any transformers model, on a processor or a GPU: the reference."""
 
@@ -126,7 +130,61 @@ class TorchOptions(TorchFields):
     name: Literal["torch"] = "torch"
 
 
-ENGINES: dict[str, type[TorchOptions]] = {"torch": TorchOptions}
+CACHE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}  # ggml's numbers
+
+
+def _as_factors(value: Any) -> Any:
+    """A path, or several, are applied as they were trained."""
+    paths = [value] if isinstance(value, str) else value
+    return dict.fromkeys(paths, 1.0) if isinstance(paths, list | tuple) else paths
+
+
+class LlamaCppOptions(Settings):
+    """GGUF files in their own bits, by llama.cpp: laptops, Macs, any processor."""
+
+    LOADER: ClassVar[str] = "power_sampling.engines.llama_cpp.load"
+
+    name: Literal["llama_cpp"] = "llama_cpp"
+    n_gpu_layers: int | None = None
+    """Layers on a GPU, where llama.cpp was built for one; -1: all. None: llama.cpp's default. Not yet run on a GPU."""
+    n_threads: int | None = Field(default=None, ge=1)
+    """Threads of a pass; None: one for each core."""
+    n_ctx: int | None = Field(default=None, ge=1)
+    """Most tokens of prompt and completion together; None: those that the model was trained with."""
+    flash_attn: bool | None = None
+    """llama.cpp's flash attention; None: where it is faster, by its own judgement."""
+    type_k: CacheType | None = None
+    """How keys are stored: `f16` (None), `f32`, `bf16`, `q8_0`, ... With fewer bits more rows fit, and the model is
+    another one by their rounding."""
+    type_v: CacheType | None = None
+    """How values are stored; in fewer bits than 16 with flash attention only."""
+    lora: Annotated[dict[str, float], BeforeValidator(_as_factors)] = Field(default_factory=dict)
+    """GGUF files of LoRA adapters: one, a list, or a mapping of files to the factors they are applied with."""
+    max_rows: int = Field(default=32, ge=1, le=192)
+    """Rows decoded together; further draws wait."""
+    kv_memory: int | None = Field(default=None, ge=1)
+    """MiB of the cache for keys, values and recurrent states, of rows and prompts alike; taken at once. None: room for
+    32768 tokens, at most 60 percent of what is free."""
+    prompt_memory: int | None = Field(default=None, ge=0)
+    """MiB of it, at most half, for prompts kept across requests (a prefix cache). None: a quarter; 0: none."""
+    snapshots: int = Field(default=8, ge=0)
+    """As for the engine `torch`: copies of its recurrent states that are kept of one row of a recurrent or hybrid
+    model."""
+    model_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of llama.cpp's `llama_model_params`, as numbers: `main_gpu`, `split_mode`, `load_mode`, ..."""
+
+    def cache_type(self, field: str) -> int | None:
+        """ggml's number of the type that is asked for."""
+        name = getattr(self, field)
+        return None if name is None else CACHE_TYPES[name]
+
+
+def can_run_gguf() -> bool:
+    """Whether the package llama-cpp-python is installed."""
+    return importlib.util.find_spec("llama_cpp") is not None
+
+
+ENGINES: dict[str, type[TorchOptions | LlamaCppOptions]] = {"torch": TorchOptions, "llama_cpp": LlamaCppOptions}
 
 
 def _by_name(value: Any) -> Any:
@@ -140,4 +198,6 @@ def _by_name(value: Any) -> Any:
     return values
 
 
-EngineOptions: TypeAlias = Annotated[TorchOptions, BeforeValidator(_by_name)]
+EngineOptions: TypeAlias = Annotated[
+    Annotated[TorchOptions | LlamaCppOptions, Field(discriminator="name")], BeforeValidator(_by_name)
+]

@@ -54,6 +54,7 @@ class TableBackend:
 
     empty = TableState()
     context_window = None
+    slack = 1.5
 
     def __init__(self, table: TableLM, *, free: int = 2**40) -> None:
         self.table, self.vocab_size, self._free = table, table.vocab_size, free

@@ -71,6 +71,10 @@ class Backend(Protocol):
         """The state of no token."""
 
     @property
+    def slack(self) -> float:
+        """By how much the room of a row may be larger than what is in it, so that it need not grow at every step."""
+
+    @property
     def forward_calls(self) -> int:
         """Passes of the model so far."""
 

@@ -19,8 +19,7 @@ from power_sampling.engines.stepped.backend import Part, State, stored_bytes
 __all__ = ["Budget", "Cached"]
 
 SHARE = 0.6  # of what is free when the model has been loaded; activations and the rest of the process take some
-SLACK = 1.5  # by which buffers may be larger than their content, so that they need not grow at every step
-LEAST_SLACK = 64  # tokens by which they are larger at least
+LEAST_SLACK = 64  # tokens by which buffers are larger than their content at least, where they are larger at all
 
 
 class Cached:
@@ -35,10 +34,10 @@ class Cached:
 
 
 class Budget:
-    """Bytes for states. What a token and a snapshot take is measured on the first prompt."""
+    """Bytes for states. What a token and a snapshot take is measured on the first prompt; `slack` is the backend's."""
 
-    def __init__(self, nbytes: int, empty: Any) -> None:
-        self.nbytes = nbytes
+    def __init__(self, nbytes: int, empty: Any, slack: float = 1.5) -> None:
+        self.nbytes, self._slack = nbytes, slack
         self.per_token = self.per_row = 0  # bytes, the latter whatever the row's length; not known yet
         self._empty = empty
         self._cached: WeakValueDictionary[int, Cached] = WeakValueDictionary()  # the oldest first
@@ -53,7 +52,8 @@ class Budget:
 
     def needed(self, rows: int, tokens: int) -> int:
         """Bytes of `rows` rows in decoding, the longest of `tokens`: every row's buffer is as long as the longest."""
-        return int(rows * (max(tokens * SLACK, tokens + LEAST_SLACK) * self.per_token + self.per_row))
+        least = tokens + LEAST_SLACK if self._slack > 1 else tokens
+        return int(rows * (max(tokens * self._slack, least) * self.per_token + self.per_row))
 
     def kept(self, tokens: int) -> int:
         """Bytes of a state of so many tokens."""

@@ -52,7 +52,7 @@ class SteppedEngine:
     ) -> None:
         self.backend, self.rules = backend, rules
         nbytes = int(SHARE * backend.free_bytes()) if kv_memory is None else kv_memory
-        self._budget = Budget(nbytes, backend.empty)
+        self._budget = Budget(nbytes, backend.empty, backend.slack)
         self._allowance = Allowance(max_rows, PREFILL_CHUNK)
         self._prefill = Prefill(backend, PrefixCache(prompt_memory, backend.empty), self._budget, self._allowance)
         self.scheduler = Scheduler(self._allowance, self._budget)

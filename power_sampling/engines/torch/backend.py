@@ -45,6 +45,8 @@ class TorchBackend:
     `prepare` chooses; None: the model as transformers has it.
     """
 
+    slack = 1.5
+
     def __init__(
         self,
         model: PreTrainedModel,

