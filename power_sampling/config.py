@@ -200,6 +200,9 @@ class GenerationConfig(Settings):
         return self.sampler.law(self.alpha, self.temperature) if self.temperature else Law(1.0, 1.0, 0.0)
 
 
+_TORCH_DEFAULTS = TorchFields()
+
+
 class ModelConfig(TorchFields):
     """Which model, and which engine runs it. Equal settings share one copy of the weights per process.
 
@@ -245,8 +248,8 @@ class ModelConfig(TorchFields):
         So it does not matter which fields were given and which filled in, as in settings that were written out and read
         back. Raises ConfigurationError where both differ from it and from each other, and for a flat field that the
         engine has not."""
-        fields = TorchFields.model_fields
-        flat = {name: value for name in fields if (value := getattr(self, name)) != fields[name].get_default(call_default_factory=True)}
+        given = {name: getattr(self, name) for name in TorchFields.model_fields}
+        flat = {name: value for name, value in given.items() if value != getattr(_TORCH_DEFAULTS, name)}
         engine = self._chosen(flat) if self.engine is None else self.engine
         options, defaults = dict(engine), type(engine)()
         for name, value in flat.items():

@@ -103,7 +103,7 @@ class ConfiguredModel:
         """All settings in force; those of the engine in `engine`, and beside it where they have a flat field. Loads
         nothing."""
         model = self._model.config
-        flat = {name: value for name, value in model.engine if name in ModelConfig.model_fields}
+        flat = {name: value for name, value in model.engine_options() if name in ModelConfig.model_fields}
         own = {**dict(model), **flat, "use_chat_template": self._use_chat_template}
         return Config.model_construct(**own, **dict(self.generation))  # checked already
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from power_sampling.engines.choice import base_logits, log_law
+from power_sampling.engines.choice import Logits, base_logits, log_law
 from power_sampling.engines.protocol import LanguageModel, StepsOnHost
 from power_sampling.engines.row import context_of
 from power_sampling.types import BaseLaw, Chain, Continuation, Draw, Floats, Law, Termination, Tokens
@@ -264,7 +264,7 @@ def _check_masked(
             assert off < 5 * (1 + law.alpha) * tolerance, f"log p or log q {what} is off by {off}"
 
 
-def _base_logits(every_logp: _EveryLogp, context: Tokens, c: Continuation, t: int, draw: Draw) -> Floats:
+def _base_logits(every_logp: _EveryLogp, context: Tokens, c: Continuation, t: int, draw: Draw) -> Logits:
     """Of the token that stands t tokens after the draw's cut."""
     logits, base = every_logp((*context, *c.tokens[:t])), draw.law.base
     excluded = base.excluded((*draw.chain.tokens[: draw.cut], *c.tokens[:t])) if base is not None else ()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from power_sampling.engines.choice import Choice, Softmax, choose, ranked
 from power_sampling.engines.llama_cpp.context import Context
-from power_sampling.engines.llama_cpp.sequences import Cells, CopiedState, CutState, KeptState, Sequences
+from power_sampling.engines.llama_cpp.sequences import Cells, CopiedState, CutState, Sequences, State
 from power_sampling.engines.row import Row
 from power_sampling.engines.stepped.backend import vacated
 from power_sampling.types import Floats, Law, Ranked, Tokens
@@ -25,7 +25,7 @@ Logits = NDArray[np.float32]
 class _Slot(NamedTuple):
     """A row of the batch: the state it began with, and what it has been fed since."""
 
-    base: KeptState
+    base: State
     cells: Cells
 
 
@@ -43,7 +43,8 @@ class LlamaBackend:
         self.vocab_size = min(vocab_size, context.model.vocab_size)
         self.context_window = context_window
         self.forward_calls = self.serial_steps = self.row_steps = 0
-        self.empty = (CopiedState if context.model.is_recurrent else CutState)(sequences.sizes)
+        kind = CopiedState if context.model.is_recurrent else CutState
+        self.empty: State = kind(sequences.sizes)
         self._batch: list[_Slot] = []
 
     @property
@@ -58,7 +59,7 @@ class LlamaBackend:
 
     # ------------------------------------------------------------ prompts
 
-    def prefill(self, states: Sequence[KeptState], pieces: Sequence[Tokens]) -> list[tuple[KeptState, Logits]]:
+    def prefill(self, states: Sequence[State], pieces: Sequence[Tokens]) -> list[tuple[State, Logits]]:
         longer = [self._sequences.longer(state) for state in states]
         logits = self._feed(longer, pieces, [[False] * (len(piece) - 1) + [True] for piece in pieces])
         return [
@@ -69,17 +70,15 @@ class LlamaBackend:
     def choose(self, logits: Sequence[Logits], rows: Sequence[Row]) -> list[Choice]:
         return [choose(each, row) for each, row in zip(logits, rows, strict=True)]
 
-    def score(self, state: KeptState, logits: Logits, tokens: Tokens, temperature: float) -> Floats:
+    def score(self, state: State, logits: Logits, tokens: Tokens, temperature: float) -> Floats:
         each = self._after(state, logits, tokens)
         return np.array([Softmax(row, temperature).log(token) for row, token in zip(each, tokens, strict=True)])
 
-    def ranked(
-        self, state: KeptState, logits: Logits, tokens: Tokens, law: Law, count: int
-    ) -> Iterator[list[Ranked]]:
+    def ranked(self, state: State, logits: Logits, tokens: Tokens, law: Law, count: int) -> Iterator[list[Ranked]]:
         for t, row in enumerate(self._after(state, logits, tokens)):
             yield [ranked(row, law, tokens[:t], count)]
 
-    def _after(self, state: KeptState, logits: Logits, tokens: Tokens) -> Iterator[Logits]:
+    def _after(self, state: State, logits: Logits, tokens: Tokens) -> Iterator[Logits]:
         """The logits before each of these tokens, those before the first being given."""
         yield logits
         for start in range(0, len(tokens) - 1, SCORE_CHUNK):
@@ -89,7 +88,9 @@ class LlamaBackend:
             state = self._joined(state, cells)
             yield from rows
 
-    def _joined(self, state: KeptState, cells: Cells) -> KeptState:
+    def _joined(self, state: State, cells: Cells) -> State:
+        """A state that nobody adds to."""
+        cells.sequence.is_growing = False
         return type(state)(state.sizes, (*state.parts, cells), cells.end)
 
     def _feed(self, rows: Sequence[Cells], pieces: Sequence[Tokens], wanted: Sequence[Sequence[bool]]) -> Logits:
@@ -104,15 +105,15 @@ class LlamaBackend:
 
     # ------------------------------------------------------------ the batch
 
-    def enter(self, states: Sequence[KeptState], max_rows: int) -> None:
+    def enter(self, states: Sequence[State], max_rows: int) -> None:
         for state in states:
             sequence = self._sequences.fork(state)
-            sequence.is_running = True
+            sequence.is_growing = True
             self._batch.append(_Slot(state, self._sequences.cells(sequence)))
 
     def leave(self, gone: Sequence[int]) -> None:
         for place in gone:
-            self._batch[place].cells.sequence.is_running = False
+            self._batch[place].cells.sequence.is_growing = False
         for place, source in vacated(len(self._batch), gone):
             self._batch[place] = self._batch[source]
         del self._batch[len(self._batch) - len(gone) :]
@@ -124,12 +125,11 @@ class LlamaBackend:
         logits = self._feed([slot.cells for slot in self._batch], [(token,) for token in last], [[True]] * len(rows))
         return [(row, choose(each, row)) for row, each in zip(rows, logits[:, : self.vocab_size], strict=True)]
 
-    def state(self, place: int, base: KeptState, length: int) -> KeptState:
+    def state(self, place: int, base: State, length: int) -> State:
         slot = self._batch[place]
         if isinstance(base, CutState):
-            if length <= slot.base.length:
-                return slot.base.head(length)  # type: ignore[attr-defined]
-            return CutState(base.sizes, (*slot.base.parts, slot.cells), length)
+            whole = CutState(base.sizes, (*slot.base.parts, slot.cells), slot.cells.end)
+            return whole.head(length)
         if length == base.length or length != slot.cells.end:
             return base
         return self._joined(base, self._sequences.snapshot(slot.cells, base.length))
@@ -139,5 +139,5 @@ class LlamaBackend:
 
     def clear(self) -> None:
         for slot in self._batch:
-            slot.cells.sequence.is_running = False
+            slot.cells.sequence.is_growing = False
         self._batch.clear()

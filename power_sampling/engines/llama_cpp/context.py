@@ -50,7 +50,8 @@ class Context:
         self.pointer = api.llama_init_from_model(model.pointer, parameters)
         if not self.pointer:
             raise ModelError(
-                f"llama.cpp cannot make a cache of {cells} tokens for {model.file.name}: {last_words()} Lower kv_memory."
+                f"llama.cpp cannot make a cache of {cells} tokens for {model.file.name}: {last_words()} "
+                "Lower kv_memory."
             )
         weakref.finalize(self, api.llama_free, self.pointer).atexit = False
         self.cells: int = api.llama_n_ctx(self.pointer)
@@ -61,7 +62,8 @@ class Context:
     def _set_adapters(self) -> None:
         if not (adapters := self.model.adapters):
             return
-        pointers = (ctypes.c_void_p * len(adapters))(*[ctypes.cast(adapter, ctypes.c_void_p) for adapter, _ in adapters])
+        addresses = [ctypes.cast(adapter, ctypes.c_void_p) for adapter, _ in adapters]
+        pointers = (ctypes.c_void_p * len(adapters))(*addresses)
         factors = (ctypes.c_float * len(adapters))(*[factor for _, factor in adapters])
         kind = self._api.llama_set_adapters_lora.argtypes[1]
         if self._api.llama_set_adapters_lora(self.pointer, ctypes.cast(pointers, kind), len(adapters), factors):

@@ -1,4 +1,4 @@
-"""llama.cpp, loaded through the package llama-cpp-python, whose low-level interface it is. What it says goes to the log."""
+"""llama.cpp by its low-level interface, the package llama-cpp-python. What it says goes to the log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _said: deque[str] = deque(maxlen=3)  # its last errors
 def library() -> Any:
     """The module `llama_cpp`. Raises MissingDependencyError where it is not installed."""
     try:
-        import llama_cpp
+        import llama_cpp  # type: ignore[import-not-found] # an extra that is compiled
     except ImportError as error:
         raise MissingDependencyError(
             "engine='llama_cpp' needs the package llama-cpp-python: pip install 'power-sampling[llama-cpp]' (without a "

@@ -60,9 +60,7 @@ def engine(model: LlamaModel, options: LlamaCppOptions, *, vocab_size: int, is_o
     per_token, per_state = sizes
     window = options.n_ctx or model.trained_length
     nbytes = _cache_bytes(options, max(per_token, 1), per_state, window)
-    sequences = min(MOST_SEQUENCES, 4 * max(8, options.max_rows))
-    if model.is_recurrent:  # llama.cpp makes room for a state of every sequence beforehand
-        sequences = min(sequences, max(options.max_rows + 8, nbytes // 2 // max(per_state, 1)))
+    sequences = _sequences(model, options, nbytes // max(per_state, 1))
     for_prompts = nbytes // 4 if options.prompt_memory is None else min(options.prompt_memory << 20, nbytes // 2)
     context = _context(model, options, cells=max(256, nbytes // max(per_token, 1)), sequences=sequences)
     # a sequence also takes its share of the numbers that there are, so that they do not run out before the bytes
@@ -81,6 +79,15 @@ def engine(model: LlamaModel, options: LlamaCppOptions, *, vocab_size: int, is_o
         kv_memory=nbytes - for_prompts,
         snapshots=options.snapshots,
     )
+
+
+def _sequences(model: LlamaModel, options: LlamaCppOptions, affordable: int) -> int:
+    """How many the context has: of rows, of what is kept of others, and of prompts."""
+    if not model.is_recurrent:
+        return min(MOST_SEQUENCES, 4 * max(16, options.max_rows))
+    # room for a state of every sequence is taken beforehand
+    wanted = options.max_rows * (options.snapshots + 2) + 32
+    return min(MOST_SEQUENCES, max(options.max_rows + 8, min(wanted, affordable // 2)))
 
 
 def _cache_bytes(options: LlamaCppOptions, per_token: int, per_state: int, window: int) -> int:

@@ -59,7 +59,9 @@ class LlamaModel:
     def _refuse_unsupported(self) -> None:
         api = library()
         if api.llama_model_has_encoder(self.pointer):
-            raise UnsupportedModelError(f"{self.file.name} ({self.architecture}) has an encoder; it is no language model.")
+            raise UnsupportedModelError(
+                f"{self.file.name} ({self.architecture}) has an encoder; it is no language model."
+            )
         if api.llama_model_is_diffusion(self.pointer):
             raise UnsupportedModelError(f"{self.file.name} ({self.architecture}) draws no token after the other.")
 

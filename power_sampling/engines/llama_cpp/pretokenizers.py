@@ -26,9 +26,7 @@ CASED = rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+{{0}}|[^\r\n\p{{L}}\p{{N}}]?{UP
 
 def _words(letters: str, digits: str) -> str:
     beside = letters.replace("[", "").replace("]", "")
-    return (
-        rf"{CONTRACTED}|[^\r\n\p{{L}}\p{{N}}]?{letters}+|{digits}| ?[^\s{beside}\p{{N}}]+[\r\n]*|{ENDS}"
-    )
+    return rf"{CONTRACTED}|[^\r\n\p{{L}}\p{{N}}]?{letters}+|{digits}| ?[^\s{beside}\p{{N}}]+[\r\n]*|{ENDS}"
 
 
 def _cased(contracted: str, digits: str) -> str:
@@ -52,7 +50,7 @@ PATTERNS = {
     "deepseek-v3": Pattern(
         (
             r"\p{N}{1,3}",
-            r"[一-龥぀-ゟ゠-ヿ]+",
+            r"[一-龥\u3040-\u30ff]+",
             r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
             r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         ),

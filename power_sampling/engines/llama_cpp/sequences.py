@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Container
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeAlias
 
 from power_sampling.engines.llama_cpp.context import Context
 
-__all__ = ["Cells", "CopiedState", "CutState", "KeptState", "Sequences"]
+__all__ = ["Cells", "CopiedState", "CutState", "Sequences", "Sizes", "State"]
 
 
 class Sizes(NamedTuple):
@@ -20,14 +20,14 @@ class Sizes(NamedTuple):
 
 
 class Sequence:
-    """One of the context's sequences: its number, and how many tokens it has."""
+    """One of the context's sequences: its number, how many tokens it has, and whether somebody adds to it now."""
 
-    __slots__ = ("cells", "is_running", "length", "number")
+    __slots__ = ("cells", "is_growing", "length", "number")
 
     def __init__(self, number: int, length: int) -> None:
         self.number, self.length = number, length
         self.cells = 0  # objects of `Cells` in it
-        self.is_running = False
+        self.is_growing = False
 
 
 class Cells:
@@ -56,7 +56,7 @@ class Cells:
 
 
 @dataclass(frozen=True, eq=False)
-class KeptState:
+class _Kept:
     """The state of a row's first `length` tokens. The sequence of its last part has all of them."""
 
     sizes: Sizes
@@ -76,7 +76,7 @@ class KeptState:
         return self.parts[-1].sequence if self.parts else None
 
 
-class CutState(KeptState):
+class CutState(_Kept):
     """Of a model all of whose layers are attention."""
 
     @property
@@ -90,7 +90,7 @@ class CutState(KeptState):
         return self
 
 
-class CopiedState(KeptState):
+class CopiedState(_Kept):
     """Of a recurrent or hybrid model: every part ends in a snapshot, which is a sequence that nobody continues."""
 
     @property
@@ -107,6 +107,9 @@ class CopiedState(KeptState):
         return type(self)(self.sizes, tuple(parts), parts[-1].end if parts else 0)
 
 
+State: TypeAlias = CutState | CopiedState
+
+
 class Sequences:
     """Those of a context, used by one thread."""
 
@@ -115,7 +118,7 @@ class Sequences:
         self._free = list(range(count - 1, -1, -1))
         self._gone: deque[tuple[Sequence, int]] = deque()
 
-    def fork(self, state: KeptState) -> Sequence:
+    def fork(self, state: State) -> Sequence:
         """A new one with the tokens of a state. Raises MemoryError where all are in use."""
         self.collect()
         if not self._free:
@@ -129,12 +132,15 @@ class Sequences:
         """A part of it that begins at its end."""
         return Cells(self._gone, self.sizes, sequence, sequence.length)
 
-    def longer(self, state: KeptState) -> Cells:
-        """A part that goes on from a state: in its own sequence where that ends there, else in a fork."""
+    def longer(self, state: State) -> Cells:
+        """A part that goes on from a state: in its own sequence where that ends there, else in a fork. Nobody else adds
+        to it until it is `settled`."""
         self.collect()
-        own = state.sequence
-        goes_on = isinstance(state, CutState) and own is not None and own.length == state.length and not own.is_running
-        return self.cells(own if goes_on and own is not None else self.fork(state))
+        own = state.sequence if isinstance(state, CutState) else None
+        goes_on = own is not None and own.length == state.length and not own.is_growing
+        sequence = own if own is not None and goes_on else self.fork(state)
+        sequence.is_growing = True
+        return self.cells(sequence)
 
     def snapshot(self, cells: Cells, start: int) -> Cells:
         """All that a running row has been fed, in a sequence that nobody continues; as a part from `start` on."""
@@ -149,7 +155,7 @@ class Sequences:
             sequence, start = self._gone.popleft()
             sequence.cells -= 1
             if sequence.cells:
-                sequence.length = start
+                sequence.length, sequence.is_growing = start, False
                 self._context.cut(sequence.number, start)
             else:
                 self._context.cut(sequence.number)

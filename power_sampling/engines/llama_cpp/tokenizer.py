@@ -62,7 +62,7 @@ def tokenizer_of(model: LlamaModel) -> Any:
 def _made(model: LlamaModel) -> Any:
     if importlib.util.find_spec("gguf") is None:
         raise MissingDependencyError(
-            f"Reading the tokenizer of {model.file.name} needs the package gguf: pip install 'power-sampling[llama-cpp]'"
+            f"The tokenizer of {model.file.name} needs the package gguf: pip install 'power-sampling[llama-cpp]'"
         )
     try:
         pattern = known_by(model.said("tokenizer.ggml.pre")) if model.said("tokenizer.ggml.model") == "gpt2" else None
@@ -92,15 +92,17 @@ def _byte_level(file: Path, name: str) -> Any:
 
     fields = _Fields(file)
     words, kinds = fields.texts("tokenizer.ggml.tokens"), fields.numbers("tokenizer.ggml.token_type")
-    merges = [tuple(merge.split(" ", 1)) for merge in fields.texts("tokenizer.ggml.merges")]
     drawable = {word: i for i, word in enumerate(words) if kinds[i] != UNUSED}
+    pairs = [merge.partition(" ") for merge in fields.texts("tokenizer.ggml.merges")]
+    merges = [(a, b) for a, _, b in pairs if a in drawable and b in drawable and a + b in drawable]
     tokenizer = Tokenizer(models.BPE(drawable, merges, ignore_merges=PATTERNS[name].ignores_merges))
     splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in PATTERNS[name].patterns]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    if fields.number("tokenizer.ggml.add_bos_token") and (bos := fields.number("tokenizer.ggml.bos_token_id")) is not None:
+    bos = fields.number("tokenizer.ggml.bos_token_id")
+    if bos is not None and fields.number("tokenizer.ggml.add_bos_token"):
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{words[bos]} $A", pair=f"{words[bos]} $A $B", special_tokens=[(words[bos], bos)]
         )

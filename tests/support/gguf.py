@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
+import importlib.util
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
+
+from power_sampling.engines.stepped.engine import SteppedEngine
 
 WORDS = ["<|end|>", "a", "b", "c", "d", "ab"]
 CONTROL, NORMAL = 3, 1
@@ -41,7 +51,8 @@ def write_llama(path: Path, words: list[str] | None = None, *, seed: int = 0, he
             "ffn_down": (width, inner),
         }
         tensors |= {f"blk.{i}.{name}.weight": shape for name, shape in shapes.items()}
-    return _written(writer, tensors, rng)
+    _written(writer, tensors, rng)
+    return path
 
 
 def write_mamba(path: Path, words: list[str] | None = None, *, seed: int = 0, width: int = 32) -> Path:
@@ -77,10 +88,11 @@ def write_mamba(path: Path, words: list[str] | None = None, *, seed: int = 0, wi
             "ssm_out.weight": (width, inner),
         }
         tensors |= {f"blk.{i}.{name}": shape for name, shape in shapes.items()}
-    return _written(writer, tensors, rng)
+    _written(writer, tensors, rng)
+    return path
 
 
-def _writer(path: Path, architecture: str, words: list[str]):  # type: ignore[no-untyped-def] # of an extra package
+def _writer(path: Path, architecture: str, words: list[str]) -> Any:
     from gguf import GGUFWriter
 
     writer = GGUFWriter(path, architecture)
@@ -100,18 +112,60 @@ def _writer(path: Path, architecture: str, words: list[str]):  # type: ignore[no
     return writer
 
 
-def _written(writer, tensors: dict[str, tuple[int, ...]], rng: np.random.Generator) -> Path:  # type: ignore[no-untyped-def]
+def _written(writer: Any, tensors: dict[str, tuple[int, ...]], rng: np.random.Generator) -> None:
     for name, shape in tensors.items():
         if name.endswith("norm.weight"):
             values = np.ones(shape)
         elif name.endswith("ssm_a"):
             values = -np.exp(rng.normal(0, 0.5, shape))
         else:
-            scale = 2.5 if name == "output.weight" else 1.2
+            scale = 1.0
             values = rng.normal(0, scale / np.sqrt(shape[-1]), shape)
         writer.add_tensor(name, values.astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return Path(writer.path if hasattr(writer, "path") else "")
+
+
+NEEDS_LLAMA_CPP = pytest.mark.skipif(
+    importlib.util.find_spec("llama_cpp") is None,
+    reason="llama-cpp-python is an extra that is compiled for minutes: make test-engines installs it",
+)
+EXACT: dict[str, Any] = {
+    "n_threads": 1,
+    "flash_attn": False,
+    "type_k": "f32",
+    "type_v": "f32",
+}  # nothing is rounded to fewer bits than float32
+
+
+def engine_of(file: Path, *, vocab_size: int, kv_memory: int | None = None, **options: Any) -> SteppedEngine:
+    """The engine of a file, its budgets in bytes as tests give them: the context has room enough for all of them."""
+    from power_sampling.engines.llama_cpp.load import engine
+    from power_sampling.engines.llama_cpp.model import LlamaModel
+    from power_sampling.engines.options import LlamaCppOptions
+
+    prompt_memory = options.pop("prompt_memory", 0)
+    made = engine(
+        LlamaModel(file, {}, {}), LlamaCppOptions(kv_memory=4, **EXACT, **options), vocab_size=vocab_size, is_own=True
+    )
+    return SteppedEngine(
+        made.backend, prompt_memory=prompt_memory, kv_memory=kv_memory or 4 << 20, max_rows=options.get("max_rows", 32)
+    )
+
+
+def llama_engine(**options: Any) -> SteppedEngine:
+    return engine_of(_twelve(write_llama), vocab_size=12, **options)
+
+
+def mamba_engine(**options: Any) -> SteppedEngine:
+    return engine_of(_twelve(write_mamba), vocab_size=12, **options)
+
+
+@cache
+def _twelve(write: Callable[..., Path]) -> Path:
+    """A file with twelve words, for this process."""
+    folder = Path(tempfile.mkdtemp(prefix="gguf-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return write(folder / "tiny.gguf", ["<|end|>", *"bcdefghijk", "a"])
