@@ -36,10 +36,15 @@ def load(config: ModelConfig, options: LlamaCppOptions) -> tuple[LlamaModel, Any
         fields["n_gpu_layers"] = options.n_gpu_layers
     model = LlamaModel(_file(config.model), fields, options.lora)
     if config.tokenizer is None:
-        return model, tokenizer_of(model)
-    from transformers import AutoTokenizer
+        tokenizer = tokenizer_of(model)
+    else:
+        from transformers import AutoTokenizer
 
-    return model, AutoTokenizer.from_pretrained(config.tokenizer)
+        tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
+    # llama.cpp ends a text at words of its list (`</s>`) even where they are ordinary words of a vocabulary
+    ends = model.config.eos_token_id
+    model.config.eos_token_id = [token for token in ends if token in tokenizer.added_tokens_decoder]
+    return model, tokenizer
 
 
 def _file(name: str) -> Path:
