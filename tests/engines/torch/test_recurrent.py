@@ -46,7 +46,7 @@ def worst(model: Any, chains: list[tuple[Tokens, Chain]]) -> float:
     return max(float(np.abs(c.logp - full_pass(model, prompt, c.tokens)).max()) for prompt, c in chains)
 
 
-@pytest.mark.parametrize("snapshots", [0, 3])
+@pytest.mark.parametrize("snapshots", [pytest.param(0, marks=pytest.mark.slow), 3])
 def test_draws_from_any_cut_equal_full_passes(snapshots: int) -> None:
     model = build("qwen3_5_text")
     lm = TorchLM(model, max_rows=4, snapshots=snapshots)
@@ -166,6 +166,28 @@ def test_prompts_that_wait_together_share_and_are_never_padded(monkeypatch: pyte
         found.update(lm.step().finished)
     assert lm.cost.prefilled_tokens == 24 + 2 * (1 + 2 + 3)
     assert sorted(map(tuple, shapes)) == [(1, 24), (2, 1), (2, 2), (2, 3)]
+
+
+def test_rows_that_are_fed_again_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cuts at 20 places between two copies: five passes of 16, 8, 4, 2 and 1 tokens, and no pass for every length."""
+    model, prompt = hybrid(), (5, 3, 7)
+    lm = TorchLM(model, snapshots=0)
+    handle = lm.open(prompt, ENDLESS)
+    (found,) = run_draws(lm, handle, [Draw(Chain.empty(), 0, 24, LAW, 1)])
+    chain = Chain.empty().spliced(0, found)
+    shapes: list[tuple[int, int]] = []
+    prefill = lm.backend.prefill
+
+    def noted(states: Any, pieces: Any) -> Any:
+        shapes.append((len(pieces), len(pieces[0])))
+        return prefill(states, pieces)
+
+    monkeypatch.setattr(lm.backend, "prefill", noted)
+    cuts = range(2, 22)
+    drawn = run_draws(lm, handle, [Draw(chain, cut, 2, LAW, cut) for cut in cuts])
+    assert worst(model, [(prompt, chain.spliced(cut, c)) for cut, c in zip(cuts, drawn, strict=True)]) < 1e-10
+    assert sum(rows * length for rows, length in shapes) == sum(cut - 1 for cut in cuts)
+    assert {length for _, length in shapes} == {16, 8, 4, 2, 1} and len(shapes) <= 9, "eight rows at a time"
 
 
 # ------------------------------------------------------------ memory, and rows that go
