@@ -150,6 +150,7 @@ def test_a_models_own_noise_is_allowed() -> None:
     served(model)
 
 
+@pytest.mark.slow
 def test_steps_that_a_models_own_code_computes_otherwise_are_allowed_and_told(caplog: pytest.LogCaptureFixture) -> None:
     """Zamba 2 clamps the time steps of a piece, and not those of a single token."""
     model = build("zamba2", dtype=torch.float32, time_step_min=1e-3)
