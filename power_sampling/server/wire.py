@@ -27,6 +27,8 @@ class Part(Wire):
     type: Literal["text", "refusal"]
     text: str | None = None
     refusal: str | None = None
+    cache_control: dict[str, Any] | None = None
+    """Needs no word here: prompts are cached by content."""
 
 
 def _only_text(part: Any) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import uvicorn
 
 from power_sampling import PowerSampler
@@ -63,3 +64,10 @@ def until(holds: Callable[[], bool], seconds: float = 20) -> None:
     while not holds():
         assert time.monotonic() < deadline, "it did not come to pass"
         time.sleep(0.005)
+
+
+def connections(sync: str, asynchronous: str) -> dict[str, Any]:
+    """Connections that are closed after each answer: these clients never close the ones they keep. No certificates are
+    read for them."""
+    kept: Any = {"limits": httpx.Limits(max_keepalive_connections=0), "verify": False}
+    return {sync: httpx.Client(**kept), asynchronous: httpx.AsyncClient(**kept)}
