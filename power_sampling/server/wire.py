@@ -223,7 +223,9 @@ class ChatRequest(GenerationRequest):
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
     """Comes back with the answer."""
     reasoning_effort: str | None = None
-    """Only null: models decide themselves how long they think."""
+    """A variable of the chat template, where it reads one; else only null."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Further variables that the chat template reads, such as `enable_thinking`; as vLLM has it."""
     store: bool | None = None
     """Only false: nothing is stored."""
     service_tier: str | None = None
