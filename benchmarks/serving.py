@@ -8,7 +8,8 @@ errors; rows, threads, descriptors and resident memory before, on the way and af
 waited, and a process beside it that did nothing. Ends with 1 where something failed or was left.
 
 `overhead`: the embedded model; equal requests with equal seeds, in the serving process without the server, and by
-clients of another process, in turns. Printed: medians and the ratio, whole and streamed.
+clients of another process, in turns. Printed: medians of seconds, by the wall and of the serving process's processors,
+and their ratios, whole and streamed.
 """
 
 from __future__ import annotations
@@ -35,20 +36,28 @@ MODELS = ("M:plain", "M:mh@num_steps=2,block_size=8", "M:smc@num_particles=4")
 CHAT = "/v1/chat/completions"
 
 
-async def tick(gaps: list[float]) -> None:
-    """Notes how much later than it wanted the loop came back to it."""
+Gap = tuple[float, float]
+
+
+async def tick(gaps: list[Gap]) -> None:
+    """Notes how much later than it wanted the loop came back to it, and how long its thread computed meanwhile. The
+    rest it waited for the interpreter or for the machine."""
     while True:
-        began = time.perf_counter()
+        began, computed = time.perf_counter(), time.thread_time()
         await asyncio.sleep(TICK)
-        gaps.append(time.perf_counter() - began - TICK)
+        gaps.append((time.perf_counter() - began - TICK, time.thread_time() - computed))
 
 
-def told(gaps: list[float]) -> str:
+def told(gaps: list[Gap]) -> str:
     if not gaps:
         return "nothing measured"
-    ranked = sorted(gaps)
-    at = {share: 1000 * ranked[int(share * (len(ranked) - 1))] for share in (0.5, 0.999, 1)}
-    return f"{at[0.5]:.1f} ms in the median, {at[0.999]:.1f} in 999 of 1000, {at[1]:.1f} at most ({len(gaps)} ticks)"
+
+    def at(ranked: list[float]) -> str:
+        middle, most, last = (1000 * ranked[int(share * (len(ranked) - 1))] for share in (0.5, 0.999, 1))
+        return f"{middle:.1f} ms in the median, {most:.1f} in 999 of 1000, {last:.1f} at most"
+
+    waited, computed = (sorted(values) for values in zip(*gaps, strict=True))
+    return f"{at(waited)} ({len(gaps)} ticks); computed {at(computed)}"
 
 
 # ------------------------------------------------------------ the process that serves
@@ -86,7 +95,7 @@ class Probed:
 
     def __init__(self, application: Any, sampler: Any) -> None:
         self._app, self._sampler = application, sampler
-        self._gaps: list[float] = []
+        self._gaps: list[Gap] = []
         self._ticking: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -114,6 +123,7 @@ class Probed:
             "threads": threading.active_count(),
             "descriptors": process.num_fds(),
             "resident": process.memory_info().rss >> 20,
+            "computed": time.process_time(),
             "gaps": gaps,
         }
 
@@ -251,20 +261,28 @@ async def overhead(requests: int, tokens: int, rounds: int, sampler: str) -> Non
                 return found
 
             seconds: dict[str, list[float]] = {"alone": [], "served": []}
+            computed: dict[str, list[float]] = {"alone": [], "served": []}
             for number in range(-1, rounds):
                 for name, work in sorted({"alone": alone, "served": served}.items(), reverse=bool(number % 2)):
+                    before = (await told_by(port, "/probe"))["computed"]
                     took = await work()
+                    after = (await told_by(port, "/probe"))["computed"]
                     if number >= 0:
                         seconds[name].append(took)
-            a, b = (statistics.median(seconds[name]) for name in ("alone", "served"))
-            ratios = [y / x for x, y in zip(*seconds.values(), strict=True)]
-            low, middle, high = statistics.quantiles(ratios, n=4)
+                        computed[name].append(after - before)
             print(
-                f"{'streamed' if is_stream else 'whole'}: {requests} requests of {tokens} tokens, {sampler}: "
-                f"in process {a:.3f} s, through the server {b:.3f} s, {100 * (b / a - 1):+.1f} %; ratio within a round "
-                f"{middle:.3f}, quartiles {low:.3f} {high:.3f} of {rounds}; {busy()}",
+                f"{'streamed' if is_stream else 'whole'}, {requests} requests of {tokens} tokens, {sampler}, {rounds} "
+                f"rounds: wall {compared(seconds)}; processor {compared(computed)}; {busy()}",
                 flush=True,
             )
+
+
+def compared(seconds: dict[str, list[float]]) -> str:
+    """Medians in process and through the server, and the quartiles of the ratios within a round."""
+    a, b = (statistics.median(seconds[name]) for name in ("alone", "served"))
+    ratios = [y / x for x, y in zip(seconds["alone"], seconds["served"], strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return f"{a:.3f} -> {b:.3f} s, {100 * (b / a - 1):+.1f} % (within a round {low:.3f} {middle:.3f} {high:.3f})"
 
 
 FULL = {"plain": "ancestral", "mh": "metropolis_hastings", "smc": "sequential_monte_carlo"}
@@ -274,7 +292,7 @@ async def watch() -> None:
     """The ticks of a loop that has nothing to do, until SIGTERM."""
     import signal
 
-    gaps: list[float] = []
+    gaps: list[Gap] = []
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     ticking = asyncio.create_task(tick(gaps))
