@@ -53,7 +53,8 @@ test-clients: setup .venv-clients/.ready
 
 .venv-clients/.ready: Makefile
 	$(PYTHON) -m venv .venv-clients
-	.venv-clients/bin/python -m pip install --quiet 'pydantic-ai-slim[openai]' openai-agents 'smolagents[openai]' litellm dspy haystack-ai
+	.venv-clients/bin/python -m pip install --quiet 'pydantic-ai-slim[openai]' openai-agents 'smolagents[openai]' litellm dspy haystack-ai \
+		autogen-agentchat 'autogen-ext[openai]'
 	npm install --silent --prefix .venv-clients openai
 	touch $@
 

@@ -134,6 +134,10 @@ class ConfiguredModel:
         """Whether the tokenizer has a chat template, where it can be told without loading the model; else None."""
         return self._model.known_chat_template()
 
+    def reads_in_template(self, name: str) -> bool:
+        """Whether the chat template reads a variable of this name (`chat_template_kwargs`). Loads the model."""
+        return name in self._model.load().codec.template_names
+
     def encode(self, prompt: Prompt) -> Tokens:
         """The tokens the model would be given."""
         return encoded(prompt, self._model.load().codec, self.generation.chat_template_kwargs)

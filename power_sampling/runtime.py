@@ -10,6 +10,7 @@ import queue
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, Unpack, overload
 
@@ -259,17 +260,11 @@ class PowerSampler(ConfiguredModel):
         self, prompt: Prompt, *, with_frames: bool = False, **overrides: Unpack[GenerationFields]
     ) -> AsyncGenerator[Chunk, None]:
         """`stream` for an event loop. `aclose`, or cancelling the task, stops the work."""
-        loop = asyncio.get_running_loop()
-        updates: asyncio.Queue[Any] = asyncio.Queue()
-
-        def put(item: Any) -> None:
-            if not loop.is_closed():  # a closed loop has no reader any more; its `finally` has cancelled the job
-                loop.call_soon_threadsafe(updates.put_nowait, item)
-
-        (submitted,) = await self._asubmit([prompt], 1, overrides, lambda _: put, wants_events=with_frames)
+        updates = _Arrivals()
+        (submitted,) = await self._asubmit([prompt], 1, overrides, lambda _: updates.put, wants_events=with_frames)
         reader = StreamReader(submitted)
         try:
-            submitted.job.future.add_done_callback(lambda _: put(_DONE))
+            submitted.job.future.add_done_callback(lambda _: updates.put(_DONE))
             while (update := await updates.get()) is not _DONE:
                 # frames take as long as their chains are long: the loop does not wait for them
                 chunk = await asyncio.to_thread(reader.chunk, update) if update.events else reader.chunk(update)
@@ -322,6 +317,32 @@ class PowerSampler(ConfiguredModel):
             gone.set()
             task.add_done_callback(lambda t: None if t.cancelled() or t.exception() else _cancel(t.result()))
             raise
+
+
+class _Arrivals:
+    """What other threads put, in order, for one reader in an event loop. The loop is woken once for all that waits:
+    where it is behind, a wake for every item would leave it further behind."""
+
+    def __init__(self) -> None:
+        self._loop, self._come = asyncio.get_running_loop(), asyncio.Event()
+        self._put: deque[Any] = deque()
+        self._taken: deque[Any] = deque()
+        self._is_told = False
+
+    def put(self, item: Any) -> None:
+        self._put.append(item)
+        # a closed loop has no reader any more; its `finally` has cancelled the job
+        if not self._is_told and not self._loop.is_closed():
+            self._is_told = True
+            self._loop.call_soon_threadsafe(self._come.set)
+
+    async def get(self) -> Any:
+        while not self._taken:  # what is put meanwhile waits for the loop's next turn: others have theirs
+            await self._come.wait()
+            self._come.clear()
+            self._is_told = False  # before it is counted: what comes from now on tells
+            self._taken.extend(self._put.popleft() for _ in range(len(self._put)))
+        return self._taken.popleft()
 
 
 def check_count(n: Any, num_prompts: int = 1) -> int:

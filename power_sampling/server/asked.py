@@ -28,13 +28,13 @@ NEUTRAL: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "frequency_penalty": ((0,), PENALTY),
     "presence_penalty": ((0,), PENALTY),
     "repetition_penalty": ((1,), PENALTY),
-    "reasoning_effort": ((), "models decide themselves how long they think; leave it out"),
     "store": ((False,), "nothing is stored here; leave it out"),
     "service_tier": (("auto", "default"), "there is one tier; leave it out"),
     "modalities": ((["text"],), "the model writes text; leave it out"),
     "verbosity": (("medium",), "say in the prompt how long the answer is to be"),
     "suffix": (("",), "text is completed at its end only; put what comes after into the prompt"),
 }
+SWITCHES = ("enable_thinking", "thinking", "reasoning_effort")  # what templates read to switch reasoning, as hints
 OWN = ("temperature", "stop", "seed", "top_p", "logit_bias")  # fields of the protocol that are settings as they stand
 POWER = ("alpha", "time_budget", "timeout", "regex", "choices", "grammar", "top_k", "min_p", "bad_words")
 
@@ -76,7 +76,8 @@ def asked_chat(request: ChatRequest, served: Served) -> Asked:
     limits = {"max_tokens": request.max_tokens, "max_completion_tokens": request.max_completion_tokens}
     if request.top_logprobs and not request.logprobs:
         raise refused("top_logprobs", request.top_logprobs, "it needs logprobs: true")
-    sampler = _sampler(request, served, limits, constraint_of(request), request.top_logprobs)
+    further = constraint_of(request) | _template_arguments(request, served.sampler)
+    sampler = _sampler(request, served, limits, further, request.top_logprobs)
     return Asked(
         sampler=sampler,
         prompts=[conversation_of(request)],
@@ -152,7 +153,7 @@ def _sampler(
     request: GenerationRequest,
     served: Served,
     limits: Mapping[str, int | None],
-    constraint: Mapping[str, Any],
+    further: Mapping[str, Any],
     top_logprobs: int | None,
 ) -> PowerSampler:
     """The server's sampler under the request's settings."""
@@ -166,11 +167,26 @@ def _sampler(
             raise ConfigurationError(
                 f"{name}: the model's name says {shortened(value)}, the request {shortened(fields[name])}; give one."
             )
-    if doubled := [name for name in CONSTRAINTS if name in constraint and name in fields]:
+    if doubled := [name for name in CONSTRAINTS if name in further and name in fields]:
         raise ConfigurationError(f"{doubled[0]} stands in response_format too; give one.")
     _check_effort(fields.get("sampler"), served.limits)
-    fields |= {**constraint, "top_logprobs": top_logprobs or 0}
+    fields |= {**further, "top_logprobs": top_logprobs or 0}
     return _bounded(served.sampler.with_settings(**fields), served.limits)
+
+
+def _template_arguments(request: ChatRequest, sampler: PowerSampler) -> dict[str, Any]:
+    """The setting that variables of the chat template are: the request's over the server's. One that the template does
+    not read would be ignored, so it is refused."""
+    given = dict(request.chat_template_kwargs or {})
+    if (effort := request.reasoning_effort) is not None and given.setdefault("reasoning_effort", effort) != effort:
+        raise ConfigurationError("reasoning_effort stands in chat_template_kwargs too; give one.")
+    for name, value in given.items():
+        if not sampler.reads_in_template(name):
+            known = [known for known in SWITCHES if sampler.reads_in_template(known)]
+            way_out = f"; it reads {', '.join(known)} (chat_template_kwargs)" if known else ""
+            param = name if name == "reasoning_effort" else f"chat_template_kwargs.{name}"
+            raise refused(param, value, f"this model's chat template does not read it; leave it out{way_out}")
+    return {"chat_template_kwargs": {**sampler.generation.chat_template_kwargs, **given}} if given else {}
 
 
 def _check_effort(sampler: Any, limits: Limits) -> None:

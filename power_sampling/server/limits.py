@@ -34,7 +34,8 @@ class Limits(Settings):
     read_seconds: float = Field(default=30.0, gt=0)
     """Seconds in which the head and the body of a request have to arrive; a slower body is a 408."""
     send_seconds: float = Field(default=60.0, gt=0)
-    """Seconds that the reader of a stream may leave a piece of it unread; then its request is cancelled."""
+    """Seconds that a reader may leave a piece of an answer unread; then its request is cancelled, and its connection
+    closed where the server's own process listens."""
     keep_alive_seconds: float = Field(default=10.0, gt=0)
     """Seconds of silence after which a stream sends a comment, so that no proxy closes it."""
 

@@ -76,12 +76,15 @@ def transport(limits: Limits) -> dict[str, Any]:
     """What uvicorn is told beside where to listen."""
 
     class Patient(H11Protocol):
-        """Closes a connection whose request's head does not arrive in time; uvicorn would wait for ever."""
+        """Closes a connection whose request's head does not arrive in time, and one that takes nothing of what is
+        written for it; uvicorn would wait for ever."""
 
         _deadline: asyncio.TimerHandle | None = None
+        _reading: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            transport.set_write_buffer_limits(high=0)  # writing is paused whenever a byte is left over
             self._wait_for_head()
 
         def on_response_complete(self) -> None:
@@ -90,8 +93,28 @@ def transport(limits: Limits) -> dict[str, Any]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
-            if self._deadline is not None:
-                self._deadline.cancel()
+            for each in (self._deadline, self._reading):
+                if each is not None:
+                    each.cancel()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._wait_for_reader(self.transport.get_write_buffer_size())
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self._reading is not None:
+                self._reading.cancel()
+
+        def _wait_for_reader(self, left: int) -> None:
+            self._reading = self.loop.call_later(limits.send_seconds, self._give_reader_up, left)
+
+        def _give_reader_up(self, before: int) -> None:
+            left = self.transport.get_write_buffer_size()
+            if left < before:  # it reads, and has its time again
+                self._wait_for_reader(left)
+            else:
+                self.transport.abort()  # a close would wait for the reader
 
         def _wait_for_head(self) -> None:
             if self._deadline is not None:

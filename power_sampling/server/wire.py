@@ -27,6 +27,8 @@ class Part(Wire):
     type: Literal["text", "refusal"]
     text: str | None = None
     refusal: str | None = None
+    cache_control: dict[str, Any] | None = None
+    """Needs no word here: prompts are cached by content."""
 
 
 def _only_text(part: Any) -> Any:
@@ -221,7 +223,9 @@ class ChatRequest(GenerationRequest):
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
     """Comes back with the answer."""
     reasoning_effort: str | None = None
-    """Only null: models decide themselves how long they think."""
+    """A variable of the chat template, where it reads one; else only null."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Further variables that the chat template reads, such as `enable_thinking`; as vLLM has it."""
     store: bool | None = None
     """Only false: nothing is stored."""
     service_tier: str | None = None

@@ -15,7 +15,7 @@ from power_sampling.errors import ChatTemplateError, ConfigurationError, EmptyPr
 from power_sampling.text import roles
 from power_sampling.text.chat import ChatEncoder
 from power_sampling.text.control import ControlTokens
-from power_sampling.text.formats import ToolFormat, tool_format
+from power_sampling.text.formats import ToolFormat, names_read, tool_format
 from power_sampling.text.grammar import Grammars
 from power_sampling.text.tokenizer import private_copy
 from power_sampling.types import Message, ThoughtLimit, Tokens
@@ -44,6 +44,13 @@ class Codec:
     @property
     def has_chat_template(self) -> bool:
         return bool(self._tokenizer.chat_template)
+
+    @cached_property
+    def template_names(self) -> frozenset[str]:
+        """What the chat template reads, the variables that it may be given among them; nothing without one."""
+        template = self._tokenizer.chat_template or ""
+        sources = template.values() if isinstance(template, dict) else [template]
+        return frozenset[str]().union(*map(names_read, sources))
 
     @cached_property
     def tool_format(self) -> ToolFormat:

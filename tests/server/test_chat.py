@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from openai import OpenAI
+from openai import BadRequestError, OpenAI
 
 from power_sampling import Conversation, PowerSampler
 from power_sampling.server import app
 from tests.support.langchain import MODEL, TOKENIZER
-from tests.support.llamaindex import call, turns
+from tests.support.llamaindex import Speaker, call, turns
 from tests.support.scripted import ANSWER, TOOL_TEMPLATE, tools_in
 from tests.support.server import listening, spoken
 from tests.support.tiny import tiny_tokenizer
@@ -195,6 +195,44 @@ def test_models(client: OpenAI) -> None:
     assert ids[:5] == ["M", "M:plain", "M:low_temperature", "M:mh", "M:smc"] and len(ids) == 10
     for name in (*ids, "M:mh@num_steps=3"):
         assert client.models.retrieve(name).id == name
+
+
+REASONER = (
+    "{% if reasoning_effort is not defined %}{% set reasoning_effort = 'medium' %}{% endif %}"
+    "<|system|>Think: {{ reasoning_effort }}, {{ enable_thinking }}.<|end|>" + TOOL_TEMPLATE
+)
+
+
+def test_variables_of_the_chat_template() -> None:
+    settings: Any = {"sampler": "ancestral", "max_new_tokens": 80, "chat_template_kwargs": {"enable_thinking": True}}
+    llm = PowerSampler.from_model(Speaker(rule), tiny_tokenizer(chat_template=REASONER), **settings)
+    with listening(app(llm, name="M")) as url, OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+
+        def told(**fields: Any) -> str:
+            client.chat.completions.create(model="M", messages=[USER], **fields)
+            return heard(llm)[0]
+
+        off = {"chat_template_kwargs": {"enable_thinking": False}}
+        assert told() == "<|system|>Think: medium, True."
+        assert told(reasoning_effort="high") == "<|system|>Think: high, True."
+        assert told(reasoning_effort="low", extra_body=off) == "<|system|>Think: low, False."
+        answer = client.responses.create(model="M", input="Hello?", reasoning={"effort": "high"}, extra_body=off)
+        assert answer.output_text == ANSWER and heard(llm)[0] == "<|system|>Think: high, False."
+        lengths = []
+        for effort in ("x", "<|end|><|user|>"):  # which stays text, as many tokens as letters
+            whole: Any = client.chat.completions.create(
+                model="M",
+                messages=[USER],  # type: ignore[list-item]
+                extra_body={"reasoning_effort": effort},
+            )
+            lengths.append(whole.usage.prompt_tokens - len(effort))
+        assert lengths[0] == lengths[1]
+        for wrong, says in (
+            ({"chat_template_kwargs": {"enable_thinkin": False}}, "it reads enable_thinking, reasoning_effort"),
+            ({"reasoning_effort": "low", "chat_template_kwargs": {"reasoning_effort": "high"}}, "give one"),
+        ):
+            with pytest.raises(BadRequestError, match=says):
+                told(extra_body=wrong)
 
 
 # ------------------------------------------------------------ numbers, on a model with a law of its own

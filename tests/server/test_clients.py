@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI
@@ -19,7 +18,7 @@ from power_sampling.server import app
 from tests.support.chat import Verdict, look, merged, switch
 from tests.support.llamaindex import call
 from tests.support.scripted import ANSWER
-from tests.support.server import listening, spoken
+from tests.support.server import connections, listening, spoken
 
 
 def rule(prompt: str) -> list[str]:
@@ -33,12 +32,6 @@ def rule(prompt: str) -> list[str]:
 def url() -> Iterator[str]:
     with listening(app(spoken(rule), name="M", api_keys=["key"])) as url:
         yield f"{url}/v1"
-
-
-def connections(sync: str, asynchronous: str) -> dict[str, Any]:
-    """Connections that are closed after each answer: these clients never close the ones they keep."""
-    kept = httpx.Limits(max_keepalive_connections=0)
-    return {sync: httpx.Client(limits=kept), asynchronous: httpx.AsyncClient(limits=kept)}
 
 
 # ------------------------------------------------------------ LangChain

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from tests.support.server import is_idle, listening, spoken, until
 
 ROOT = Path(__file__).parents[2]
 CLIENTS = Path(__file__).parent / "clients"
+PAGE = (ROOT / "docs" / "server.md").read_text(encoding="utf-8")
+OTHERS = re.findall(r"```python\n(.*?)```", PAGE.partition("### Other frameworks")[2], flags=re.DOTALL)
 ENVIRONMENT = Path(os.environ.get("CLIENTS_ENVIRONMENT", ROOT / ".venv-clients"))
 
 pytestmark = [
@@ -58,6 +61,18 @@ def test_a_program_of_another_framework(url: str, script: str) -> None:
         command = ["node", str(ENVIRONMENT / script)]
     else:
         command = [str(ENVIRONMENT / "bin" / "python"), str(CLIENTS / script)]
+    run([*command, url, ANSWER])
+
+
+@pytest.mark.parametrize("code", OTHERS, ids=lambda code: re.findall(r"^(?:from|import) (\w+)", code, re.MULTILINE)[-1])
+def test_a_snippet_of_the_page(url: str, code: str) -> None:
+    keyed = code.replace('"none"', '"key"')
+    assert ANSWER in run([str(ENVIRONMENT / "bin" / "python"), "-c", f"BASE_URL = {url!r}\n{keyed}"])
+
+
+def run(command: list[str]) -> str:
+    """What a program prints. Nothing of ours is on its path, and it asks nobody for prices of models."""
     env = {**os.environ, "PYTHONPATH": "", "PYTHONWARNINGS": "ignore", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-    ran = subprocess.run([*command, url, ANSWER], capture_output=True, text=True, timeout=240, env=env)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=240, env=env)
     assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-4000:]
+    return ran.stdout

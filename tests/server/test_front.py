@@ -88,8 +88,9 @@ def sizes() -> dict[str, Any]:
     return {"alpha": 1.25, "steps": 3}
 
 
-def test_controls_change_the_request(url: str, browser: Browser) -> None:
-    with visited(browser, url) as page:
+@pytest.mark.parametrize("width", WIDTHS)
+def test_controls_change_the_request(url: str, browser: Browser, width: int) -> None:
+    with visited(browser, url, width) as page:
         assert page.locator("#steps").is_visible() and not page.locator("#particles").is_visible()
         page.locator("#sampler").select_option("sequential_monte_carlo")
         assert page.locator("#particles").is_visible() and not page.locator("#steps").is_visible()
@@ -105,8 +106,9 @@ def test_controls_change_the_request(url: str, browser: Browser) -> None:
         assert page.get_by_role("img", name="Genealogy of 5 particles").count() == 1
 
 
-def test_everything_has_a_name_and_is_reached_by_keys(url: str, browser: Browser) -> None:
-    with visited(browser, url) as page:
+@pytest.mark.parametrize("width", WIDTHS)
+def test_everything_has_a_name_and_is_reached_by_keys(url: str, browser: Browser, width: int) -> None:
+    with visited(browser, url, width) as page:
         unnamed = page.evaluate(
             """[...document.querySelectorAll("input, select, textarea, button, progress, section")].filter(e =>
                 !e.ariaLabel && !e.getAttribute("aria-labelledby") && !e.labels?.length && !e.textContent.trim()

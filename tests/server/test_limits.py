@@ -86,7 +86,6 @@ def test_bodies_are_bounded_and_broken_ones_refused() -> None:
             answer = http.post(**post, content=body)
             assert answer.status_code == 400 and answer.json()["error"]["type"] == "invalid_request_error", body
         assert b"body_too_slow" in raw(http, b"content-length: 10\r\ncontent-type: application/json\r\n\r\n{")
-        assert raw(http, b"x-long: " + b"x" * 2**20 + b"\r\n\r\n").startswith((b"HTTP/1.1 400", b""))
         assert raw(http, b"x-slow: ") == b"", "a head that does not arrive in time closes the connection"
         assert http.post(CHAT, json=HELLO).status_code == 200
 

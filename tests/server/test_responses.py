@@ -257,6 +257,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "text",
     ),
     ({"input": [{"type": "reasoning", "summary": [], "encrypted_content": "x"}]}, "input.0.encrypted_content", "null"),
+    ({"chat_template_kwargs": {"mood": 1}}, "chat_template_kwargs.mood", "does not read it"),
     ({"messages": []}, "messages", "no such field"),
     ({"temprature": 1}, "temprature", "temperature"),
     ({"model": "N"}, "model", "no model"),

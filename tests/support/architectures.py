@@ -31,6 +31,9 @@ NARROW: dict[str, Any] = {
 SLIDING = {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"] * 2}
 EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 EXPERTS |= {"experts_implementation": "eager"}  # the other one takes no float64
+LATENT: dict[str, Any] = {**EXPERTS, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "num_key_value_heads": 4}
+LATENT |= {"kv_lora_rank": 8, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
+INDEX = {"index_topk": 5, "index_n_heads": 16, "index_head_dim": 8}  # with few heads, scores are equal: all below 0
 DELTA = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
 DELTA |= {"layer_types": ["linear_attention", "full_attention"] * 2}
 MAMBA2 = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_expand": 2}
@@ -51,22 +54,9 @@ PEOPLE_USE: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("Phi3Config", {}),
     "olmo3": ("Olmo3Config", SLIDING),
     "smollm3": ("SmolLM3Config", {"no_rope_layers": [1, 0, 1, 0]}),
-    "deepseek_v3": (
-        "DeepseekV3Config",
-        {
-            **EXPERTS,
-            "n_routed_experts": 4,
-            "n_group": 1,
-            "topk_group": 1,
-            "first_k_dense_replace": 1,
-            "num_key_value_heads": 4,
-            "kv_lora_rank": 8,
-            "q_lora_rank": 16,
-            "qk_rope_head_dim": 8,
-            "qk_nope_head_dim": 8,
-            "v_head_dim": 8,
-        },
-    ),
+    "deepseek_v3": ("DeepseekV3Config", {**LATENT, "first_k_dense_replace": 1}),
+    "deepseek_v32": ("DeepseekV32Config", {**LATENT, **INDEX}),
+    "glm_moe_dsa (GLM-5)": ("GlmMoeDsaConfig", {**LATENT, **INDEX}),
     "gemma3n_text, last layers sharing": ("Gemma3nTextConfig", {**SHARED, "laurel_rank": 4, "altup_num_inputs": 2}),
     "gemma4_text, last layers sharing (E2B, E4B)": ("Gemma4TextConfig", {**SHARED, "global_head_dim": 8}),
     "granitemoehybrid, all attention (Granite 4 dense)": (
@@ -154,6 +144,40 @@ PEOPLE_USE: dict[str, tuple[str, dict[str, Any]]] = {
     "lfm2_moe": ("Lfm2MoeConfig", {"layer_types": ["conv", "full_attention"] * 2, **EXPERTS, "num_dense_layers": 1}),
     "lfm3": ("Lfm3Config", {"layer_types": ["conv", "full_attention"] * 2, "block_ff_dim": 32, **EXPERTS}),
     "qwen3_5_moe_text": ("Qwen3_5MoeTextConfig", {**DELTA, **EXPERTS, "shared_expert_intermediate_size": 16}),
+    "recurrent_gemma": (
+        "RecurrentGemmaConfig",
+        {
+            "lru_width": 32,
+            "attention_window_size": 5,
+            "block_types": ["recurrent", "recurrent", "attention"],
+            "num_hidden_layers": 3,
+            "num_key_value_heads": 1,
+            "w_init_variance_scale": 4.0,
+        },
+    ),
+    "minimax (text-01, M1)": ("MiniMaxConfig", {**EXPERTS, **MIXED, "block_size": 4}),
+    "rwkv (4)": ("RwkvConfig", {"attention_hidden_size": 32, "num_hidden_layers": 2}),
+    "xlstm": ("xLSTMConfig", {"hidden_size": 128, "num_heads": 4, "chunk_size": 4, "num_hidden_layers": 2}),
+    "qwen4_exp_text": (
+        "Qwen4ExpTextConfig",
+        {
+            **DELTA,
+            **EXPERTS,
+            "shared_expert_intermediate_size": 16,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]},
+            "indexer_n_heads": 16,
+            "indexer_kv_heads": 1,
+            "indexer_head_dim": 8,
+            "indexer_budget": 4,
+            "indexer_compress_ratio": 2,
+            "hc_lowrank": 8,
+            "ple_layer_ids": [1],
+            "ngram_vocab_size_base": 50,
+            "heads_per_ngram": 2,
+            "split_ngram_parts": 1,
+            "eos_token_id": 0,
+        },
+    ),
 }
 
 
@@ -231,4 +255,4 @@ def build(name: str, *, dtype: torch.dtype = torch.float64, seed: int = 0, **cha
     config_class, fields = PEOPLE_USE[name]
     config = getattr(transformers, config_class)(**NARROW | fields | changes)
     torch.manual_seed(seed)
-    return transformers.AutoModelForCausalLM.from_config(config).to(dtype).eval()
+    return transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).to(dtype).eval()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import uvicorn
 
 from power_sampling import PowerSampler
@@ -36,25 +38,27 @@ def is_idle(sampler: PowerSampler) -> bool:
 
 
 @contextmanager
-def listening(application: Any, limits: Limits | None = None) -> Iterator[str]:
-    """The address of the running application."""
+def listening(application: Any, limits: Limits | None = None, *, send_buffer: int | None = None) -> Iterator[str]:
+    """The address of the running application. `send_buffer`: so many bytes of a connection the system keeps; it would
+    take megabytes before a reader that does not read is noticed."""
     config = uvicorn.Config(
         application,
-        port=0,
         log_config=None,
         timeout_graceful_shutdown=1,
         **transport(limits or Limits()),
     )
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    until(lambda: server.started)
-    (socket,) = server.servers[0].sockets
-    try:
-        yield f"http://127.0.0.1:{socket.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
+    with socket.create_server(("127.0.0.1", 0), backlog=config.backlog) as listener:
+        if send_buffer is not None:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        until(lambda: server.started)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def until(holds: Callable[[], bool], seconds: float = 20) -> None:
@@ -63,3 +67,10 @@ def until(holds: Callable[[], bool], seconds: float = 20) -> None:
     while not holds():
         assert time.monotonic() < deadline, "it did not come to pass"
         time.sleep(0.005)
+
+
+def connections(sync: str, asynchronous: str) -> dict[str, Any]:
+    """Connections that are closed after each answer: these clients never close the ones they keep. No certificates are
+    read for them."""
+    kept: Any = {"limits": httpx.Limits(max_keepalive_connections=0), "verify": False}
+    return {sync: httpx.Client(**kept), asynchronous: httpx.AsyncClient(**kept)}

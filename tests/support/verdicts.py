@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from transformers import DynamicCache
 
 from power_sampling import UnsupportedModelError
 from power_sampling.engines.torch.engine import TorchLM
+from power_sampling.engines.torch.keepers import keeper_of
 from power_sampling.engines.torch.plain import PlainForward
 from power_sampling.engines.torch.supported import refuse_unsupported
 from power_sampling.engines.torch.trial import first_right
@@ -22,6 +22,7 @@ __all__ = ["Verdict", "judged", "kept_by"]
 
 ROUNDING = 1e-11  # of log p in float64, after some hundred operations
 TIMES = 8  # the noise, found on few texts
+LOUDEST = 0.1  # noise, beyond which nothing is shown
 
 
 class Verdict(NamedTuple):
@@ -31,7 +32,7 @@ class Verdict(NamedTuple):
 
     @property
     def is_exact(self) -> bool:
-        return not self.refused and self.gap <= max(ROUNDING, TIMES * self.noise)
+        return not self.refused and self.gap <= max(ROUNDING, min(TIMES * self.noise, LOUDEST))
 
     def __str__(self) -> str:
         if self.refused:
@@ -67,12 +68,12 @@ def _tried(model: Any) -> Verdict:
 def _noise(model: Any, texts: list[Tokens]) -> float:
     """Between full passes of a text alone and three times in one batch, and with the model's own cache, token by token
     after the first few."""
-    most = 0.0
+    most, gives_it_back = 0.0, model.config.model_type != "recurrent_gemma"
     for text in texts:
         whole, others = full_pass(model, text[:1], text[1:]), []
         with torch.inference_mode():
             others.append(model(torch.tensor([text] * 3), use_cache=False).logits[0])
-            if "past_key_values" in signature(model.forward).parameters:
+            if "past_key_values" in signature(model.forward).parameters and gives_it_back:
                 others.append(_by_own_cache(model, text))
         for logits in others:
             logp = logits[:-1].double().log_softmax(-1).gather(-1, torch.tensor(text[1:])[:, None])[:, 0]
@@ -81,12 +82,14 @@ def _noise(model: Any, texts: list[Tokens]) -> float:
 
 
 def _by_own_cache(model: Any, text: Tokens) -> torch.Tensor:
-    cache, found = DynamicCache(config=model.config), []
+    cache, found = None, []
     pieces = [text[:5], *([token] for token in text[5:])]
     at = 0
     for piece in pieces:
         positions = torch.arange(at, at + len(piece))[None]
-        found.append(model(torch.tensor([piece]), past_key_values=cache, position_ids=positions, use_cache=True).logits)
+        output = model(torch.tensor([piece]), past_key_values=cache, position_ids=positions, use_cache=True)
+        found.append(output.logits)
+        cache = output.past_key_values
         at += len(piece)
     return torch.cat(found, 1)[0]
 
@@ -100,5 +103,5 @@ def kept_by(model: Any) -> str:
         "FullAttention": "keys and values",
         "Indexed": "keys, values and an index",
     }
-    kinds = {type(layer).__name__ for layer in DynamicCache(config=model.config).layers}
+    kinds = {type(layer).__name__ for layer in keeper_of(model).layers}
     return " + ".join(sorted({word for kind in kinds for key, word in words.items() if key in kind}))

@@ -30,7 +30,7 @@ __all__ = ["SteppedEngine"]
 class SteppedEngine:
     """The `LanguageModel` of a backend.
 
-    `prompt_memory` bytes of prompts are kept across requests. The prompts of unfinished draws and the rows in decoding
+    `prompt_memory` bytes of prompts are kept across requests. Open prompts and the rows in decoding
     take `kv_memory` bytes at most, by default a share of what is free, and other draws wait; what they leave holds
     states of chains, which may be forked: the oldest go first, and are computed again at need. When memory runs out all
     the same, the batch is halved, its rows go on from their tokens, and nothing is drawn twice; it grows again after a
@@ -77,7 +77,9 @@ class SteppedEngine:
         return Cost(backend.forward_calls, backend.serial_steps, backend.row_steps, self._prefill.tokens)
 
     def open(self, prompt: Tokens, termination: Termination) -> Prompt:
-        return Prompt(prompt, termination.eos_ids, self.rules(termination), self.backend.empty)
+        opened = Prompt(prompt, termination.eos_ids, self.rules(termination), self.backend.empty)
+        self.scheduler.opened.add(opened)
+        return opened
 
     def add(self, prompt: Prompt, draw: Draw) -> int:
         ticket = next(self._tickets)

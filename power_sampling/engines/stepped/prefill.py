@@ -71,7 +71,7 @@ class Prefill:
 
     def extend(self, wanted: Sequence[tuple[Prompt, Any, Tokens]]) -> list[Any]:
         """For each prompt, the state of all these tokens of a row of it, from that of the first few. Pieces of one
-        length go together."""
+        length go together: what rows of many lengths lack takes some log2 of the longest passes."""
         states = [state for _, state, _ in wanted]
         while pieces := self._alike(
             [tokens[state.length :] for state, (_, _, tokens) in zip(states, wanted, strict=True)]
@@ -83,15 +83,15 @@ class Prefill:
         return states
 
     def _alike(self, missing: Sequence[Tokens]) -> dict[int, Tokens]:
-        """The next piece of the first one that lacks any, and those of others that are as long, by their places."""
-        pieces: dict[int, Tokens] = {}
-        for i, tokens in enumerate(missing):
-            piece = tokens[: self._allowance.chunk]
-            length = len(next(iter(pieces.values()), piece))
-            fits = not pieces or (len(pieces) < PREFILL_ROWS and length * (len(pieces) + 1) <= self._allowance.chunk)
-            if piece and len(piece) == length and fits:
-                pieces[i] = piece
-        return pieces
+        """The next pieces of those that lack any, by their places, as many as fit of one length: of the longest, or of
+        the power of two below it where there are more lengths than such powers."""
+        lengths = {min(len(tokens), self._allowance.chunk) for tokens in missing if tokens}
+        length = max(lengths, default=0)
+        if len(lengths) > length.bit_length():
+            length = 1 << (length.bit_length() - 1)
+        most = max(1, min(PREFILL_ROWS, self._allowance.chunk // max(length, 1)))
+        long_enough = [i for i, tokens in enumerate(missing) if tokens and len(tokens) >= length]
+        return {i: missing[i][:length] for i in long_enough[:most]}
 
     def _count(self, prompt: Prompt, piece: Tokens) -> None:
         prompt.prefilled_tokens += len(piece)

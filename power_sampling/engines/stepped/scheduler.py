@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
+from weakref import WeakSet
 
 from power_sampling.engines.stepped.allowance import Allowance
 from power_sampling.engines.stepped.backend import stored_bytes, vacated
@@ -24,6 +26,7 @@ class Scheduler:
         self._allowance, self._budget = allowance, budget
         self.waiting: dict[int, Seq] = {}  # by ticket, the first come first
         self.running: list[Seq] = []  # in the order of the batch
+        self.opened: WeakSet[Prompt] = WeakSet()  # prompts that draws may yet come of
 
     @property
     def max_rows(self) -> int:
@@ -43,13 +46,13 @@ class Scheduler:
             self.running[place] = self.running[source]
         del self.running[len(self.running) - len(gone) :]
 
-    def prompts(self) -> set[Prompt]:
-        """Of all unfinished sequences."""
-        return {seq.prompt for seq in (*self.running, *self.waiting.values())}
+    def prompt_states(self) -> list[Any]:
+        """Of the prompts that are open, those of requests between two rounds included."""
+        return [prompt.state for prompt in self.opened if prompt.state.length]
 
     def prompt_bytes(self) -> int:
-        """What the prompts of unfinished sequences take."""
-        return stored_bytes(prompt.state for prompt in self.prompts())
+        """What the open prompts take."""
+        return stored_bytes(self.prompt_states())
 
     def most_rows(self, seqs: Iterable[Seq]) -> int:
         """How many rows as long as the longest of these may run at one time."""

@@ -24,6 +24,7 @@ class States:
     ) -> None:
         self._backend, self._scheduler, self._budget, self._prefill = backend, scheduler, budget, prefill
         self._snapshots = snapshots  # of one row
+        self._buffers = 0  # bytes that the batch may grow to before room is made again
 
     def cached(self, memo: object, length: int) -> Cached:
         """What a chain's memo has of the first `length` tokens: the state of a row that has ended, or that of a row
@@ -45,11 +46,12 @@ class States:
         return own if own.length >= prompts.length else prompts
 
     def take_snapshots(self) -> None:
-        """Of running rows that have come far since their last one, where states can be cut at snapshots only."""
+        """Of running rows that have come far since their last one, where states can be cut at snapshots only. Room is
+        made for these, and for buffers that have grown by rows which have left since."""
         due = [place for place, seq in enumerate(self._scheduler.running) if self._is_due(seq)]
         for place in due:
             self._scheduler.running[place].cached = self._budget.retain(self.of(place))
-        if due:
+        if due or self._backend.batch_bytes > self._buffers:
             self.make_room()
 
     def _is_due(self, seq: Seq) -> bool:
@@ -93,5 +95,5 @@ class States:
         scheduler, budget = self._scheduler, self._budget
         longest = max((seq.longest for seq in scheduler.running), default=0)
         present = self._backend.batch_bytes + entering * budget.per_row
-        buffers = max(present, budget.needed(len(scheduler.running), longest))
-        budget.evict(budget.nbytes - buffers, [prompt.state for prompt in scheduler.prompts()])
+        self._buffers = max(present, budget.needed(len(scheduler.running), longest))
+        budget.evict(budget.nbytes - self._buffers, scheduler.prompt_states())

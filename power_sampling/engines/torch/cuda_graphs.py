@@ -29,7 +29,7 @@ PATIENCE = 4  # steps of a shape that are called plainly before it is captured, 
 def can_be_static(model: PreTrainedModel) -> bool:
     """Whether a step of this model is one program, whatever its tensors hold: transformers compiles such models as a
     whole. Not so with experts, whose tokens decide what runs, with frequencies that follow the longest row, with
-    attention other than torch's own, and with parts on several devices."""
+    attention other than torch's own, with an indexer, and with parts on several devices."""
     config = model.config.get_text_config(decoder=True)
     rope: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
     kinds = {rope.get("rope_type"), *(x.get("rope_type") for x in rope.values() if isinstance(x, dict))}
@@ -39,6 +39,7 @@ def can_be_static(model: PreTrainedModel) -> bool:
         and (quantizer is None or quantizer.is_compileable)
         and not any(getattr(config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts"))
         and "dynamic" not in kinds
+        and "indexed_attention" not in (getattr(config, "layer_types", None) or ())
         and config._attn_implementation in ("sdpa", "eager")
         and len({x.device for x in model.parameters()}) == 1
         and not hasattr(model, "_hf_hook")

@@ -27,7 +27,8 @@ from power_sampling.engines.stepped.backend import vacated
 
 __all__ = ["AttentionLayer", "BatchCache", "KeyValues", "Layer", "Piece", "Stored"]
 
-Layer = tuple[torch.Tensor, torch.Tensor] | None  # keys, values: (heads, length, dim); None: the layer keeps nothing
+# keys, values, and the keys of an indexer where there is one: (heads, length, dim); None: the layer keeps nothing
+Layer = tuple[torch.Tensor, ...] | None
 
 
 class Stored:
@@ -51,7 +52,7 @@ class Piece(NamedTuple):
             view = states[:, :length]
             return view.clone() if copies else view
 
-        layers = tuple(layer and (first(layer[0]), first(layer[1])) for layer in self.layers)
+        layers = tuple(layer and tuple(map(first, layer)) for layer in self.layers)
         return Piece(layers, length, Stored(layers, length) if copies else self.stored)
 
 
@@ -110,6 +111,7 @@ class AttentionLayer(CacheLayerMixin):
         # not held: a cycle would keep the buffers of a batch that is done with until Python looks for garbage, which it
         # may not do for hours where few objects are made
         self._batch = ref(batch)
+        self._index: torch.Tensor | None = None  # the keys of an indexer, (rows, 1, slots, dim)
 
     @property
     def batch(self) -> BatchCache:
@@ -117,15 +119,25 @@ class AttentionLayer(CacheLayerMixin):
         assert batch is not None, "a batch outlives its layers"
         return batch
 
+    @property
+    def buffers(self) -> list[torch.Tensor]:
+        """Whatever it holds."""
+        if not self.is_initialized:
+            return []
+        return [self.keys, self.values] if self._index is None else [self.keys, self.values, self._index]
+
+    def make_buffers(self, like: Sequence[torch.Tensor]) -> None:
+        """For states of these heads and sizes, one for each."""
+        self.lazy_initialization(*like[:2])
+        self._index = self._buffer(like[2]) if len(like) > 2 else None
+
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        batch = self.batch
-
-        def buffer(states: torch.Tensor) -> torch.Tensor:
-            shape = (batch.row_capacity, states.shape[-3], batch.slot_capacity, states.shape[-1])
-            return states.new_zeros(shape)  # zeros: a masked slot still meets a product, and 0 * nan is nan
-
-        self.keys, self.values = buffer(key_states), buffer(value_states)
+        self.keys, self.values = self._buffer(key_states), self._buffer(value_states)
         self.is_initialized = True
+
+    def _buffer(self, states: torch.Tensor) -> torch.Tensor:
+        shape = (self.batch.row_capacity, states.shape[-3], self.batch.slot_capacity, states.shape[-1])
+        return states.new_zeros(shape)  # zeros: a masked slot still meets a product, and 0 * nan is nan
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -133,6 +145,22 @@ class AttentionLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         return self._updated(self.keys, key_states), self._updated(self.values, value_states)
+
+    def update_indexer(self, indexer_key_states: torch.Tensor) -> torch.Tensor:
+        """The same for the keys of an indexer, (rows, new, dim), which says what a token looks at."""
+        states = indexer_key_states[:, None]
+        if self._index is None:
+            self._index = self._buffer(states)
+        return self._updated(self._index, states)[:, 0]
+
+    @property
+    def indexer_position_ids(self) -> torch.Tensor | None:
+        """Of what the rows hold, three times over, for indexers that turn their keys when they read them."""
+        return self.batch.positions.expand(3, -1, -1).to(self.keys.device) if self.get_seq_length() else None
+
+    @indexer_position_ids.setter
+    def indexer_position_ids(self, positions: torch.Tensor) -> None:
+        """They follow from the lengths of the rows."""
 
     def _updated(self, buffer: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         """The slots that the rows see, the new ones written."""
@@ -176,6 +204,9 @@ class BatchCache(Cache):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         return self._layer(layer_idx).update(key_states, value_states)
 
+    def update_indexer(self, indexer_key_states: torch.Tensor, layer_idx: int) -> torch.Tensor:
+        return self._layer(layer_idx).update_indexer(indexer_key_states)
+
     def buffers(self, layer_idx: int, groups: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The keys and the values of a layer, (rows, groups, slots, dim), with room for more of both than there are:
         for who writes there without `update`. Its numbers are of the kind and as many as `like` has in a row."""
@@ -197,7 +228,7 @@ class BatchCache(Cache):
     @property
     def nbytes(self) -> int:
         """Bytes of the buffers."""
-        return sum(states.nbytes for layer in self._initialized() for states in (layer.keys, layer.values))
+        return sum(states.nbytes for layer in self._initialized() for states in layer.buffers)
 
     @property
     def pads(self) -> list[int]:
@@ -210,6 +241,12 @@ class BatchCache(Cache):
         """Asked by transformers before decoding: True builds a mask without reading from the device whether it hides
         anything."""
         return self._is_masked
+
+    @property
+    def positions(self) -> torch.Tensor:
+        """(rows, window): of what the rows hold, counted from each row's beginning; 0 where there is nothing."""
+        slots = torch.arange(self.cursor - self.left)
+        return (slots - torch.tensor(self.pads)[:, None]).clamp(min=0)
 
     def mask(self, new: int, pads: torch.Tensor, masked_from: float = math.inf) -> torch.Tensor | None:
         """(rows, window + new): which slots a row sees, its `new` next ones included; None where it sees them all,
@@ -240,8 +277,8 @@ class BatchCache(Cache):
         for place, source in vacated(len(self.lengths), gone):
             window = slice(self.cursor - self.lengths[source], self.cursor)
             for layer in self._initialized():
-                layer.keys[place, :, window] = layer.keys[source, :, window]
-                layer.values[place, :, window] = layer.values[source, :, window]
+                for states in layer.buffers:
+                    states[place, :, window] = states[source, :, window]
             self.lengths[place] = self.lengths[source]
         del self.lengths[len(self.lengths) - len(gone) :]
 
@@ -276,7 +313,7 @@ class BatchCache(Cache):
         start = self.cursor - new
         window = slice(start, start + (new if length is None else length))
         return tuple(
-            (layer.keys[row, :, window].clone(), layer.values[row, :, window].clone()) if layer.is_initialized else None
+            tuple(states[row, :, window].clone() for states in layer.buffers) if layer.is_initialized else None
             for layer in self.layers
         )
 
@@ -296,9 +333,9 @@ class BatchCache(Cache):
             if states is None:
                 continue
             if not layer.is_initialized:
-                layer.lazy_initialization(*states)
-            layer.keys[row, :, window] = states[0]
-            layer.values[row, :, window] = states[1]
+                layer.make_buffers(states)
+            for buffer, kept in zip(layer.buffers, states, strict=True):
+                buffer[row, :, window] = kept
 
     def _shift(self, cursor: int, row_capacity: int | None = None, slot_capacity: int | None = None) -> None:
         """Move all content so that it ends at `cursor`, into larger buffers where capacities are given."""
@@ -307,11 +344,11 @@ class BatchCache(Cache):
         if row_capacity is not None and slot_capacity is not None:
             self.row_capacity, self.slot_capacity = row_capacity, slot_capacity
         for layer in self._initialized():
-            keys, values = layer.keys[:rows, :, old], layer.values[:rows, :, old]
+            content = [states[:rows, :, old] for states in layer.buffers]
             if slot_capacity is not None:
-                layer.lazy_initialization(keys, values)
+                layer.make_buffers(content)
             else:
-                keys, values = keys.clone(), values.clone()
-            layer.keys[:rows, :, new] = keys
-            layer.values[:rows, :, new] = values
+                content = [states.clone() for states in content]
+            for states, moved in zip(layer.buffers, content, strict=True):
+                states[:rows, :, new] = moved
         self.cursor = cursor

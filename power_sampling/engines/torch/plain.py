@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.integrations import sdpa_attention
 
 from power_sampling.engines.torch.forward import kept
+from power_sampling.engines.torch.keepers import keeper_of
 from power_sampling.engines.torch.kv import BatchCache
 from power_sampling.engines.torch.recurrent import is_recurrent
 
@@ -26,6 +27,7 @@ class PlainForward:
         """`hands_positions_on`: the model takes them, though only a part of it names them. `feeds_singly`: what follows
         a state is fed token by token, because the model forgets its state before a longer piece (the first Mamba)."""
         self._model, self._feeds_singly = model.eval(), feeds_singly
+        self._keeper = keeper_of(model)
         self._accepted = set(inspect.signature(model.forward).parameters)
         if hands_positions_on:
             self._accepted.add("position_ids")
@@ -65,9 +67,9 @@ class PlainForward:
             "use_cache": True,
             "logits_to_keep": keep,
         }
-        output = self._model(**{name: value for name, value in arguments.items() if name in self._accepted})
+        accepted = {name: value for name, value in arguments.items() if name in self._accepted}
+        logits = self._keeper.logits(cache, accepted)
         cache.advance(new)
-        logits: torch.Tensor = output.logits
         number = keep if isinstance(keep, int) else len(keep)
         return logits if logits.shape[1] == number else kept(logits, keep)  # some models return all positions
 

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedModel
-from transformers.cache_utils import DummyLayer, DynamicCache, DynamicLayer, LinearAttentionLayer
+from transformers.cache_utils import DummyLayer, DynamicLayer, LinearAttentionLayer
 
 from power_sampling.engines.stepped.backend import vacated
+from power_sampling.engines.torch.keepers import keeper_of
 from power_sampling.engines.torch.kv import AttentionLayer, BatchCache, KeyValues, Layer, Piece, Stored
 
 __all__ = ["RecurrentBatch", "RecurrentStates", "is_recurrent", "new_batch"]
@@ -192,12 +193,12 @@ class RecurrentBatch(BatchCache):
 
 def is_recurrent(model: PreTrainedModel) -> bool:
     """Whether some of its layers are, as it is configured."""
-    return any(isinstance(layer, LinearAttentionLayer) for layer in DynamicCache(config=model.config).layers)
+    return any(isinstance(layer, LinearAttentionLayer) for layer in keeper_of(model).layers)
 
 
 def new_batch(model: PreTrainedModel) -> tuple[Callable[[], BatchCache], Any]:
     """What makes empty batches for this model, and the state of no token."""
-    layers = DynamicCache(config=model.config).layers if is_recurrent(model) else None
+    layers = keeper_of(model).layers if is_recurrent(model) else None
     return (BatchCache, KeyValues()) if layers is None else (lambda: RecurrentBatch(layers), RecurrentStates())
 
 

@@ -11,11 +11,13 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import (
     DummyLayer,
     DynamicCache,
+    DynamicIndexedLayer,
     DynamicLayer,
     DynamicSlidingWindowLayer,
     LinearAttentionLayer,
 )
 
+from power_sampling.engines.torch.keepers import keeper_of
 from power_sampling.errors import UnsupportedModelError
 
 __all__ = ["refuse_unsupported"]
@@ -25,12 +27,6 @@ OTHERS = (
     "GPT-2, ...) or recurrent states (Qwen3.5, Granite 4 H, Nemotron-H, Falcon-H1, LFM2, Mamba 2, ...)"
 )
 CACHES = {"past_key_values", "cache_params"}  # what a model calls its cache
-ELSEWHERE = {  # families whose states are not in it
-    "minimax": "keeps the states of its linear layers in a cache class of its own (MiniMaxCache)",
-    "recurrent_gemma": "keeps its recurrent states in its modules",
-    "rwkv": "keeps its states in an argument of its own (state)",
-    "xlstm": "keeps its states in a cache class of its own (xLSTMCache)",
-}
 
 
 def refuse_unsupported(model: PreTrainedModel) -> None:
@@ -43,8 +39,8 @@ def refuse_unsupported(model: PreTrainedModel) -> None:
             f"{name} is set to flex_attention, which compiles anew for every length of a batch and gives no answer in "
             "minutes. Use attn_implementation='sdpa'."
         )
-    if elsewhere := ELSEWHERE.get(model.config.model_type):
-        raise UnsupportedModelError(f"{name} {elsewhere}, which transformers cannot hand over and take back. {OTHERS}.")
+    if keeper_of(model).is_elsewhere:
+        return
     if not CACHES & inspect.signature(model.forward).parameters.keys():
         raise UnsupportedModelError(
             f"{name} takes no past_key_values, so what it keeps of a text cannot be cut and handed in again. {OTHERS}."
@@ -66,7 +62,7 @@ def _foreign(model: PreTrainedModel) -> str | None:
     if model._is_stateful and not says_what_layers_keep:
         return "a recurrent state"
     # dummies keep nothing: their layers look at what others keep
-    known = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
+    known = (DynamicLayer, DynamicSlidingWindowLayer, DynamicIndexedLayer, DummyLayer)
     return next(
         (type(x).__name__ for x in layers if type(x) not in known and not isinstance(x, LinearAttentionLayer)), None
     )

@@ -7,16 +7,20 @@ each other.
 
 from __future__ import annotations
 
+import inspect
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from power_sampling.engines.torch.backend import TorchBackend
 from power_sampling.engines.torch.forward import Forward
+from power_sampling.engines.torch.keepers import keeper_of
 from power_sampling.engines.torch.plain import input_device
+from power_sampling.engines.torch.recurrent import is_recurrent
 from power_sampling.errors import ModelError, UnsupportedModelError
 from power_sampling.types import Tokens
 
@@ -30,14 +34,21 @@ TRIES = 3  # texts before a model is refused: in few bits, one token may meet ot
 NOISY = 8.0  # times the noise between batch shapes that a gap may be
 FLOORS = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 1e-2}  # of the range of logits; noise may be none
 FLOOR = 5e-2  # of bfloat16 and fewer bits
+STEPS = 4.0  # times what a recurrent model's own steps differ from its own passes that a gap may be
+LOUDEST = 0.1  # of the range of logits, in any case: what differs by more is another model
 WIDEST = 50.0  # nats below the most likely token from where on logits count alike: some models mask what they never say
 
 
+log = logging.getLogger(__name__)
+
+
 class Gap(NamedTuple):
-    """The largest difference between logits, in parts of their range, and the most that rounding explains."""
+    """The largest difference between logits, in parts of their range, and the most that the model's own ways explain:
+    rounding, and `steps`, by which one token at a time differs from a piece in a recurrent model's own code."""
 
     size: float  # nan where there is one
     allowed: float
+    steps: float = 0.0
 
     @property
     def is_small(self) -> bool:
@@ -78,7 +89,10 @@ class Trial:
 
     def _gap(self, found: torch.Tensor, expected: torch.Tensor) -> Gap:
         size, floor = _difference(found, expected), FLOORS.get(self._model.dtype, FLOOR)
-        return Gap(size, floor if size <= floor else max(floor, NOISY * self._noise))
+        if size <= floor:
+            return Gap(size, floor)
+        rounding = max(floor, NOISY * self._noise)
+        return Gap(size, rounding) if size <= rounding else Gap(size, max(rounding, self._steps), self._steps)
 
     @cached_property
     def _texts(self) -> tuple[Tokens, Tokens]:
@@ -100,6 +114,21 @@ class Trial:
     def _noise(self) -> float:
         """Between one text alone and the same in the pass of both: of one length, so what is found is rounding."""
         return _difference(_full_pass(self._model, self._texts[:1])[0], self._full[0])
+
+    @cached_property
+    def _steps(self) -> float:
+        """Between full passes and a cache of transformers that is fed the texts, token by token after the first few."""
+        if not is_recurrent(self._model) or keeper_of(self._model).is_elsewhere:
+            return 0.0
+        names, found = inspect.signature(self._model.forward).parameters, []
+        cache = DynamicCache(config=self._model.config)
+        tokens = torch.tensor(self._texts, device=input_device(self._model))
+        for piece in (range(SHARED), *([at] for at in range(SHARED, LENGTH))):
+            positions = torch.tensor([list(piece)] * len(tokens), device=tokens.device)
+            given = {"past_key_values": cache, "cache_params": cache, "position_ids": positions, "use_cache": True}
+            given = {name: value for name, value in given.items() if name in names}
+            found.append(self._model(input_ids=tokens[:, positions[0]], **given).logits)
+        return min(STEPS * _difference(torch.cat(found, 1), self._full), LOUDEST)
 
 
 def gap_of(model: PreTrainedModel, forward: Forward) -> Gap:
@@ -137,6 +166,13 @@ def _reason(model: PreTrainedModel, forward: Forward) -> str | None:
         except Exception as error:  # noqa: BLE001 - a model's code raises what it likes
             return f"in a trial it raised {type(error).__name__}: {error!s:.300}"
         if sight.is_small and gap.is_small:
+            if gap.steps:
+                log.warning(
+                    "%s computes one token otherwise than a piece of several, by up to %.2g of the logits' range: "
+                    "log p are as near as that to each other.",
+                    type(model).__name__,
+                    gap.steps / STEPS,
+                )
             return None
         if not sight.is_small:
             reason = (

@@ -42,6 +42,7 @@ SAME = (
     *("model", "stream", "temperature", "parallel_tool_calls", "metadata", "user", "safety_identifier", "top_p"),
     *("prompt_cache_key", "top_logprobs", "service_tier", "store", "seed", "stop", "sampler", "alpha", "time_budget"),
     *("timeout", "regex", "choices", "grammar", "trace", "top_k", "min_p", "bad_words"),
+    "chat_template_kwargs",
 )
 NAMES = {  # of a chat's fields, in this protocol
     "max_tokens": "max_output_tokens",

@@ -223,6 +223,8 @@ class ResponseRequest(Wire):
     """Power field: equal seeds and settings give equal answers."""
     stop: str | Annotated[list[str], Field(max_length=64)] | None = None
     """Power field: strings that end the answer; not part of it."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """As in a chat."""
     sampler: str | dict[str, Any] | None = None
     """Power field: a sampler's name, or a mapping with `name` and its options."""
     alpha: float | None = None

@@ -51,7 +51,7 @@ from power_sampling.text.formats.qwen3_coder import Qwen3Coder
 from power_sampling.text.formats.seed import Seed
 from power_sampling.text.reply import MISTRAL_THOUGHTS, THINK, THINK_END, ParseResponse
 
-__all__ = ["FAMILIES", "MODEL_TYPES", "ToolFormat", "Turn", "tool_format"]
+__all__ = ["FAMILIES", "MODEL_TYPES", "ToolFormat", "Turn", "names_read", "tool_format"]
 
 FAMILIES: tuple[type[ToolFormat], ...] = (  # the first that fits is taken
     Harmony,
@@ -109,7 +109,7 @@ def tool_format(
     chosen = _named(family) if family else next((one for one in FAMILIES if one.fits(template)), usual)
     thoughts = chosen.thoughts_in(template)
     return chosen(
-        shows_tools=_uses_tools(template),
+        shows_tools="tools" in names_read(template),
         shows_calls="tool_calls" in template,
         shows_results=bool(re.search(r"""["'](?:tool|tool_results|ipython)["']""", template)),
         thoughts=thoughts or (THINK, THINK_END),
@@ -128,13 +128,13 @@ def _named(name: str) -> type[ToolFormat]:
     return names[name]
 
 
-def _uses_tools(template: str) -> bool:
-    """Whether a template reads a variable `tools`. It is read as a tree: jinja's own search would compute its
-    constants, and `{{ 9 ** (9 ** 20) }}` has no end."""
+def names_read(template: str) -> frozenset[str]:
+    """Names that a template reads: variables it may be given among them. It is read as a tree: jinja's own search would
+    compute its constants, and `{{ 9 ** (9 ** 20) }}` has no end. Where it has tags of its own, all its words."""
     from jinja2 import Environment, TemplateSyntaxError, nodes
 
     try:
         parsed = Environment(extensions=["jinja2.ext.loopcontrols"], autoescape=True).parse(template)
-    except TemplateSyntaxError:  # it has tags of its own, such as `generation`
-        return bool(re.search(r"\btools\b", template))
-    return any(name.name == "tools" and name.ctx == "load" for name in parsed.find_all(nodes.Name))
+    except TemplateSyntaxError:  # tags such as `generation`
+        return frozenset(re.findall(r"\b[A-Za-z_]\w*\b", template))
+    return frozenset(name.name for name in parsed.find_all(nodes.Name) if name.ctx == "load")

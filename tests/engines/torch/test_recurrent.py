@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
-import transformers
 
-from power_sampling import OutOfMemoryError, PowerSampler, UnsupportedModelError
+from power_sampling import OutOfMemoryError, PowerSampler
 from power_sampling.engines.torch.engine import TorchLM
+from power_sampling.engines.torch.plain import PlainForward
 from power_sampling.engines.torch.recurrent import RecurrentStates
 from power_sampling.samplers import BY_NAME, MetropolisHastings, NumpyRng, ParticleGibbs, SequentialMonteCarlo
 from power_sampling.samplers.base import SamplerOptions
@@ -45,7 +46,7 @@ def worst(model: Any, chains: list[tuple[Tokens, Chain]]) -> float:
     return max(float(np.abs(c.logp - full_pass(model, prompt, c.tokens)).max()) for prompt, c in chains)
 
 
-@pytest.mark.parametrize("snapshots", [0, 3])
+@pytest.mark.parametrize("snapshots", [pytest.param(0, marks=pytest.mark.slow), 3])
 def test_draws_from_any_cut_equal_full_passes(snapshots: int) -> None:
     model = build("qwen3_5_text")
     lm = TorchLM(model, max_rows=4, snapshots=snapshots)
@@ -167,6 +168,28 @@ def test_prompts_that_wait_together_share_and_are_never_padded(monkeypatch: pyte
     assert sorted(map(tuple, shapes)) == [(1, 24), (2, 1), (2, 2), (2, 3)]
 
 
+def test_rows_that_are_fed_again_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cuts at ten places behind one copy: passes of 8, 4, 2 and 1 tokens, and no pass for every length."""
+    model, prompt = hybrid(), (5, 3, 7)
+    lm = TorchLM(model, snapshots=0)
+    handle = lm.open(prompt, ENDLESS)
+    (found,) = run_draws(lm, handle, [Draw(Chain.empty(), 0, 12, LAW, 1)])
+    chain = Chain.empty().spliced(0, found)
+    shapes: list[tuple[int, int]] = []
+    prefill = lm.backend.prefill
+
+    def noted(states: Any, pieces: Any) -> Any:
+        shapes.append((len(pieces), len(pieces[0])))
+        return prefill(states, pieces)
+
+    monkeypatch.setattr(lm.backend, "prefill", noted)
+    cuts = range(2, 12)
+    drawn = run_draws(lm, handle, [Draw(chain, cut, 2, LAW, cut) for cut in cuts])
+    assert worst(model, [(prompt, chain.spliced(cut, c)) for cut, c in zip(cuts, drawn, strict=True)]) < 1e-10
+    assert sum(rows * length for rows, length in shapes) == sum(cut - 1 for cut in cuts)
+    assert {length for _, length in shapes} == {8, 4, 2, 1} and len(shapes) == 4
+
+
 # ------------------------------------------------------------ memory, and rows that go
 
 
@@ -208,18 +231,21 @@ def test_snapshots_are_part_of_the_budget() -> None:
         tight.add(tight.open((1, 2), ENDLESS), Draw(Chain.empty(), 0, 900, LAW, 0))
 
 
-# ------------------------------------------------------------ what is not served
+# ------------------------------------------------------------ states that are kept elsewhere
 
 
-@pytest.mark.parametrize(
-    ("config_class", "fields", "reason"),
-    [
-        ("RwkvConfig", {"hidden_size": 16, "num_hidden_layers": 2}, "argument of its own"),
-        ("RecurrentGemmaConfig", {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}, "its modules"),
-    ],
-)
-def test_families_that_keep_states_elsewhere_are_refused(config_class: str, fields: Any, reason: str) -> None:
-    config = getattr(transformers, config_class)(vocab_size=20, **fields)
-    model = transformers.AutoModelForCausalLM.from_config(config)
-    with pytest.raises(UnsupportedModelError, match=rf"{reason}.*Use a model whose.*Qwen3.5"):
-        TorchLM(model)
+def test_states_in_modules_are_one_passs_at_a_time() -> None:
+    """RecurrentGemma: two engines over one model, each on a thread of its own, whose passes meet."""
+    model = build("recurrent_gemma")
+    expected = forked_draws(TorchLM(model, singly(model)), generations=1)
+    with ThreadPoolExecutor(2) as threads:
+        lms = [TorchLM(model, singly(model)) for _ in range(2)]
+        found = [future.result() for future in [threads.submit(forked_draws, lm, generations=1) for lm in lms]]
+    assert all(x.rg_lru.recurrent_states is None for x in model.modules() if hasattr(x, "rg_lru")), "nothing is left"
+    for chains in found:
+        assert [c.tokens for _, c in chains] == [c.tokens for _, c in expected]
+    assert worst(model, expected) < 1e-10
+
+
+def singly(model: Any) -> PlainForward:
+    return PlainForward(model, feeds_singly=True)

@@ -18,6 +18,7 @@ from power_sampling.engines.torch.trial import Trial, first_right, gap_of
 from power_sampling.engines.torch.window import right_up_to
 from power_sampling.errors import ContextOverflowError
 from power_sampling.models import get_model
+from tests.support.architectures import build
 from tests.support.positions import ENCODER, HANDED_ON, LLAMA, LLAMA4, WRONG, model_of
 from tests.support.tiny import ARCHITECTURES, tiny_model, tiny_tokenizer
 
@@ -147,6 +148,18 @@ def test_a_models_own_noise_is_allowed() -> None:
     gap = gap_of(model, PlainForward(model))
     assert gap.size > trial.FLOORS[torch.float32] and gap.is_small
     served(model)
+
+
+@pytest.mark.slow
+def test_steps_that_a_models_own_code_computes_otherwise_are_allowed_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Zamba 2 clamps the time steps of a piece, and not those of a single token."""
+    model = build("zamba2", dtype=torch.float32, time_step_min=1e-3)
+    gap = gap_of(model, PlainForward(model))
+    assert gap.allowed > gap.size > trial.FLOORS[torch.float32]
+    first_right(model, PlainForward.ways(model))
+    assert "Zamba2ForCausalLM computes one token otherwise than a piece of several, by up to 0.00" in caplog.text
+    model = model.bfloat16()
+    assert gap_of(model, PlainForward(model)).is_small
 
 
 def test_a_trial_takes_four_passes() -> None:
