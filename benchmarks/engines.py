@@ -40,25 +40,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--rows", nargs="+", type=int, default=[1, 4, 8, 16, 32])
+    parser.add_argument("--requests", nargs="*", type=int, default=[1, 8])
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--engines", nargs="+", default=["bare", "llama_cpp", "torch"])
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
-        print(json.dumps(measured(given.worker, given.files[0], given.rows)))
+        print(json.dumps(measured(given.worker, given.files[0], given.rows, given.requests)))
         return
     from power_sampling.engines.embedded import embedded_file
 
     for file in given.files or [embedded_file()]:
-        compare(file, given.rows, given.repeat, given.engines)
+        compare(file, [*map(str, given.rows), "--requests", *map(str, given.requests)], given.repeat, given.engines)
 
 
-def compare(file: Path, rows: list[int], repeat: int, engines: list[str]) -> None:
+def compare(file: Path, asked: list[str], repeat: int, engines: list[str]) -> None:
     print(f"\n{file.name}, {file.stat().st_size >> 20} MiB; {NEW} new tokens; medians of {repeat}", flush=True)
     found: dict[str, list[dict[str, float]]] = {engine: [] for engine in engines}
     for _ in range(repeat):
         for engine in engines:
-            arguments = [sys.executable, __file__, str(file), "--worker", engine, "--rows", *map(str, rows)]
+            arguments = [sys.executable, __file__, str(file), "--worker", engine, "--rows", *asked]
             found[engine].append(json.loads(subprocess.run(arguments, check=True, stdout=subprocess.PIPE).stdout))
     print(f"{'':>22}" + "".join(f"{engine:>12}{'':>8}" for engine in engines))
     for name in dict.fromkeys(name for runs in found.values() for name in runs[0]):
@@ -80,7 +81,7 @@ def compare(file: Path, rows: list[int], repeat: int, engines: list[str]) -> Non
         print(line, flush=True)
 
 
-def measured(engine: str, file: Path, rows: list[int]) -> dict[str, float]:
+def measured(engine: str, file: Path, rows: list[int], requests: list[int]) -> dict[str, float]:
     """In this process: what `compare` prints."""
     import power_sampling.engines.llama_cpp.load
     import power_sampling.engines.torch.load  # noqa: F401 - imports are not loading
@@ -94,11 +95,11 @@ def measured(engine: str, file: Path, rows: list[int]) -> dict[str, float]:
         found[f"decode {count} rows ms"] = 1e3 * min(decode(count, NEW) for _ in range(2))
     if sampler is not None:
         for name, options in SAMPLERS.items():
-            for requests in (1, 8):
+            for count in requests:
                 asked = sampler.with_settings(sampler=options, alpha=4.0)
                 start = time.perf_counter()
-                asked.complete([PROMPT] * requests)
-                found[f"{name} {requests} requests s"] = time.perf_counter() - start
+                asked.complete([PROMPT] * count)
+                found[f"{name} {count} requests s"] = time.perf_counter() - start
     found["memory MiB"] = (psutil.Process().memory_info().rss - before) / 2**20
     return found
 
