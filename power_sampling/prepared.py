@@ -224,7 +224,8 @@ def _check_capabilities(config: GenerationConfig, termination: Termination, can:
     if 0 < (lowest := min(law.proposal_temperature, *law.score_at, math.inf)) < can.least_temperature:
         raise ConfigurationError(
             f"alpha={config.alpha:g} draws at a temperature of {lowest:g}; this engine draws at "
-            f"{can.least_temperature} or above. Lower alpha to {1 / can.least_temperature:g}, or use the engine 'torch'."
+            f"{can.least_temperature} or above. Lower alpha to {1 / can.least_temperature:g}, or use the engine "
+            "'torch'."
         )
     if (changed := asked_for(config)) and not can.base:
         raise ConfigurationError(

@@ -50,8 +50,7 @@ def completion_of(
         sampler=config.sampler.name,
         alpha=config.law().alpha,
         base_law=label_of(config),
-        support=s.prompt.support,
-        **_unseen(chain),
+        **_unseen(chain, s.prompt.support),
         **outcome.facts(),
     )
     note(diagnostics)
@@ -71,12 +70,13 @@ def completion_of(
     )
 
 
-def _unseen(chain: Chain) -> dict[str, Any]:
+def _unseen(chain: Chain, support: str | None) -> dict[str, Any]:
     """What the engine could not see of p beside a completion, by the names of `Diagnostics`."""
     if not len(chain.unseen):
         return {}
     left_out, error = chain.unseen.sum(0).tolist()
-    return {"mass_left_out": -math.expm1(-left_out), "error_bound": error}
+    told = {"support": support, "mass_left_out": -math.expm1(-left_out)} if left_out else {}
+    return {**told, "error_bound": error}
 
 
 def _named(ranked: Ranked, codec: Codec) -> tuple[TopToken, ...]:

@@ -131,16 +131,12 @@ def _as_urls(value: Any) -> Any:
     """One address or several, each once, without `/v1` and slashes at their ends."""
     urls = (value,) if isinstance(value, str) else () if value is None else value
     if not isinstance(urls, (list, tuple)) or not all(isinstance(url, str) for url in urls):
-        raise ConfigurationError(
-            f"base_url: expected the address of a server, or a list of them, got {shortened(value)}."
-        )
+        raise ConfigurationError(f"base_url: expected an address, or a list of them, got {shortened(value)}.")
     plain = [url.strip().rstrip("/").removesuffix("/v1").rstrip("/") for url in urls]
     for url in plain:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigurationError(
-                f"base_url: expected addresses such as http://localhost:8000, got {shortened(url)}."
-            )
+            raise ConfigurationError(f"base_url: expected an address as http://localhost:8000, got {shortened(url)}.")
     return tuple(dict.fromkeys(plain))
 
 

@@ -101,9 +101,9 @@ class Client:
     def _run(self, urls: tuple[str, ...], look: Look | None) -> None:
         asyncio.set_event_loop(self._loop)
         every = [Server(url, self._most) for url in urls]
-        limits = httpx.Limits(max_connections=(self._most + 4) * len(every), max_keepalive_connections=None)
-        timeout = httpx.Timeout(CONNECT_TIMEOUT, read=None, pool=None)
-        self._http = httpx.AsyncClient(headers=self._headers, limits=limits, timeout=timeout, trust_env=False)
+        # a context takes a tenth of a second to make
+        self._ssl = any(url.startswith("https") for url in urls) and httpx.create_ssl_context(trust_env=False)
+        self._http = self._new_http(8 * len(every))
         self.servers = Servers(every, (lambda server: look(self, server)) if look else _usable, self._timeout)
         watch = self._loop.create_task(self.servers.watch())
         self._is_ready.set()
@@ -115,8 +115,18 @@ class Client:
             for task in tasks:
                 task.cancel()
             self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-            self._loop.run_until_complete(self._http.aclose())
+            for http in (self._http, *(http for server in every for http in server.idle)):
+                self._loop.run_until_complete(http.aclose())
             self._loop.close()
+
+    def _new_http(self, most: int) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            headers=self._headers,
+            limits=httpx.Limits(max_connections=most, max_keepalive_connections=most, keepalive_expiry=60.0),
+            timeout=httpx.Timeout(CONNECT_TIMEOUT, read=None, pool=None),
+            trust_env=False,
+            verify=self._ssl,
+        )
 
     def _begin(self, order: DrawOrder) -> None:
         task = self._loop.create_task(self._draw(order))
@@ -183,12 +193,14 @@ class Client:
         """The events of a stream to its end, the last one with what the server used. Raises ServerFault where it ends
         otherwise. Who leaves it early closes the connection."""
         last: Event | None = None
-        with _faults():
-            request = self._http.build_request(
-                "POST", server.url + "/v1/completions", content=to_json(body), headers=_JSON
-            )
-            response = await self._http.send(request, stream=True)
+        is_whole = False
+        response: httpx.Response | None = None
+        http = server.idle.pop() if server.idle else self._new_http(1)
         try:
+            with _faults():
+                url = server.url + "/v1/completions"
+                request = http.build_request("POST", url, content=to_json(body), headers=_JSON)
+                response = await http.send(request, stream=True)
             if response.status_code != 200:
                 with _faults():
                     await response.aread()
@@ -214,8 +226,12 @@ class Client:
                         yield event
             if last is None:
                 raise ServerFault("it broke a stream off")
+            is_whole = True
         finally:
-            await response.aclose()
+            if is_whole:
+                server.idle.append(http)
+            else:  # a pool of httpx may lose a connection that is closed while something is under way
+                await http.aclose()
         yield last
 
     async def ask(self, server: Server, method: str, path: str, body: dict[str, Any] | None = None) -> Any:

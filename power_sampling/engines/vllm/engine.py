@@ -54,15 +54,15 @@ class VllmPrompt:
 class _Drawing:
     """A draw under way."""
 
-    def __init__(self, prompt: VllmPrompt, row: Row) -> None:
-        self.prompt, self.row = prompt, row
+    def __init__(self, prompt: VllmPrompt, row: Row, support: Support) -> None:
+        self.prompt, self.row, self._support = prompt, row, support
         self._unseen: list[tuple[float, float]] = []
 
-    def push(self, event: Event, support: Support) -> None:
+    def push(self, event: Event) -> None:
         for listed in event.listed:
             if self.row.is_over:
                 return
-            numbers = numbers_of(listed, self.row.draw.law, support)
+            numbers = numbers_of(listed, self.row.draw.law, self._support)
             self.row.push(listed.token, numbers.logp, numbers.logq, numbers.scores)
             self._unseen.append((numbers.left_out, numbers.bound))
         if event.finish_reason and not self.row.is_over:
@@ -73,15 +73,15 @@ class _Drawing:
                 "max_new_tokens among --override-generation-config."
             )
 
-    def finished(self, support: Support) -> Continuation:
+    def finished(self) -> Continuation:
         """Raises the row's fault."""
-        return self._with_unseen(self.row.continuation(), support)
+        return self._with_unseen(self.row.continuation())
 
-    def so_far(self, support: Support) -> Continuation:
-        return self._with_unseen(self.row.so_far(), support)
+    def so_far(self) -> Continuation:
+        return self._with_unseen(self.row.so_far())
 
-    def _with_unseen(self, drawn: Continuation, support: Support) -> Continuation:
-        if support.num_drawn is None and support.sees_all:
+    def _with_unseen(self, drawn: Continuation) -> Continuation:
+        if self._support.num_drawn is None and self._support.sees_all:
             return drawn
         unseen = np.array(self._unseen, dtype=np.float64).reshape(-1, 2)[: len(drawn.tokens)]
         is_limited = drawn.is_limited or bool(unseen[:, 1].sum() > MOST_ERROR)
@@ -140,15 +140,20 @@ class VllmLM:
         ticket, eos_ids = next(self._tickets), prompt.termination.eos_ids
         rule = self.rules(prompt.termination)
         watch = rule.watch(draw.chain.tokens[: draw.cut]) if rule else None
-        self._drawings[ticket] = _Drawing(prompt, Row(ticket, draw, eos_ids, watch))
-        context = context_of(prompt.tokens, draw)
+        context, support = context_of(prompt.tokens, draw), self._support_of(draw.law)
+        self._drawings[ticket] = _Drawing(prompt, Row(ticket, draw, eos_ids, watch), support)
 
         def body(received: list[int], seed: int) -> dict[str, Any]:
             most = draw.max_new_tokens - len(received)
-            return draw_body(self.model, (*context, *received), most, draw.law, self.support, seed, eos_ids)
+            return draw_body(self.model, (*context, *received), most, draw.law, support, seed, eos_ids)
 
         self.client.draw(DrawOrder(ticket, prompt.home, draw.seed, body))
         return ticket
+
+    def _support_of(self, law: Law) -> Support:
+        """Plain sampling needs no normaliser, and is plain sampling of all tokens. A rung of a ladder keeps to the
+        support of its ladder, for chains change their rungs."""
+        return self.support._replace(num_drawn=None) if law.is_plain and not law.score_at else self.support
 
     def drop(self, ticket: int) -> None:
         if self._drawings.pop(ticket, None) is not None:
@@ -172,12 +177,12 @@ class VllmLM:
                     drawing.prompt.note(news.event.num_prompt, news.event.num_cached)
                 if news.event.listed:
                     told[news.ticket] = None
-                drawing.push(news.event, self.support)
+                drawing.push(news.event)
             error = news.error or drawing.row.fault
             if error is not None:
                 failed.append((news.ticket, error))
             elif drawing.row.end is not None:
-                finished.append((news.ticket, drawing.finished(self.support)))
+                finished.append((news.ticket, drawing.finished()))
             if error is not None or drawing.row.end is not None:
                 self.drop(news.ticket)  # closes its connection, where it has not ended by itself
         return Stepped(tuple(told), finished, failed)
@@ -199,7 +204,7 @@ class VllmLM:
         return self._most * up - len(self._drawings)
 
     def so_far(self, ticket: int) -> Continuation:
-        return self._drawings[ticket].so_far(self.support)
+        return self._drawings[ticket].so_far()
 
     def set_floors(self, ticket: int, floors: Floats | None) -> None:
         self._drawings[ticket].row.floors = floors

@@ -73,7 +73,7 @@ def numbers_of(listed: Listed, law: Law, support: Support) -> TokenNumbers:
     if law.temperature != 1:
         logp = logp / law.temperature - float(np.logaddexp.reduce(top / law.temperature))
     left_out = 0.0
-    if support.num_drawn is not None:
+    if support.num_drawn is not None and not law.is_greedy:
         left_out = max(0.0, -float(np.logaddexp.reduce(top[: support.num_drawn])))
     return TokenNumbers(logp, logq, tuple(q for q, _ in scores), left_out, max(bound, *(b for _, b in scores), 0.0))
 

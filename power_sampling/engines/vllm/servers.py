@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import httpx
+
 from power_sampling.engines.vllm.wire import ServerFault
 from power_sampling.errors import NoServerError
 
@@ -21,6 +23,8 @@ class Server:
     def __init__(self, url: str, most: int) -> None:
         self.url, self.is_up, self.why = url, True, ""
         self.slots = asyncio.Semaphore(most)
+        # one connection each: a pool of httpx searches all of its connections for every request, and again for each
+        self.idle: list[httpx.AsyncClient] = []
         self.load = 0  # draws that are sent there or wait for a slot
         self.streams: set[asyncio.Task[Any]] = set()
         self.lost: set[asyncio.Task[Any]] = set()  # of them, those that were ended when it was set aside

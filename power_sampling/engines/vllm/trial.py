@@ -53,8 +53,10 @@ async def served(client: Client, server: Server, model: str | None) -> Served:
     names = [card["id"] for card in cards]
     chosen = [card for card in cards if card["id"] == model or (model is None and len(cards) == 1)]
     if not chosen:
-        told = "says no model" if model is None else f"has no model {model!r}"
-        raise ModelNotFoundError(f"{server.url} serves {', '.join(names) or 'nothing'}; the setting {told}: give one.")
+        told = "no model is named" if model is None else f"not {model!r}"
+        raise ModelNotFoundError(
+            f"{server.url} serves {', '.join(names) or 'nothing'}, {told}; give `model` one of them."
+        )
     card = chosen[0]
     return Served(card["id"], card.get("root") or card["id"], card.get("max_model_len"))
 
