@@ -25,7 +25,7 @@ from power_sampling.errors import EngineError, PowerSamplingError
 __all__ = ["Client", "DrawOrder", "Look", "News"]
 
 MOST_FAULTS = 6  # servers that one draw or call may see failing
-CONNECT_TIMEOUT, CALL_TIMEOUT = 10.0, 600.0
+CONNECT_TIMEOUT = 10.0
 REFUSED = frozenset((400, 401, 403, 404, 413, 422))  # the request's own fault: another server would say the same
 
 
@@ -61,6 +61,8 @@ class Client:
         self._streams: dict[int, asyncio.Task[None]] = {}
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._most, self._timeout = most, timeout
+        # a context takes a tenth of a second to make
+        self._ssl = any(url.startswith("https") for url in urls) and httpx.create_ssl_context(trust_env=False)
         self._is_ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(urls, look), name="power-sampling-http", daemon=True)
         self._thread.start()
@@ -101,8 +103,6 @@ class Client:
     def _run(self, urls: tuple[str, ...], look: Look | None) -> None:
         asyncio.set_event_loop(self._loop)
         every = [Server(url, self._most) for url in urls]
-        # a context takes a tenth of a second to make
-        self._ssl = any(url.startswith("https") for url in urls) and httpx.create_ssl_context(trust_env=False)
         self._http = self._new_http(8 * len(every))
         self.servers = Servers(every, (lambda server: look(self, server)) if look else _usable, self._timeout)
         watch = self._loop.create_task(self.servers.watch())
@@ -239,7 +239,7 @@ class Client:
         with _faults():
             content, headers = (None, {}) if body is None else (to_json(body), _JSON)
             response = await self._http.request(
-                method, server.url + path, content=content, headers=headers, timeout=CALL_TIMEOUT
+                method, server.url + path, content=content, headers=headers, timeout=self._timeout
             )
         server.heard = self._loop.time()
         if response.status_code != 200:

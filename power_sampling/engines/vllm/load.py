@@ -41,6 +41,8 @@ def load(config: ModelConfig, options: VllmOptions) -> tuple[VllmLM, Any]:
     try:
         found: tuple[VllmLM, Any] = client.run(loading.look_around(client))
         return found
+    except ServerFault as fault:
+        raise ModelError(f"A vLLM server failed while it was tried: {fault}") from fault
     finally:
         client.close()
 
