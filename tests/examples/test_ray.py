@@ -26,6 +26,7 @@ pytestmark = [
     pytest.mark.skipif(not PYTHON, reason="RAY_PYTHON names no interpreter with Ray; make test-vllm"),
 ]
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+ENVIRONMENT["RAY_raylet_start_wait_time_s"] = "300"  # on a machine with other work
 
 
 def answers(path: Path) -> list[dict[str, Any]]:

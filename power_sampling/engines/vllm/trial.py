@@ -19,6 +19,7 @@ from power_sampling.types import Law, Tokens
 __all__ = ["Served", "Shown", "check_alike", "num_listed", "serve_command", "served", "tried"]
 
 SUPPORT_SIZE = 64
+MASKED = -9000.0  # JSON has no infinite number: vLLM writes -9999
 SAME = 0.25  # nats between two passes of one model in 16 bits; other settings and other models are further apart
 
 
@@ -103,7 +104,7 @@ async def tried(client: Client, server: Server, model: Served, support: Support,
     scored = await client.ask(server, "POST", "/v1/completions", score_body(model.name, (*prompt, token.token), 0))
     told = (scored["choices"][0].get("prompt_logprobs") or [None])[-1] or {}
     logp = told.get(str(token.token), {}).get("logprob")
-    if logp is None or not abs(logp - token.logp) < SAME or not token.likeliest[-1] > -1e4:
+    if logp is None or not abs(logp - token.logp) < SAME or not token.likeliest[-1] > MASKED:
         raise UnsupportedModelError(
             f"{server.url} lists other numbers than log p at temperature 1 ({token.logp:.3f} for a token of "
             f"{'unknown log p' if logp is None else f'log p {logp:.3f}'}): its --logprobs-mode is another. Start it "

@@ -124,6 +124,13 @@ def test_a_draw_from_a_cut_sends_what_is_kept_and_a_seed_of_its_own(server: Scri
         }
 
 
+def test_prefetch_and_floors_change_nothing_where_servers_draw_the_same_from_a_seed(server: ScriptedServer) -> None:
+    sampler = {"name": "metropolis_hastings", "num_steps": 6, "block_size": 3}
+    ways = [{"prefetch": 0, "early_rejection": False}, {"prefetch": 0}, {"prefetch": 6}]
+    found = [sampler_of(server, sampler=sampler | way, max_new_tokens=6, seed=9).complete("a") for way in ways]
+    assert len({each.tokens for each in found}) == 1
+
+
 def test_what_servers_used_is_told(server: ScriptedServer) -> None:
     found = sampler_of(server, sampler="ancestral").complete("ab").diagnostics
     assert (found.tokens_prefilled, found.tokens_reused) == (1, 1)

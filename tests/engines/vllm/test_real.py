@@ -27,7 +27,7 @@ from tests.support.law import assert_law
 from tests.support.vllm_process import VllmProcess, needs_vllm, tiny_folder, vllm_processes
 
 pytestmark = [pytest.mark.slow, needs_vllm]
-HORIZON, ALPHA = 3, 2.0
+HORIZON, ALPHA, N = 3, 2.0, 100
 OPTIONS = ("--max-logprobs", "65", "--enable-prompt-tokens-details")  # generation_config.json is left in force
 
 
@@ -88,9 +88,9 @@ def fields(servers: list[VllmProcess], **further: Any) -> dict[str, Any]:
 
 
 SAMPLERS: list[tuple[Any, int | None]] = [
-    ({"name": "metropolis_hastings", "block_size": HORIZON, "num_steps": 12}, None),
-    ({"name": "metropolis_hastings", "block_size": HORIZON, "num_steps": 12}, 2),
-    ({"name": "sequential_monte_carlo", "num_particles": 32, "block_size": 1}, None),
+    ({"name": "metropolis_hastings", "block_size": HORIZON, "num_steps": 8}, None),
+    ({"name": "metropolis_hastings", "block_size": HORIZON, "num_steps": 8}, 2),
+    ({"name": "sequential_monte_carlo", "num_particles": 16, "block_size": 2}, None),
     ({"name": "particle_gibbs", "num_particles": 4, "num_steps": 4}, 2),
     ({"name": "rejection"}, 2),
 ]
@@ -102,7 +102,7 @@ def str_of(value: Any) -> str:
 
 def test_the_laws_of_an_engine(pair: list[VllmProcess]) -> None:
     engine = PowerSampler.from_pretrained(**fields(pair))._model.load().engine
-    check_language_model(engine, (0, 1), num_draws=200, horizon=3, tolerance=1e-4)
+    check_language_model(engine, (0, 1), num_draws=100, horizon=3, tolerance=1e-4)
 
 
 def test_log_p_is_that_of_the_weights(pair: list[VllmProcess], every: Enumerated) -> None:
@@ -119,7 +119,7 @@ def test_the_law_through_langchain(
     llm = LangChainLLM(
         **fields(pair, sampler=sampler, use_chat_template=False, **({"support_size": top} if top else {}))
     )
-    assert_law(llm.batch(["ab"] * 200), every.law(ALPHA, top))
+    assert_law(llm.batch(["ab"] * N), every.law(ALPHA, top))
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ async def test_the_law_through_llamaindex(
 ) -> None:
     own = {"support_size": top} if top else {}
     llm = LlamaIndexLLM(**fields(pair, sampler=sampler, use_chat_template=False, **own))
-    found = await asyncio.gather(*[llm.acomplete("ab") for _ in range(200)])
+    found = await asyncio.gather(*[llm.acomplete("ab") for _ in range(N)])
     assert_law([each.text for each in found], every.law(ALPHA, top))
 
 
@@ -142,7 +142,7 @@ def test_best_of_n_is_the_best_of_what_was_drawn(pair: list[VllmProcess], every:
 
 def test_plain_sampling_is_not_what_generation_config_says(pair: list[VllmProcess], every: Enumerated) -> None:
     """It says top_k = 1: every draw says all of its fields."""
-    found = PowerSampler.from_pretrained(**fields(pair, sampler="ancestral")).complete("ab", n=200)
+    found = PowerSampler.from_pretrained(**fields(pair, sampler="ancestral")).complete("ab", n=N)
     assert_law([each.text for each in found], every.law(1.0))
 
 
