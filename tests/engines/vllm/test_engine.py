@@ -19,6 +19,7 @@ from tests.support.tiny import tiny_tokenizer
 from tests.support.vllm_server import ScriptedServer, sampler_of, scripted
 
 EOS = Termination(frozenset({3}))
+TWO = {"name": "sequential_monte_carlo", "num_particles": 2}
 
 
 def test_the_laws_of_an_engine(server: ScriptedServer) -> None:
@@ -39,6 +40,7 @@ def test_the_law_is_p_to_the_alpha(server: ScriptedServer) -> None:
     assert_law(texts(model.with_settings(sampler="ancestral"), 60), exact_law(1.0))
 
 
+@pytest.mark.slow
 def test_the_law_on_the_likeliest_tokens_is_the_one_it_is_labelled_with(server: ScriptedServer) -> None:
     alpha = 1.1
     model = sampler_of(server, sampler={"name": "rejection", "num_parallel": 2}, support_size=2, alpha=alpha)
@@ -66,7 +68,7 @@ def test_the_law_on_the_likeliest_tokens_is_the_one_it_is_labelled_with(server: 
 
 
 def test_full_support_says_its_bound_and_is_approximate_beyond(server: ScriptedServer) -> None:
-    model = sampler_of(server, support="full", support_size=2, sampler="sequential_monte_carlo")
+    model = sampler_of(server, support="full", support_size=2, sampler=TWO)
     found = model.complete("a").diagnostics
     assert found.support is None and found.error_bound is not None and found.error_bound > 1e-3
     assert found.exactness == "approximate"
@@ -200,5 +202,5 @@ def test_a_wide_vocabulary_is_drawn_from_its_likeliest(tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path)
     with scripted(tmp_path, TableLM(len(tokenizer), 7)) as (server,):
         server.tokenizer = tokenizer
-        found = sampler_of(server, sampler="sequential_monte_carlo").complete("a").diagnostics
+        found = sampler_of(server, sampler=TWO).complete("a").diagnostics
         assert found.support == "top 64" and 0.1 < (found.mass_left_out or 0) < 0.9

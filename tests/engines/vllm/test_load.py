@@ -133,11 +133,10 @@ def test_no_server_at_all_says_how_one_is_started(pair: list[ScriptedServer]) ->
 
 def test_a_process_that_talks_to_servers_never_imports_torch(server: ScriptedServer) -> None:
     code = (
-        "import sys; from langchain_power_sampling import ChatPowerSampling; from power_sampling import PowerSampler\n"
+        "import sys; from power_sampling import PowerSampler\n"
         f"model = PowerSampler.from_pretrained('table', base_url={server.url!r}, max_new_tokens=3)\n"
         "assert model.complete('a', top_logprobs=2).tokens and list(model.stream('a'))\n"
         "assert model.chat([{'role': 'user', 'content': 'a'}], sampler='sequential_monte_carlo').tokens\n"
-        f"assert ChatPowerSampling(model='table', base_url={server.url!r}, max_new_tokens=3).invoke('a')\n"
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
