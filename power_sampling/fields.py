@@ -68,6 +68,7 @@ class LoadedFields(GenerationFields, total=False):
 class PretrainedFields(LoadedFields, total=False):
     """All fields but `model`: how it is loaded, too."""
 
+    base_url: str | Collection[str] | None
     tokenizer: str | None
     revision: str | None
     dtype: str

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import PydanticSerializationError
 
 from power_sampling.config import ModelConfig
-from power_sampling.engines.options import TorchFields
 from power_sampling.engines.torch.window import context_window
 from power_sampling.errors import ConfigurationError, shortened
 
@@ -191,7 +190,7 @@ def _collect_garbage_if_due() -> None:
         gc.collect()
 
 
-_MODELS: weakref.WeakValueDictionary[str, Model] = weakref.WeakValueDictionary()
+_MODELS: weakref.WeakValueDictionary[tuple[str, Any], Model] = weakref.WeakValueDictionary()
 _MODELS_LOCK = threading.Lock()
 
 
@@ -199,7 +198,7 @@ def get_model(config: ModelConfig) -> Model:
     """The handle for these settings: equal settings share one, so weights are loaded once per process."""
     shared = _shared(config)
     try:
-        key = shared.model_dump_json()
+        key = shared.model_dump_json(), getattr(shared.engine, "api_key", None)
     except PydanticSerializationError as error:
         raise ConfigurationError(
             f"device_map, quantization_config and model_kwargs take plain JSON values (a dtype by its name): {error}"
@@ -213,7 +212,7 @@ def get_model(config: ModelConfig) -> Model:
 
 def _shared(config: ModelConfig) -> ModelConfig:
     """With the engine's options in one place, and without how prompts are presented: weights do not depend on it."""
-    named = {name: getattr(config, name) for name in ModelConfig.model_fields if name not in TorchFields.model_fields}
+    named = {name: getattr(config, name) for name in ModelConfig.model_fields if name not in ModelConfig.FLAT}
     options = config.engine_options()
     return ModelConfig(**{**named, "use_chat_template": None, "engine": type(options)(**dict(options))})
 

@@ -15,6 +15,7 @@ _SAME = {
     "model": "model_name model_id model_path repo_id checkpoint",
     "seed": "random_seed random_state",
     "dtype": "torch_dtype",
+    "base_url": "api_base openai_api_base endpoint_url server_url host",
     "timeout": "request_timeout",
     "quantization_config": "load_in_4bit load_in_8bit",
     "adapter": "peft_model lora lora_path adapter_id adapter_path peft_model_id",
@@ -30,9 +31,6 @@ _OTHERWISE = {
     ): "repetition_penalty presence_penalty frequency_penalty no_repeat_ngram_size dry_multiplier penalty_alpha",
     "restrict p by `top_k`, `top_p` or `min_p`": "typical_p tfs_z mirostat epsilon_cutoff eta_cutoff xtc_threshold",
     "the context window is the model's own": "num_ctx n_ctx max_model_len context_size",
-    "models run in this process and there is no server to name: `model` is a hub id, a folder or a GGUF file": (
-        "base_url api_base openai_api_base endpoint_url server_url host"
-    ),
     "`sampler='ancestral'` is plain sampling, `temperature=0` is greedy": "do_sample num_beams",
     "give `n` with a call of PowerSampler, or to LangChain's models": "num_return_sequences n",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -50,6 +51,7 @@ class PreparedPrompt:
     starts_in_reasoning: bool
     termination: Termination
     base: BaseLaw | None = None  # of p; None: the model's own
+    support: str | None = None  # which completions the engine draws; None: all
 
     def request(
         self, seed: int, started: float, listener: Callable[[Update], None] | None, *, wants_events: bool = False
@@ -132,7 +134,8 @@ def prepare(prompt: Prompt, loaded: Loaded, config: GenerationConfig) -> Prepare
     _check_capabilities(config, termination, loaded.engine.capabilities)
     loaded.rules(termination)  # raises for a constraint that is none
     base = base_law(config, codec, loaded.engine.vocab_size)
-    return PreparedPrompt(codec, config, tokens, turn, starts_in_reasoning, termination, base)
+    support = loaded.engine.capabilities.support
+    return PreparedPrompt(codec, config, tokens, turn, starts_in_reasoning, termination, base, support)
 
 
 def encoded(prompt: Prompt, codec: Codec, template_arguments: Mapping[str, Any] | None = None) -> Tokens:
@@ -212,6 +215,17 @@ def _check_capabilities(config: GenerationConfig, termination: Termination, can:
         raise ConfigurationError(
             f"sampler: {config.sampler.name} weighs completions at several temperatures, which this engine cannot do. "
             "Use metropolis_hastings, or the engine 'torch'."
+        )
+    if law.temperature != 1 and not can.temperature:
+        raise ConfigurationError(
+            f"temperature={law.temperature:g}: this engine is told p at temperature 1 alone. Leave it out (`alpha` "
+            "sharpens, temperature=0 is greedy), or use the engine 'torch'."
+        )
+    if 0 < (lowest := min(law.proposal_temperature, *law.score_at, math.inf)) < can.least_temperature:
+        raise ConfigurationError(
+            f"alpha={config.alpha:g} draws at a temperature of {lowest:g}; this engine draws at "
+            f"{can.least_temperature} or above. Lower alpha to {1 / can.least_temperature:g}, or use the engine "
+            "'torch'."
         )
     if (changed := asked_for(config)) and not can.base:
         raise ConfigurationError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from power_sampling.base_law import asked_for, label_of
 from power_sampling.errors import NoLegalCompletionError
@@ -11,7 +12,7 @@ from power_sampling.metering import note
 from power_sampling.prepared import PreparedPrompt
 from power_sampling.serving.worker import Job, Outcome, Update
 from power_sampling.text.stop import TextStream
-from power_sampling.types import Chunk, Completion, Diagnostics, Progress, Ranked, Reply, TopToken
+from power_sampling.types import Chain, Chunk, Completion, Diagnostics, Progress, Ranked, Reply, TopToken
 
 if TYPE_CHECKING:
     from power_sampling.text.codec import Codec
@@ -46,7 +47,11 @@ def completion_of(
             reader.push(s.prompt.control_text(chain.tokens) or text.text)
             _, reply = reader.finish()
     diagnostics = Diagnostics(
-        sampler=config.sampler.name, alpha=config.law().alpha, base_law=label_of(config), **outcome.facts()
+        sampler=config.sampler.name,
+        alpha=config.law().alpha,
+        base_law=label_of(config),
+        **_unseen(chain, s.prompt.support),
+        **outcome.facts(),
     )
     note(diagnostics)
     return Completion(
@@ -63,6 +68,15 @@ def completion_of(
         seed=s.seed,
         diagnostics=diagnostics,
     )
+
+
+def _unseen(chain: Chain, support: str | None) -> dict[str, Any]:
+    """What the engine could not see of p beside a completion, by the names of `Diagnostics`."""
+    if not len(chain.unseen):
+        return {}
+    left_out, error = chain.unseen.sum(0).tolist()
+    told = {"support": support, "mass_left_out": -math.expm1(-left_out)} if left_out else {}
+    return {**told, "error_bound": error}
 
 
 def _named(ranked: Ranked, codec: Codec) -> tuple[TopToken, ...]:

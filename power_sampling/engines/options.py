@@ -5,13 +5,23 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, SecretStr, model_validator
 
 from power_sampling.errors import ConfigurationError, shortened
 from power_sampling.settings import Settings, hint
 
-__all__ = ["ENGINES", "EngineOptions", "LlamaCppOptions", "TorchFields", "TorchOptions", "can_run_gguf"]
+__all__ = [
+    "ENGINES",
+    "BaseUrls",
+    "EngineOptions",
+    "LlamaCppOptions",
+    "TorchFields",
+    "TorchOptions",
+    "VllmOptions",
+    "can_run_gguf",
+]
 
 # what `from_pretrained` takes and fields of ours say: one door for each
 DOORS = frozenset(
@@ -184,7 +194,56 @@ def can_run_gguf() -> bool:
     return importlib.util.find_spec("llama_cpp") is not None
 
 
-ENGINES: dict[str, type[TorchOptions | LlamaCppOptions]] = {"torch": TorchOptions, "llama_cpp": LlamaCppOptions}
+def _as_urls(value: Any) -> Any:
+    """One address or several, each once, without `/v1` and slashes at their ends."""
+    urls = (value,) if isinstance(value, str) else () if value is None else value
+    if not isinstance(urls, (list, tuple)) or not all(isinstance(url, str) for url in urls):
+        raise ConfigurationError(f"base_url: expected an address, or a list of them, got {shortened(value)}.")
+    plain = [url.strip().rstrip("/").removesuffix("/v1").rstrip("/") for url in urls]
+    for url in plain:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigurationError(f"base_url: expected an address as http://localhost:8000, got {shortened(url)}.")
+    return tuple(dict.fromkeys(plain))
+
+
+def _as_key(value: Any) -> Any:
+    """A key that was written out is all stars: the environment is asked again."""
+    return None if isinstance(value, str) and not value.strip("*") else value
+
+
+BaseUrls: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_as_urls)]
+
+
+class VllmOptions(Settings):
+    """vLLM servers, one or several: throughput, quantised and large models, past one machine (docs/scale.md)."""
+
+    LOADER: ClassVar[str] = "power_sampling.engines.vllm.load"
+
+    name: Literal["vllm"] = "vllm"
+    base_url: BaseUrls = ()
+    """Address of a server, or a list of them that serve the same model: `http://localhost:8000`."""
+    api_key: Annotated[SecretStr | None, BeforeValidator(_as_key)] = None
+    """What the servers were started with as `--api-key`; None: the environment's VLLM_API_KEY, if there is one. It is
+    never written out."""
+    support: Literal["top", "full"] = "top"
+    """`top`: tokens are drawn from the `support_size` likeliest ones of every position, and the target is p(x)^alpha on
+    the completions made of those; `diagnostics.mass_left_out` says what that leaves out. `full`: from all tokens; the
+    normaliser of q is then known within a bound, `diagnostics.error_bound`, that falls steeply with alpha."""
+    support_size: int | None = Field(default=None, ge=1, le=1024)
+    """How many of the likeliest tokens are drawn from; with `full`, how many the bound is computed from. The servers
+    have to list one more (`--max-logprobs`). None: 64, or what they allow."""
+    max_requests: int = Field(default=64, ge=1, le=4096)
+    """Draws under way at each server; further ones wait."""
+    server_timeout: float = Field(default=120.0, gt=0)
+    """Seconds after which a server that answers none of the draws it has is set aside, and they go elsewhere."""
+
+
+ENGINES: dict[str, type[TorchOptions] | type[LlamaCppOptions] | type[VllmOptions]] = {
+    "torch": TorchOptions,
+    "llama_cpp": LlamaCppOptions,
+    "vllm": VllmOptions,
+}
 
 
 def _by_name(value: Any) -> Any:
@@ -199,5 +258,5 @@ def _by_name(value: Any) -> Any:
 
 
 EngineOptions: TypeAlias = Annotated[
-    Annotated[TorchOptions | LlamaCppOptions, Field(discriminator="name")], BeforeValidator(_by_name)
+    TorchOptions | LlamaCppOptions | VllmOptions, Discriminator("name"), BeforeValidator(_by_name)
 ]

@@ -42,11 +42,15 @@ class Capabilities(NamedTuple):
     masks: bool = False  # `Termination.constraint`: q is masked token by token, p is not
     base: bool = False  # `Law.base`: p is another law than softmax(logits / temperature), and so is q
     ranks: bool = False  # the likeliest tokens at every position of given ones (`Ranks`)
+    temperature: bool = True  # p at other temperatures than 1
+    least_temperature: float = 0.0  # of a proposal, greedy aside
+    support: str | None = None  # which completions can be drawn, so that the target is on them; None: all
 
     @classmethod
     def every(cls) -> Capabilities:
         """All of them."""
-        return cls(*[True] * len(cls._fields))
+        abilities: Any = {name: True for name, default in cls._field_defaults.items() if default is False}
+        return cls(**abilities)
 
 
 class Watch(Protocol):

@@ -103,7 +103,7 @@ def sampler_for(
     law, options = config.law()._replace(base=base), config.sampler
     is_plain = law.is_plain and not is_constrained
     if law.is_greedy or (is_plain and options.is_plain_at_alpha_one):
-        options = Ancestral()
+        options, law = Ancestral(), law._replace(wants_entropy=False, score_at=())  # which one draw has no use for
     if is_constrained and options.draws_from_q_alone:
         return constrained_ancestral(law, horizon, rng)
     return options.run(law, horizon, rng, is_out_of_time)

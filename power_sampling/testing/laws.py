@@ -174,7 +174,7 @@ def _check_what_is_asked_for(lm: LanguageModel, prompt: Tokens, horizon: int, la
         laws.append(law._replace(wants_entropy=True))
     if can.score_at:
         laws.append(law._replace(score_at=(1.7,)))
-    warmer = law._replace(temperature=1.3 * law.temperature)
+    warmer = law._replace(temperature=1.3 * law.temperature) if can.temperature else law
     both = warmer._replace(wants_entropy=can.entropy, score_at=(0.4, 2.5) if can.score_at else ())
     every_logp = _EveryLogp(lm)
     with _parity_rules(lm) as parity:

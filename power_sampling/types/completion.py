@@ -35,6 +35,9 @@ class Diagnostics:
     serial_steps: int  # steps of the model this request waited for
     seconds: float
     curve: tuple[tuple[float, float], ...] | None = None  # (alpha, mean log p under p^alpha), of a ladder of alphas
+    support: str | None = None  # which completions the target is on, as in `top 64`; None: all of them
+    mass_left_out: float | None = None  # probability that p leaves them somewhere beside this completion
+    error_bound: float | None = None  # by how much log q of this completion may be off, in nats
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values. JSON has no infinite number: None stands for it (`log_z` of a run that found nothing)."""

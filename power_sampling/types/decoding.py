@@ -154,7 +154,11 @@ class Continuation(NamedTuple):
     memo: object = None  # the engine's own note on this row, so that it need not compute it again
     entropy: Floats = _NO_FLOATS  # (T,) of the base law at each position, where the law of the draw asks for it
     logq: Floats = _NO_FLOATS  # (T, len(law.score_at)), where the law of the draw asks for it
-    is_limited: bool = False  # completions were left out that may be legal (see `Watch.is_limited`)
+    # completions were left out that may be legal (see `Watch.is_limited`), or log q is not known well enough
+    is_limited: bool = False
+    # (T, 2) of an engine that is told of the likeliest tokens alone: -log of the mass of those it draws from, and by
+    # how much log q may be too large
+    unseen: Floats = _NO_FLOATS
 
     @property
     def is_complete(self) -> bool:
@@ -172,6 +176,7 @@ class Chain(NamedTuple):
     memo: object = None
     entropy: Floats = _NO_FLOATS
     logq: Floats = _NO_FLOATS
+    unseen: Floats = _NO_FLOATS
 
     @classmethod
     def empty(cls) -> Chain:
@@ -192,6 +197,7 @@ class Chain(NamedTuple):
             continuation.memo,
             _joined(self.entropy[:cut], continuation.entropy),
             _joined(self.logq[:cut], continuation.logq),
+            _joined(self.unseen[:cut], continuation.unseen),
         )
 
     def bare(self) -> Chain:
@@ -210,6 +216,7 @@ class Chain(NamedTuple):
             self.memo,
             self.entropy[:length],
             self.logq[:length],
+            self.unseen[:length],
         )
 
 

@@ -21,7 +21,7 @@ HINTS = {
     "num_ctx": "the context window is the model's own",
     "stop_sequences": "'stop'",
     "model_name": "'model'",
-    "base_url": "no server to name",
+    "api_base": "'base_url'",
     "repetition_penalty": "a penalty is raised to the power alpha",
     "typical_p": "restrict p by `top_k`",
     "bad_words_ids": "'bad_words'",
