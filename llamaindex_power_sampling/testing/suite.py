@@ -54,6 +54,9 @@ class Suite:
 
     prompt: ClassVar[str] = "Why is the sky blue?"
     other_prompt: ClassVar[str] = "Name a colour."
+    repeats_beside_others: ClassVar[bool] = True
+    """Whether the same call has the same answer whatever else is answered. Not where rounding depends on that and is
+    coarse, as llama.cpp's of quantised weights is."""
     streams_text_as_it_comes: ClassVar[bool] = True
 
     # ------------------------------------------------------------ what a subclass tells

@@ -109,7 +109,7 @@ def test_greedy_is_greedy(server: ScriptedServer) -> None:
 
 
 def test_a_draw_from_a_cut_sends_what_is_kept_and_a_seed_of_its_own(server: ScriptedServer) -> None:
-    sampler_of(server, sampler={"name": "metropolis_hastings", "num_steps": 6, "block_size": 3}).complete("ab")
+    sampler_of(server, sampler={"name": "metropolis_hastings", "num_steps": 12, "block_size": 3}, seed=1).complete("ab")
     contexts: dict[int, Any] = {}  # what was dropped may be drawn again
     assert all(contexts.setdefault(draw["seed"], draw["prompt"]) == draw["prompt"] for draw in server.draws)
     assert len(contexts) >= 6
