@@ -68,7 +68,7 @@ def test_the_law_on_the_likeliest_tokens_is_the_one_it_is_labelled_with(server: 
 
 
 def test_full_support_says_its_bound_and_is_approximate_beyond(server: ScriptedServer) -> None:
-    model = sampler_of(server, support="full", support_size=2, sampler=TWO)
+    model = sampler_of(server, support="full", support_size=2, sampler=TWO, seed=1)
     found = model.complete("a").diagnostics
     assert found.support is None and found.error_bound is not None and found.error_bound > 1e-3
     assert found.exactness == "approximate"
@@ -166,7 +166,7 @@ def test_a_limit_of_the_server_is_an_error_and_no_short_answer(server: ScriptedS
     model._model.load()
     server.max_tokens = 2
     with pytest.raises(EngineError, match="by a limit of its own"):
-        model.complete("c", sampler="ancestral", n=8)
+        model.complete("c", sampler="ancestral", n=8, seed=1)
 
 
 def test_an_abandoned_request_closes_its_connections(server: ScriptedServer) -> None:
@@ -202,5 +202,5 @@ def test_a_wide_vocabulary_is_drawn_from_its_likeliest(tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path)
     with scripted(tmp_path, TableLM(len(tokenizer), 7)) as (server,):
         server.tokenizer = tokenizer
-        found = sampler_of(server, sampler=TWO).complete("a").diagnostics
+        found = sampler_of(server, sampler=TWO, seed=1).complete("a").diagnostics
         assert found.support == "top 64" and 0.1 < (found.mass_left_out or 0) < 0.9
