@@ -98,7 +98,7 @@ def measured(engine: str, file: Path, rows: list[int], requests: list[int]) -> d
             for count in requests:
                 asked = sampler.with_settings(sampler=options, alpha=4.0)
                 start = time.perf_counter()
-                asked.complete([PROMPT] * count)
+                asked.chat([[{"role": "user", "content": PROMPT}]] * count)
                 found[f"{name} {count} requests s"] = time.perf_counter() - start
     found["memory MiB"] = (psutil.Process().memory_info().rss - before) / 2**20
     return found

@@ -53,7 +53,7 @@ class Softmax:
             if temperature == 0:
                 weights = (np.arange(len(seen)) == seen.argmax()).astype(seen.dtype)
             else:
-                np.exp(np.divide(weights, temperature, out=weights), out=weights)
+                np.exp(weights if temperature == 1 else np.divide(weights, temperature, out=weights), out=weights)
         whole = len(seen) // BLOCK * BLOCK
         sums = weights[:whole].reshape(-1, BLOCK).sum(axis=1, dtype=np.float64)
         self._weights, self._cdf = weights, np.cumsum(np.append(sums, weights[whole:].sum(dtype=np.float64)))
