@@ -87,6 +87,15 @@ def test_arguments_come_back_as_they_were(sample: Sample, call: tuple[str, dict[
 
 
 @EACH
+def test_the_name_of_a_tool_may_hold_blanks_and_quotes(sample: Sample) -> None:
+    tool = {"type": "function", "function": {"name": 'größe "x"', "parameters": {"type": "object", "properties": {}}}}
+    calls: list[tuple[str, dict[str, Any]]] = [KOELN, ('größe "x"', {}), KOELN]
+    form = format_of(sample)
+    talk = Conversation(messages=(), tools=(*TOOLS, tool))
+    assert essence(read(form, [several(form, *calls)], talk)) == ("", "", calls, [])
+
+
+@EACH
 def test_calls_text_and_thoughts_are_told_apart_at_every_split(sample: Sample) -> None:
     form, (opening, closing) = format_of(sample), sample.thoughts
     two = several(form, QUOTED, ("plan", NESTED))

@@ -28,6 +28,7 @@ from power_sampling.types import ToolCall
 __all__ = ["Syntax", "SyntaxFormat"]
 
 _UNKNOWN = re.compile(r"[^\s<>(){}\[\]=:\"',|]+")  # the name of a tool that is not on offer
+_UNKNOWN_CALL = re.compile(rf"(?={_UNKNOWN.pattern})[^\s(){{}}]+\s*[({{]")
 _NO_TOOL = ValueError("there is no such tool")
 
 
@@ -102,7 +103,7 @@ class Syntax:
             while True:
                 call, at = self._one(text, at, names)
                 calls.append(call)
-                if (after := self._follows(text, at)) is None:
+                if (after := self._follows(text, at, names)) is None:
                     break
                 at = after
             at = self._past_end(text, at)
@@ -166,7 +167,7 @@ class Syntax:
             return at
         raise ValueError(f"expected {self.tail.strip()!r} near {text[at : at + 30]!r}")
 
-    def _follows(self, text: str, at: int) -> int | None:
+    def _follows(self, text: str, at: int, names: Collection[str]) -> int | None:
         """Where the next call of the same row begins, if there is one."""
         if self.is_each:
             return None
@@ -176,10 +177,12 @@ class Syntax:
             return None
         if self.head.strip():
             return at if _loose(self.head).match(text, at) else None
-        return at if _UNKNOWN.match(text, at) and self._goes_on(text, at) else None
+        return at if self._goes_on(text, at, names) else None
 
-    def _goes_on(self, text: str, at: int) -> bool:
-        return bool(re.compile(r"[^\s(){}]+\s*[({]").match(text, at))
+    def _goes_on(self, text: str, at: int, names: Collection[str]) -> bool:
+        """Whether a name stands there that may be called, whatever is in it, or one that looks like a call."""
+        is_known = any(text.startswith(name + self._first_mark, at) for name in names)
+        return is_known or bool(_UNKNOWN_CALL.match(text, at))
 
     def _ends(self) -> re.Pattern[str]:
         marks = [mark for mark in (self.close + self.end, self.close, self.end) if mark.strip()]
