@@ -215,6 +215,21 @@ def test_a_broken_call_of_an_earlier_turn_is_printed_by_templates_that_print_arg
         assert printed in codec.decode(codec.encode_chat(messages, **arguments))
 
 
+def test_ids_of_kimi_name_their_function_and_are_numbered_through_the_conversation() -> None:
+    user, ids = {"role": "user", "content": "x"}, ("a", "b", "c")
+    calls = [{"id": one, "type": "function", "function": {"name": "weather", "arguments": {}}} for one in ids]
+    results = [{"role": "tool", "tool_call_id": one, "content": "sun"} for one in ids]
+    said = [
+        *(user, {"role": "assistant", "content": "", "tool_calls": calls[:2]}, *results[:2]),
+        *(user, {"role": "assistant", "content": "", "tool_calls": calls[2:]}, *results[2:]),
+    ]
+    form = tool_format("{{ tools }}{{ m.tool_calls }}<|tool_calls_section_begin|>{% if m.role == 'tool' %}", {})
+    messages, _ = form.prepare(Conversation(messages=said, tools=TOOLS))
+    numbered = [f"functions.weather:{i}" for i in range(3)]
+    assert [call["id"] for message in messages for call in message.get("tool_calls", ())] == numbered
+    assert [message["tool_call_id"] for message in messages if message["role"] == "tool"] == numbered
+
+
 def test_thoughts_of_mistral_stand_in_the_content_as_tokens() -> None:
     template = "{{ tools }}[TOOL_CALLS][ARGS][THINK][/THINK]{% for m in messages %}{{ m.content }}{% endfor %}"
     tokenizer = tiny_tokenizer(chat_template=template)

@@ -29,6 +29,7 @@ __all__ = ["Syntax", "SyntaxFormat"]
 
 _UNKNOWN = re.compile(r"[^\s<>(){}\[\]=:\"',|]+")  # the name of a tool that is not on offer
 _UNKNOWN_CALL = re.compile(rf"(?={_UNKNOWN.pattern})[^\s(){{}}]+\s*[({{]")
+_CALL_NUMBER = re.compile(r"\s*:\s*\d+")
 _NO_TOOL = ValueError("there is no such tool")
 
 
@@ -45,6 +46,8 @@ class Syntax:
     tail: str = ""
     between: str = ""
     is_each: bool = False
+    is_numbered: bool = False
+    """A colon and the number of the call, from 0 on, follow its name."""
     quotes_names: bool = False
     """Names are JSON texts, and `head` and `tail` the rest of a JSON object."""
     arguments: Arguments = field(default_factory=JsonArguments)
@@ -63,14 +66,15 @@ class Syntax:
 
     def write(self, calls: Calls, own: Own = str) -> str:
         """Calls as text. Arguments that are a text already stand as they are."""
-        written = [self._written(name, arguments, own) for name, arguments in calls]
+        written = [self._written(i, name, arguments, own) for i, (name, arguments) in enumerate(calls)]
         begin, end = owned(f"{self.begin}{self.open}", own), owned(f"{self.close}{self.end}", own)
         if self.is_each:
             return owned(self.between, own).join(f"{begin}{call}{end}" for call in written)
         return f"{begin}{owned(self.between, own).join(written)}{end}"
 
-    def _written(self, name: str, arguments: Mapping[str, Any] | str, own: Own) -> str:
+    def _written(self, number: int, name: str, arguments: Mapping[str, Any] | str, own: Own) -> str:
         called = json.dumps(name, ensure_ascii=False) if self.quotes_names else name
+        called += f":{number}" * self.is_numbered
         given = arguments if isinstance(arguments, str) else self.arguments.write(arguments, own)
         return f"{owned(self.head, own)}{called}{owned(self.middle, own)}{given}{owned(self.tail, own)}"
 
@@ -89,7 +93,8 @@ class Syntax:
     def call_rule(self, name: str, arguments: str, ids: Mapping[str, int]) -> str:
         called = json.dumps(name, ensure_ascii=False) if self.quotes_names else name
         head, middle, tail = (marked(piece, ids) for piece in (self.head, self.middle, self.tail))
-        return f"{head} {literal(called)} {middle} {arguments} {tail}"
+        number = r'":" /[0-9]{1,4}/' if self.is_numbered else ""
+        return f"{head} {literal(called)} {number} {middle} {arguments} {tail}"
 
     # ------------------------------------------------------------ read
 
@@ -148,13 +153,19 @@ class Syntax:
                 raise ValueError("the name of a tool must be a text")
             return name, _past(text, at, self.middle)
         for name in sorted(names, key=len, reverse=True):
-            if text.startswith(name, at) and (found := _loose(self.middle).match(text, at + len(name))):
+            if text.startswith(name, at) and (
+                found := _loose(self.middle).match(text, self._past_number(text, at + len(name)))
+            ):
                 following = text[found.end() : found.end() + 1]
                 if found.end() > at + len(name) or not (following.isalnum() or following == "_"):
                     return name, found.end()
         if found := _UNKNOWN.match(text, at):
-            return found[0], _past(text, found.end(), self.middle)
+            return found[0], _past(text, self._past_number(text, found.end()), self.middle)
         raise ValueError(f"expected the name of a tool near {text[at : at + 30]!r}")
+
+    def _past_number(self, text: str, at: int) -> int:
+        found = _CALL_NUMBER.match(text, at) if self.is_numbered else None
+        return found.end() if found else at
 
     def _past_tail(self, text: str, at: int) -> int:
         """After a call: what ends it may be half written, or forgotten where the text or the calls end."""
