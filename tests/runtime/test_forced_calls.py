@@ -1,4 +1,5 @@
-"""Forced and strict calls of every family, on a tiny random model whose tokenizer has that family's own tokens."""
+"""Forced and strict calls of every family, and constraints after its thoughts, on a tiny random model whose tokenizer
+has that family's own tokens."""
 
 from __future__ import annotations
 
@@ -84,3 +85,29 @@ def test_a_random_model_calls_what_it_must_as_the_schema_has_it(sample: Sample, 
     for call in reply.tool_calls:
         assert choice in (call.name, "required", "auto")
         ARGUMENTS[call.name].model_validate(call.arguments)
+
+
+REASONING = [
+    pytest.param(sample, id=sample.family, marks=[] if sample.family in ("seed", "harmony") else pytest.mark.slow)
+    for sample in SAMPLES
+    if tool_format(sample.template, {}).may_reason
+]
+
+
+@pytest.mark.parametrize("sample", REASONING)
+def test_a_constraint_begins_after_the_thought(sample: Sample) -> None:
+    """A bias has the model think and say nothing but a; the template opens the thought."""
+    tokenizer = tokenizer_of(sample.family, f"{sample.template}{TURN}{sample.thoughts[0]}")
+    (letter,) = tokenizer.encode("a", add_special_tokens=False)
+    sampler = PowerSampler.from_model(
+        tiny_model(layers=1, vocab_size=len(tokenizer)),
+        tokenizer,
+        sampler="low_temperature",
+        max_new_tokens=100,
+        thinking_budget=5,
+        regex="[ab]{3}",
+        logit_bias={letter: 50.0},
+    )
+    [completion] = sampler.generate([[USER]], seed=1)
+    assert completion.reply is not None
+    assert (completion.reply.reasoning, completion.reply.content) == ("aaaaa", "aaa")
