@@ -40,7 +40,7 @@ class Plan(Strict):
 
 ARGUMENTS: dict[str, type[Strict]] = {"weather": Weather, "plan": Plan, "now": Strict}  # as TOOLS have them
 CHOICES = (*ARGUMENTS, "required", "auto")
-DEFAULT = {("gemma4", "weather"), ("deepseek", "required")}  # qwen3_coder is in test_reasoning.py
+DEFAULT = {("gemma4", "weather")}  # qwen3_coder is in test_reasoning.py
 METHODS: dict[str, Any] = {
     "low_temperature": "low_temperature",
     "mh": {"name": "metropolis_hastings", "num_steps": 2},
@@ -88,7 +88,7 @@ def test_a_random_model_calls_what_it_must_as_the_schema_has_it(sample: Sample, 
 
 
 REASONING = [
-    pytest.param(sample, id=sample.family, marks=[] if sample.family in ("seed", "harmony") else pytest.mark.slow)
+    pytest.param(sample, id=sample.family, marks=[] if sample.family == "seed" else pytest.mark.slow)
     for sample in SAMPLES
     if tool_format(sample.template, {}).may_reason
 ]

@@ -113,7 +113,7 @@ def lacks(text: bytes) -> int:
     return next(len(tail) for tail in tails if (text + tail).decode(errors="ignore").encode() == text + tail)
 
 
-@pytest.mark.parametrize("budget", [1, 2, 3, 5])
+@pytest.mark.parametrize("budget", [1, 4])
 def test_under_a_grammar_no_character_begins_that_the_budget_cannot_finish(budget: int) -> None:
     """Nothing else is forbidden, so the law is that of the legal completions; and no row comes to a dead end."""
     tokenizer = tiny_tokenizer(chat_template="{{ messages }}</think>")
