@@ -30,6 +30,10 @@ class Detokenizer:
         self._marks += [self._marks[-1]] * (len(tokens) - 1) + [(self._start, self._read, len(self.text))]
         return new
 
+    def last(self, count: int) -> Sequence[int]:
+        """The last tokens it was fed."""
+        return self._tokens[-count:]
+
     def fork(self, length: int) -> Detokenizer:
         """A detokenizer that has been fed the first `length` tokens of this one. Nothing is decoded again."""
         fork = Detokenizer(self._decode)

@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 
 from power_sampling.text.detokenizer import Detokenizer
 from power_sampling.text.stop import Decode
+from power_sampling.text.vocabulary import missing_bytes
 from power_sampling.types import ThoughtLimit, Tokens
 
 __all__ = ["LimitedThought"]
+
+MOST_MISSING = 3  # bytes that a character that has begun can lack
 
 
 class _Place(NamedTuple):
@@ -33,7 +36,7 @@ class LimitedThought:
 
     `size` is the number of tokens that can be drawn. Satisfies the engines' `Rule`."""
 
-    def __init__(self, limit: ThoughtLimit, decode: Decode, size: int, inner: Any | None) -> None:
+    def __init__(self, limit: ThoughtLimit, decode: Decode, size: int, inner: Any = None) -> None:
         self.limit, self.decode, self.size, self.inner = limit, decode, size, inner
 
     def watch(self, tokens: Tokens) -> _Watch:
@@ -60,7 +63,7 @@ class _Watch:
     def allowed(self) -> NDArray[np.bool_] | None:
         mask: NDArray[np.bool_] | None = self._inner.allowed() if self._inner else None
         if (forced := self._forced) is None:
-            return mask
+            return mask if mask is None else self._finishing(mask)
         only = np.zeros(self._rule.size, dtype=np.bool_)
         only[forced] = mask is None or bool(mask[forced])
         return only
@@ -71,7 +74,7 @@ class _Watch:
         end: Literal["stop", "illegal"] | None = self._inner.push(token) if self._inner else None
         if forced not in (None, token):
             return "illegal"
-        if end is None and self._forced is not None and not self._may_close():
+        if end is None and self._is_ending and not self._may_go_on():
             return "illegal"
         return end
 
@@ -82,12 +85,32 @@ class _Watch:
         fork._places = self._places[: length + 1]
         return fork
 
+    def _finishing(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Without tokens that begin a character which the budget cannot finish: a grammar knows whole characters, and
+        the thought could not be closed."""
+        place = self._places[-1]
+        if place.stage != "inside" or not self._is_ending:
+            return mask
+        left = self._rule.limit.budget - place.spent - 1
+        vocabulary = self._rule.inner.vocabulary
+        pending = missing_bytes(vocabulary.parser.decode_bytes(list(self._detokenizer.last(MOST_MISSING))))
+        missing, longest = vocabulary.characters
+        missing = np.where(missing < 0, pending + missing, missing)
+        finishing: NDArray[np.bool_] = mask & (missing <= left * longest)
+        return finishing
+
     @property
     def _forced(self) -> int | None:
         place = self._places[-1]
         return self._rule.limit.close_ids[place.closed] if place.stage == "closing" else None
 
-    def _may_close(self) -> bool:
+    @property
+    def _is_ending(self) -> bool:
+        """The budget is spent, or what is left of it may not suffice for a character."""
+        place = self._places[-1]
+        return place.stage in ("inside", "closing") and place.spent >= self._rule.limit.budget - MOST_MISSING
+
+    def _may_go_on(self) -> bool:
         mask = self.allowed()
         return mask is None or bool(mask.any())
 

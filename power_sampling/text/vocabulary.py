@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from functools import cached_property, lru_cache
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,23 @@ from numpy.typing import NDArray
 from power_sampling.text.stop import Decode
 from power_sampling.types import Tokens
 
-__all__ = ["Units", "Vocabulary", "is_too_complex", "new_matcher"]
+__all__ = ["Units", "Vocabulary", "is_too_complex", "missing_bytes", "new_matcher"]
 
 Units: TypeAlias = tuple[int, ...]  # bytes; from 256 on, control tokens
 
 OPENERS = b"{[,"
 DEAD_ENDS = ("NotStopped", "NoExtension", "NoExtensionBias", "EndOfSentence")  # how a matcher may stop without a fault
+
+_GOES_ON = re.compile(rb"[\x80-\xbf]{0,3}")
+_BEGUN = re.compile(rb"[\xc0-\xff][\x80-\xbf]*\Z")
+
+
+class Characters(NamedTuple):
+    """Of the tokens of a model: `missing`, shape (size,), are the bytes that the last character lacks, -n for a token
+    that is n bytes of a character's rest; `longest` is the most bytes of a rest in one token."""
+
+    missing: NDArray[np.int8]
+    longest: int
 
 
 class Vocabulary:
@@ -71,6 +82,17 @@ class Vocabulary:
         return mask
 
     @cached_property
+    def characters(self) -> Characters:
+        """Where the tokens stand in characters of several bytes."""
+        missing, longest = np.zeros(self.size, dtype=np.int8), 1
+        for token in range(min(self.size, self.parser.vocab_size)):
+            piece = self.parser.decode_bytes([token])
+            going_on = len(_GOES_ON.match(piece)[0])  # type: ignore[index]  # it matches nothing too
+            missing[token] = -going_on if piece and going_on == len(piece) else missing_bytes(piece)
+            longest = max(longest, going_on)
+        return Characters(missing, longest)
+
+    @cached_property
     def control_ids(self) -> NDArray[np.intp]:
         """Control tokens that can be drawn, EOS excepted."""
         return np.array([t for t in self._controls if t < self.size and t not in self.eos_ids], dtype=np.intp)
@@ -111,6 +133,15 @@ class Vocabulary:
 
         names = [self.parser.decode_bytes([token]) for token in self._controls]
         return LLTokenizer(TokenizerWrapper(_Bytes(names)), slices=[])
+
+
+def missing_bytes(text: bytes) -> int:
+    """How many bytes the last character lacks."""
+    begun = _BEGUN.search(text)
+    if begun is None:
+        return 0
+    first = begun[0][0]
+    return max(0, (2 if first < 0xE0 else 3 if first < 0xF0 else 4) - len(begun[0]))
 
 
 class _Bytes:

@@ -11,7 +11,7 @@ from langchain_power_sampling._messages import engine_messages
 from power_sampling import ConfigurationError, Conversation, PowerSampler
 from power_sampling.text.codec import Codec
 from power_sampling.text.formats import tool_format
-from tests.support.calls import SAMPLES, TOOLS, is_special
+from tests.support.calls import SAMPLES, TOOLS, tokenizer_of
 from tests.support.tiny import tiny_model, tiny_tokenizer
 
 USER = {"role": "user", "content": "x"}
@@ -19,14 +19,6 @@ TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>"
     "{% endif %}{{ m.content }}<|end|>{% endfor %}{{ level }}<|assistant|>{% if enable_thinking %}<think>{% endif %}"
 )
-
-
-def tokenizer_of(family: str, template: str | None = None) -> Any:
-    sample = next(sample for sample in SAMPLES if sample.family == family)
-    tokenizer = tiny_tokenizer(chat_template=template or sample.template)
-    for token in sample.tokens:
-        tokenizer.add_tokens([token], special_tokens=is_special(token))
-    return tokenizer
 
 
 def sampler_of(tokenizer: Any, **settings: Any) -> PowerSampler:

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-__all__ = ["NESTED", "SAMPLES", "TOOLS", "Sample", "is_special"]
+from tests.support.tiny import tiny_tokenizer
+
+__all__ = ["NESTED", "SAMPLES", "TOOLS", "Sample", "is_special", "tokenizer_of"]
 
 TOOLS: tuple[dict[str, Any], ...] = (
     {
@@ -71,9 +73,8 @@ class Sample(NamedTuple):
 
 def is_special(token: str) -> bool:
     """Whether a tokenizer has it as a special token; tags of Hermes' kind are added tokens, and in the text."""
-    return not token.startswith(
-        ("<tool_call", "</tool_call", "<think", "</think", "<arg_", "</arg_", "<seed", "</seed")
-    )
+    tags = ("tool_call", "think", "arg_", "seed", "minimax")
+    return not token.removeprefix("<").removeprefix("/").startswith(tags)
 
 
 HERMES_TOKENS = ("<tool_call>", "</tool_call>", "<think>", "</think>")
@@ -105,6 +106,23 @@ SAMPLES = (
         "</function>\n</seed:tool_call>",
         ("<seed:tool_call>", "</seed:tool_call>", "<seed:think>", "</seed:think>"),
         ("<seed:think>", "</seed:think>"),
+    ),
+    Sample(
+        "minimax",
+        "{{ tools }}<minimax:tool_call></think>",
+        '<minimax:tool_call>\n<invoke name="weather">\n<parameter name="city">Köln</parameter>\n'
+        '<parameter name="days">3</parameter>\n</invoke>\n</minimax:tool_call>',
+        ("<minimax:tool_call>", "</minimax:tool_call>", "<think>", "</think>"),
+    ),
+    Sample(
+        "kimi",
+        "{{ tools }}<|tool_calls_section_begin|></think>",
+        "<|tool_calls_section_begin|><|tool_call_begin|>functions.weather:0<|tool_call_argument_begin|>"
+        '{"city": "Köln", "days": 3}<|tool_call_end|><|tool_calls_section_end|>',
+        (
+            *("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>", "<|tool_call_begin|>", "<|tool_call_end|>"),
+            *("<|tool_call_argument_begin|>", "<think>", "</think>"),
+        ),
     ),
     Sample(
         "deepseek",
@@ -202,3 +220,12 @@ SAMPLES = (
         ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant"),
     ),
 )
+
+
+def tokenizer_of(family: str, template: str | None = None) -> Any:
+    """The tiny tokenizer with a family's tokens, special ones where its own has them so, and its template or this."""
+    sample = next(sample for sample in SAMPLES if sample.family == family)
+    tokenizer = tiny_tokenizer(chat_template=template or sample.template)
+    for token in sample.tokens:
+        tokenizer.add_tokens([token], special_tokens=is_special(token))
+    return tokenizer

@@ -87,6 +87,15 @@ def test_arguments_come_back_as_they_were(sample: Sample, call: tuple[str, dict[
 
 
 @EACH
+def test_the_name_of_a_tool_may_hold_blanks_and_quotes(sample: Sample) -> None:
+    tool = {"type": "function", "function": {"name": 'größe "x"', "parameters": {"type": "object", "properties": {}}}}
+    calls: list[tuple[str, dict[str, Any]]] = [KOELN, ('größe "x"', {}), KOELN]
+    form = format_of(sample)
+    talk = Conversation(messages=(), tools=(*TOOLS, tool))
+    assert essence(read(form, [several(form, *calls)], talk)) == ("", "", calls, [])
+
+
+@EACH
 def test_calls_text_and_thoughts_are_told_apart_at_every_split(sample: Sample) -> None:
     form, (opening, closing) = format_of(sample), sample.thoughts
     two = several(form, QUOTED, ("plan", NESTED))
@@ -204,6 +213,21 @@ def test_a_broken_call_of_an_earlier_turn_is_printed_by_templates_that_print_arg
     for given, printed in (('{"city": "Kö', "<parameter=arguments>{"), ({"city": "Köln"}, "<parameter=city>Köln<")):
         messages, arguments = form.prepare(past(given))
         assert printed in codec.decode(codec.encode_chat(messages, **arguments))
+
+
+def test_ids_of_kimi_name_their_function_and_are_numbered_through_the_conversation() -> None:
+    user, ids = {"role": "user", "content": "x"}, ("a", "b", "c")
+    calls = [{"id": one, "type": "function", "function": {"name": "weather", "arguments": {}}} for one in ids]
+    results = [{"role": "tool", "tool_call_id": one, "content": "sun"} for one in ids]
+    said = [
+        *(user, {"role": "assistant", "content": "", "tool_calls": calls[:2]}, *results[:2]),
+        *(user, {"role": "assistant", "content": "", "tool_calls": calls[2:]}, *results[2:]),
+    ]
+    form = tool_format("{{ tools }}{{ m.tool_calls }}<|tool_calls_section_begin|>{% if m.role == 'tool' %}", {})
+    messages, _ = form.prepare(Conversation(messages=said, tools=TOOLS))
+    numbered = [f"functions.weather:{i}" for i in range(3)]
+    assert [call["id"] for message in messages for call in message.get("tool_calls", ())] == numbered
+    assert [message["tool_call_id"] for message in messages if message["role"] == "tool"] == numbered
 
 
 def test_thoughts_of_mistral_stand_in_the_content_as_tokens() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 
 from power_sampling.samplers import MetropolisHastings, SequentialMonteCarlo
 from power_sampling.testing import Branches, TableLM, completions, drive, outcomes
+from power_sampling.text.codec import Codec
 from power_sampling.text.rules import Rules
 from power_sampling.text.thought import LimitedThought, _Watch
 from power_sampling.types import Answer, Termination, ThoughtLimit, Tokens
 from tests.support.exact import EOS, PROMPT, World
+from tests.support.tiny import tiny_tokenizer
 
 HORIZON, VOCAB = 4, 4
 LETTERS = ".abc"  # 0 is EOS; a opens a thought, c closes it
@@ -102,3 +105,35 @@ def test_a_fork_stands_where_its_row_stood() -> None:
         fork, fresh = watch.fork(length), rule.watch((2, 3, 1)[:length])
         assert np.array_equal(np.asarray(fork.allowed()), np.asarray(fresh.allowed()))
         assert fork.push(3) == fresh.push(3)
+
+
+def lacks(text: bytes) -> int:
+    """How many bytes the last character lacks, tried out."""
+    tails = (bytes(tail) for n in range(4) for tail in itertools.product((0x80, 0x90, 0xA0, 0xBF), repeat=n))
+    return next(len(tail) for tail in tails if (text + tail).decode(errors="ignore").encode() == text + tail)
+
+
+@pytest.mark.parametrize("budget", [1, 4])
+def test_under_a_grammar_no_character_begins_that_the_budget_cannot_finish(budget: int) -> None:
+    """Nothing else is forbidden, so the law is that of the legal completions; and no row comes to a dead end."""
+    tokenizer = tiny_tokenizer(chat_template="{{ messages }}</think>")
+    codec = Codec(tokenizer)
+    grammar = codec.tool_format.turn([]).grammar('"x"', starts_in_reasoning=True)
+    rule = Rules(codec.decode, codec.grammars(len(tokenizer)), len(tokenizer))(
+        Termination(
+            codec.eos_ids, constraint=grammar, thought=codec.thought_limit(budget, is_open=True), max_new_tokens=60
+        )
+    )
+    assert isinstance(rule, LimitedThought)
+    bytes_of = [rule.inner.vocabulary.parser.decode_bytes([token]) for token in range(len(tokenizer))]
+    random = np.random.default_rng(budget)
+    for _ in range(3):
+        watch, text = rule.watch(()), b""
+        for left in reversed(range(budget)):
+            legal = [int(token) for token in np.flatnonzero(watch._inner.allowed())]
+            expected = [token for token in legal if lacks(text + bytes_of[token]) <= left]
+            assert np.flatnonzero(watch.allowed()).tolist() == expected
+            token = int(random.choice([t for t in expected if bytes_of[t] != b"<"]))
+            assert watch.push(token) is None
+            text += bytes_of[token]
+        assert np.flatnonzero(watch.allowed()).tolist() == [rule.limit.close_ids[0]]

@@ -7,6 +7,9 @@ chat template.
     qwen3_coder    <tool_call>\\n<function=f>\\n<parameter=city>\\nKöln\\n...               Qwen3-Coder, 3.5, Nemotron 3
     glm4           <tool_call>f\\n<arg_key>city</arg_key>\\n<arg_value>Köln</arg_value>...         GLM 4.5 and later
     seed           <seed:tool_call>\\n<function=f>\\n<parameter=city>Köln</parameter>...           Seed-OSS
+    minimax        <minimax:tool_call>\\n<invoke name="f">\\n<parameter name="city">Köln</parameter>...  MiniMax M2
+    kimi           <|tool_calls_section_begin|><|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>{...}...
+                                                                                                 Kimi K2
     deepseek_v31   <｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{...}...             DeepSeek V3.1
     deepseek       the same, with `function`, and the arguments in a fence                       DeepSeek V3, R1
     lfm2           <|tool_call_start|>[f(city="Köln")]<|tool_call_end|>                           LFM2
@@ -40,9 +43,11 @@ from power_sampling.text.formats.glm import Glm4
 from power_sampling.text.formats.granite import Granite
 from power_sampling.text.formats.harmony import Harmony
 from power_sampling.text.formats.hermes import Hermes
+from power_sampling.text.formats.kimi import Kimi
 from power_sampling.text.formats.lfm2 import Lfm2
 from power_sampling.text.formats.llama3 import Llama3
 from power_sampling.text.formats.llama4 import Llama4
+from power_sampling.text.formats.minimax import MiniMax
 from power_sampling.text.formats.mistral import Mistral, MistralArgs
 from power_sampling.text.formats.nemotron import Nemotron
 from power_sampling.text.formats.olmo3 import Olmo3
@@ -60,6 +65,8 @@ FAMILIES: tuple[type[ToolFormat], ...] = (  # the first that fits is taken
     Qwen3Coder,
     Glm4,
     Seed,
+    MiniMax,
+    Kimi,
     DeepSeek31,
     DeepSeek,
     Lfm2,
@@ -83,6 +90,7 @@ MODEL_TYPES = {
     "lfm2": "lfm2",
     "lfm2_moe": "lfm2",
     "llama4": "llama4",
+    "minimax_m2": "minimax",
     "olmo3": "olmo3",
     "qwen3_5": "qwen3_coder",
     "qwen3_5_moe": "qwen3_coder",

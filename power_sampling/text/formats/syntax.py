@@ -28,6 +28,8 @@ from power_sampling.types import ToolCall
 __all__ = ["Syntax", "SyntaxFormat"]
 
 _UNKNOWN = re.compile(r"[^\s<>(){}\[\]=:\"',|]+")  # the name of a tool that is not on offer
+_UNKNOWN_CALL = re.compile(rf"(?={_UNKNOWN.pattern})[^\s(){{}}]+\s*[({{]")
+_CALL_NUMBER = re.compile(r"\s*:\s*\d+")
 _NO_TOOL = ValueError("there is no such tool")
 
 
@@ -44,6 +46,8 @@ class Syntax:
     tail: str = ""
     between: str = ""
     is_each: bool = False
+    is_numbered: bool = False
+    """A colon and the number of the call, from 0 on, follow its name."""
     quotes_names: bool = False
     """Names are JSON texts, and `head` and `tail` the rest of a JSON object."""
     arguments: Arguments = field(default_factory=JsonArguments)
@@ -62,14 +66,15 @@ class Syntax:
 
     def write(self, calls: Calls, own: Own = str) -> str:
         """Calls as text. Arguments that are a text already stand as they are."""
-        written = [self._written(name, arguments, own) for name, arguments in calls]
+        written = [self._written(i, name, arguments, own) for i, (name, arguments) in enumerate(calls)]
         begin, end = owned(f"{self.begin}{self.open}", own), owned(f"{self.close}{self.end}", own)
         if self.is_each:
             return owned(self.between, own).join(f"{begin}{call}{end}" for call in written)
         return f"{begin}{owned(self.between, own).join(written)}{end}"
 
-    def _written(self, name: str, arguments: Mapping[str, Any] | str, own: Own) -> str:
+    def _written(self, number: int, name: str, arguments: Mapping[str, Any] | str, own: Own) -> str:
         called = json.dumps(name, ensure_ascii=False) if self.quotes_names else name
+        called += f":{number}" * self.is_numbered
         given = arguments if isinstance(arguments, str) else self.arguments.write(arguments, own)
         return f"{owned(self.head, own)}{called}{owned(self.middle, own)}{given}{owned(self.tail, own)}"
 
@@ -88,7 +93,8 @@ class Syntax:
     def call_rule(self, name: str, arguments: str, ids: Mapping[str, int]) -> str:
         called = json.dumps(name, ensure_ascii=False) if self.quotes_names else name
         head, middle, tail = (marked(piece, ids) for piece in (self.head, self.middle, self.tail))
-        return f"{head} {literal(called)} {middle} {arguments} {tail}"
+        number = r'":" /[0-9]{1,4}/' if self.is_numbered else ""
+        return f"{head} {literal(called)} {number} {middle} {arguments} {tail}"
 
     # ------------------------------------------------------------ read
 
@@ -102,7 +108,7 @@ class Syntax:
             while True:
                 call, at = self._one(text, at, names)
                 calls.append(call)
-                if (after := self._follows(text, at)) is None:
+                if (after := self._follows(text, at, names)) is None:
                     break
                 at = after
             at = self._past_end(text, at)
@@ -147,13 +153,19 @@ class Syntax:
                 raise ValueError("the name of a tool must be a text")
             return name, _past(text, at, self.middle)
         for name in sorted(names, key=len, reverse=True):
-            if text.startswith(name, at) and (found := _loose(self.middle).match(text, at + len(name))):
+            if text.startswith(name, at) and (
+                found := _loose(self.middle).match(text, self._past_number(text, at + len(name)))
+            ):
                 following = text[found.end() : found.end() + 1]
                 if found.end() > at + len(name) or not (following.isalnum() or following == "_"):
                     return name, found.end()
         if found := _UNKNOWN.match(text, at):
-            return found[0], _past(text, found.end(), self.middle)
+            return found[0], _past(text, self._past_number(text, found.end()), self.middle)
         raise ValueError(f"expected the name of a tool near {text[at : at + 30]!r}")
+
+    def _past_number(self, text: str, at: int) -> int:
+        found = _CALL_NUMBER.match(text, at) if self.is_numbered else None
+        return found.end() if found else at
 
     def _past_tail(self, text: str, at: int) -> int:
         """After a call: what ends it may be half written, or forgotten where the text or the calls end."""
@@ -166,7 +178,7 @@ class Syntax:
             return at
         raise ValueError(f"expected {self.tail.strip()!r} near {text[at : at + 30]!r}")
 
-    def _follows(self, text: str, at: int) -> int | None:
+    def _follows(self, text: str, at: int, names: Collection[str]) -> int | None:
         """Where the next call of the same row begins, if there is one."""
         if self.is_each:
             return None
@@ -176,10 +188,12 @@ class Syntax:
             return None
         if self.head.strip():
             return at if _loose(self.head).match(text, at) else None
-        return at if _UNKNOWN.match(text, at) and self._goes_on(text, at) else None
+        return at if self._goes_on(text, at, names) else None
 
-    def _goes_on(self, text: str, at: int) -> bool:
-        return bool(re.compile(r"[^\s(){}]+\s*[({]").match(text, at))
+    def _goes_on(self, text: str, at: int, names: Collection[str]) -> bool:
+        """Whether a name stands there that may be called, whatever is in it, or one that looks like a call."""
+        is_known = any(text.startswith(name + self._first_mark, at) for name in names)
+        return is_known or bool(_UNKNOWN_CALL.match(text, at))
 
     def _ends(self) -> re.Pattern[str]:
         marks = [mark for mark in (self.close + self.end, self.close, self.end) if mark.strip()]
