@@ -325,22 +325,22 @@ SLIPS = (
     Slip(
         "host: p is masked too",
         HOST_CHOICE,
-        "NextToken(logits, log_law(logits, law.temperature), log_q",
-        "NextToken(logits, log_law(logits, law.temperature, allowed), log_q",
+        "p = Softmax(logits, law.temperature)",
+        "p = Softmax(logits, law.temperature, allowed)",
         (*OF_CHOICE, "tests/text/test_constraints.py", "tests/text/test_horizon.py"),
     ),
     Slip(
         "host: q is drawn from p",
         HOST_CHOICE,
-        "log_q = log_law(logits, law.proposal_temperature, allowed)\n    return",
-        "log_q = log_law(logits, law.temperature, allowed)\n    return",
+        "Softmax(logits, law.proposal_temperature, allowed)",
+        "Softmax(logits, law.temperature, allowed)",
         OF_CHOICE,
     ),
     Slip(
         "base law: a completion without a way on is taken for legal",
         HOST_CHOICE,
-        "logq = np.inf if laws.is_dead else float(laws.log_q[token])",
-        "logq = float(laws.log_q[token])",
+        "logq = np.inf if laws.is_dead else laws.q.log(token)",
+        "logq = laws.q.log(token)",
         OF_BASE_LAWS,
     ),
     Slip(
@@ -512,8 +512,8 @@ SLIPS = (
     Slip(
         "a thought may be one token longer than its budget",
         THOUGHT,
-        "place.spent >= self._rule.limit.budget",
-        "place.spent > self._rule.limit.budget",
+        'place.stage == "inside" and place.spent >= self._rule.limit.budget',
+        'place.stage == "inside" and place.spent > self._rule.limit.budget',
         OF_THOUGHT,
     ),
     Slip(

@@ -226,6 +226,8 @@ def settings_yaml(sampler: PowerSampler, generation: GenerationConfig, reasons: 
     to count tokens fairly, is left out unless it is not 0."""
     model = sampler.config.model_part()
     fields: dict[str, Any] = {"model": model.model, **model.model_dump(mode="json", exclude_defaults=True)}
+    if model.engine is not None:
+        fields["engine"] = {"name": model.engine.name, **model.engine.model_dump(mode="json", exclude_defaults=True)}
     fields |= generation.model_dump(mode="json", exclude_unset=True)
     options = generation.sampler.model_dump(mode="json", exclude_unset=True) | {"name": generation.sampler.name}
     if options.get("prefetch") == 0:

@@ -14,13 +14,13 @@ import pytest
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import ConfigurableField
 from langchain_core.runnables.config import var_child_runnable_config
-from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
 import power_sampling.models
 import power_sampling.prepared
 from langchain_power_sampling import ChatPowerSampling
 from power_sampling.engines.torch.load import _source
+from tests.support.conformance import ChatTests, SmolLM2Tests
 from tests.support.scripted import TOKENIZER, ScriptedLM
 from tests.support.tiny import tiny_tokenizer
 
@@ -39,20 +39,6 @@ class _Unit(ChatModelUnitTests):
         # works is tested in test_chat_settings.py
         if request.node.originalname == "test_serdes":
             pytest.skip("langchain-tests loads classes of LangChain's own packages only")
-
-
-class _Integration(ChatModelIntegrationTests):
-    @property
-    def chat_model_class(self) -> type[BaseChatModel]:
-        return ChatPowerSampling
-
-    @property
-    def supports_json_mode(self) -> bool:
-        return True
-
-    @property
-    def supports_anthropic_inputs(self) -> bool:
-        return True
 
 
 # ------------------------------------------------------------ a model that does what it is asked
@@ -76,7 +62,7 @@ class TestUnit(_Unit):
 
 
 @pytest.mark.usefixtures("scripted")
-class TestPower(_Integration):
+class TestPower(ChatTests):
     @property
     def chat_model_params(self) -> dict[str, Any]:
         return {"model": "scripted", "sampler": POWER}
@@ -140,7 +126,7 @@ class TestConfigurable(TestPower):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("embedded")
-class TestSmolLM2(_Integration):
+class TestSmolLM2(SmolLM2Tests):
     @property
     def chat_model_params(self) -> dict[str, Any]:
         return {"model": "embedded", "sampler": "ancestral", "temperature": 0.0, "max_new_tokens": 40}
@@ -148,16 +134,3 @@ class TestSmolLM2(_Integration):
     @property
     def model_override_value(self) -> str:
         return _source("embedded")  # the same weights by another name
-
-    @pytest.mark.xfail(reason="SmolLM2-135M writes a JSON object, but forgets keys that the prompt asks for")
-    def test_json_mode(self, model: BaseChatModel) -> None:
-        super().test_json_mode(model)
-
-    @pytest.mark.xfail(reason="SmolLM2-135M left to decide does not call the tool")
-    @pytest.mark.parametrize("model", [{}, {"output_version": "v1"}], indirect=True)
-    def test_agent_loop(self, model: BaseChatModel) -> None:
-        super().test_agent_loop(model)
-
-    @pytest.mark.xfail(reason="SmolLM2-135M does not copy Chinese and Japanese names into arguments")
-    def test_unicode_tool_call_integration(self, model: BaseChatModel, **options: Any) -> None:  # type: ignore[override]
-        super().test_unicode_tool_call_integration(model, **options)

@@ -26,7 +26,7 @@ KIN |= {"bamba", "glm_moe_dsa (GLM-5)", "minimax (text-01, M1)", "rwkv (4)", "xl
 def test_what_people_use_is_exact(name: str) -> None:
     verdict = judged(build(name))
     assert verdict.is_exact, verdict
-    assert verdict.gap < 1e-10, "nothing is left to rounding"
+    assert verdict.gap < (1e-12 if "sharing" in name or "dense" in name else 1e-10), "nothing is left to rounding"
 
 
 @pytest.mark.slow

@@ -9,16 +9,15 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
-from langchain_openai import ChatOpenAI
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.tools import FunctionTool
-from llama_index.llms.openai_like import OpenAILike
 
 from power_sampling.server import app
 from tests.support.chat import Verdict, look, merged, switch
+from tests.support.clients import chat_openai, openai_like
 from tests.support.llamaindex import call
 from tests.support.scripted import ANSWER
-from tests.support.server import connections, listening, spoken
+from tests.support.server import listening, spoken
 
 
 def rule(prompt: str) -> list[str]:
@@ -35,11 +34,6 @@ def url() -> Iterator[str]:
 
 
 # ------------------------------------------------------------ LangChain
-
-
-def chat_openai(url: str, **fields: Any) -> ChatOpenAI:
-    settings = {"model": "M", "base_url": url, "api_key": "key", "max_retries": 0}
-    return ChatOpenAI(**{**settings, **connections("http_client", "http_async_client"), **fields})
 
 
 def test_langchain_chat_and_stream(url: str) -> None:
@@ -85,12 +79,6 @@ def test_langchain_structured_output(url: str, method: Any) -> None:
 
 
 # ------------------------------------------------------------ LlamaIndex
-
-
-def openai_like(url: str, **fields: Any) -> OpenAILike:
-    settings = {"model": "M", "api_base": url, "api_key": "key", "max_retries": 0}
-    settings |= {"is_chat_model": True, "is_function_calling_model": True}
-    return OpenAILike(**{**settings, **connections("http_client", "async_http_client"), **fields})
 
 
 def test_llamaindex_chat_and_stream(url: str) -> None:

@@ -11,11 +11,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from langchain_core.messages import HumanMessage, ToolMessage
+from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.tools import FunctionTool
 from openai import BadRequestError, NotFoundError, OpenAI
 from pydantic import BaseModel
 
 from power_sampling import PowerSampler
 from power_sampling.server import app
+from tests.support.chat import merged
+from tests.support.clients import chat_openai, openai_like
 from tests.support.server import is_idle, listening, until
 
 FILE = os.environ.get("SERVED_GGUF", "")
@@ -86,6 +91,43 @@ def test_two_tools_in_a_loop(client: OpenAI, model: str) -> None:
         )
     answer = client.chat.completions.create(model=model, messages=messages, tools=TOOLS, tool_choice="none", seed=3)
     assert answer.choices[0].message.content and not answer.choices[0].message.tool_calls
+
+
+def tool_of(name: str) -> Any:
+    def called(city: str) -> str:
+        return "rain" if name == "weather" else "2100000"
+
+    called.__name__, called.__doc__ = name, f"The {name} of a city."
+    return called
+
+
+@pytest.mark.parametrize("model", ["M:plain", POWER])
+def test_langchains_client(client: OpenAI, model: str) -> None:
+    chat = chat_openai(str(client.base_url), model=model, temperature=0.3, seed=1, timeout=600)
+    assert "Paris" in chat.invoke(USER["content"]).text
+    assert "Paris" in merged(list(chat.stream(USER["content"]))).text  # type: ignore[arg-type]
+    messages: list[Any] = [HumanMessage("Weather and population of Paris, please.")]
+    tools = {name: tool_of(name) for name in ("weather", "population")}
+    for name in tools:
+        answer: Any = chat.bind_tools([*tools.values()], tool_choice=name).invoke(messages)
+        (call,) = answer.tool_calls
+        messages += [answer, ToolMessage(tools[call["name"]](**call["args"]), tool_call_id=call["id"])]
+    assert chat.invoke(messages).text
+    city: Any = chat.with_structured_output(City, method="json_schema").invoke("Describe Paris as JSON.")
+    assert isinstance(city, City)
+
+
+@pytest.mark.parametrize("model", ["M:plain", POWER])
+def test_llamaindex_client(client: OpenAI, model: str) -> None:
+    llm = openai_like(str(client.base_url), model=model, temperature=0.3, timeout=600)
+    message = ChatMessage(role="user", content=USER["content"])
+    assert "Paris" in str(llm.chat([message]).message.content)
+    *_, last = llm.stream_chat([message])
+    assert "Paris" in str(last.message.content)
+    tools = [FunctionTool.from_defaults(tool_of(name)) for name in ("weather", "population")]
+    for tool in tools:
+        found = llm.predict_and_call([tool], "Weather and population of Paris, please.")
+        assert str(found) in ("rain", "2100000")
 
 
 class City(BaseModel):

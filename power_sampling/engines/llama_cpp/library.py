@@ -13,7 +13,20 @@ from power_sampling.errors import MissingDependencyError
 __all__ = ["last_words", "library"]
 
 log = logging.getLogger(__name__)
-_said: deque[str] = deque(maxlen=3)  # its last errors
+_errors: deque[str] = deque(maxlen=3)  # its last ones
+
+ERROR = 4  # of ggml's levels
+
+
+def _listen(level: int, text: bytes, _: Any) -> None:
+    said = text.decode(errors="replace").strip()
+    if level == ERROR:
+        _errors.append(said)
+    if said:
+        log.debug("%s", said)
+
+
+_LISTENER = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(_listen)  # for ever: C calls it
 
 
 @cache
@@ -27,28 +40,13 @@ def library() -> Any:
             f"ready wheel that compiles llama.cpp, some four minutes with a C++ compiler). Import said: {error}"
         ) from error
     # for all of the process: llama.cpp has one log
-    llama_cpp.llama_log_set(_LISTENER(_listen), ctypes.c_void_p(0))
+    llama_cpp.llama_log_set(_LISTENER, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
     return llama_cpp
 
 
 def last_words() -> str:
-    """What llama.cpp said last of an error."""
-    return " ".join(_said) or "it gave no reason."
-
-
-_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
-_ERROR = 4  # of ggml's levels
-
-
-@cache
-def _LISTENER(function: Any) -> Any:  # noqa: N802 - kept for ever: C calls it
-    return _CALLBACK(function)
-
-
-def _listen(level: int, text: bytes, _: Any) -> None:
-    said = text.decode(errors="replace").strip()
-    if level == _ERROR:
-        _said.append(said)
-    if said:
-        log.debug("%s", said)
+    """What llama.cpp said of its last errors, since this was asked before."""
+    said = " ".join(_errors) or "it gave no reason."
+    _errors.clear()
+    return said

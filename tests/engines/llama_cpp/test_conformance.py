@@ -8,14 +8,12 @@ from typing import Any, ClassVar
 
 import pytest
 
-from langchain_power_sampling import ChatPowerSampling
 from langchain_power_sampling import PowerSamplingLLM as LangChainLLM
 from llamaindex_power_sampling import PowerSamplingLLM as LlamaIndexLLM
 from power_sampling import PowerSampler
 from power_sampling.engines.embedded import embedded_file
 from power_sampling.engines.stepped.engine import SteppedEngine
-from tests.langchain import test_standard
-from tests.llamaindex import test_conformance
+from tests.support.conformance import SmolLM2Tests, TinyTests
 from tests.support.gguf import NEEDS_LLAMA_CPP
 from tests.support.langchain import PowerSamplingTests
 from tests.support.llamaindex import WORKFLOWS
@@ -34,14 +32,10 @@ def kept() -> PowerSampler:
     return sampler
 
 
-class TestChat(test_standard.TestSmolLM2):
-    @property
-    def chat_model_class(self) -> type[ChatPowerSampling]:
-        return ChatPowerSampling
-
+class TestChat(SmolLM2Tests):
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {**super().chat_model_params, **FIELDS}
+        return {**FIELDS, "sampler": "ancestral", "temperature": 0.0, "max_new_tokens": 40}
 
     @property
     def model_override_value(self) -> str:
@@ -73,7 +67,7 @@ def _broken_engine() -> Iterator[None]:
         yield
 
 
-class _LlamaIndex(test_conformance.OurTests):
+class _LlamaIndex(TinyTests):
     long: ClassVar[dict[str, Any]] = {"max_new_tokens": 3000}
     too_long: ClassVar[str] = "x y " * 5000
     repeats_beside_others: ClassVar[bool] = False

@@ -10,7 +10,7 @@ import pytest
 
 from power_sampling import OutOfMemoryError
 from power_sampling.config import GenerationConfig
-from power_sampling.engines.protocol import LanguageModel, Peeks, StepsOnHost
+from power_sampling.engines.protocol import Capabilities, LanguageModel, Peeks, StepsOnHost
 from power_sampling.engines.stepped import allowance
 from power_sampling.engines.stepped.engine import SteppedEngine
 from power_sampling.engines.torch.engine import TorchLM
@@ -76,7 +76,7 @@ def finished(engine: SteppedEngine, tickets: list[int]) -> tuple[dict[int, int],
 def test_it_is_an_engine_with_every_capability(make: Make) -> None:
     engine = make()
     assert isinstance(engine, LanguageModel) and isinstance(engine, Peeks) and isinstance(engine, StepsOnHost)
-    assert all(engine.capabilities)
+    assert engine.capabilities == Capabilities.every()
     check_language_model(engine, (5, 3, 7), horizon=6, num_draws=150, tolerance=noise(make))
 
 
