@@ -173,7 +173,7 @@ def test_many_rows_wait_for_few_cells(file: Path) -> None:
 WRONG = [
     ({"model": "no.gguf"}, ModelNotFoundError, "no GGUF file"),
     ({"model": "some/folder"}, ConfigurationError, "runs GGUF files"),
-    ({"dtype": "float16"}, ConfigurationError, "option of the engine 'torch'"),
+    ({"dtype": "float16"}, ConfigurationError, "is no option of the engine 'llama_cpp'"),
     ({"engine": {**ENGINE, "model_kwargs": {"n_gpu": 1}}}, ConfigurationError, "llama.cpp has no 'n_gpu'"),
     ({"engine": {**ENGINE, "lora": "no.gguf"}}, ModelError, "lora"),
     ({"engine": {**ENGINE, "type_k": "q9"}}, ConfigurationError, "type_k"),
