@@ -21,8 +21,8 @@ def grading(
     """An evaluator as LangSmith's `evaluate` and openevals take them: (outputs, reference_outputs) -> key, score,
     comment.
 
-    `grader`: exact, numeric, regex, choice, math, or module:function of your own. The keys name the answer in `outputs`
-    and the expected one in `reference_outputs`; without them `outputs` is searched as `answer_text` says, and
+    `grader`: exact, numeric, regex, choice, math, json, or module:function of your own. The keys name the answer in
+    `outputs` and the expected one in `reference_outputs`; without them `outputs` is searched as `answer_text` says, and
     `reference_outputs` has one value. Raises ConfigurationError where there is no expected answer.
     """
     grade_text = load_grader(grader)

@@ -17,8 +17,8 @@ __all__ = ["GradingEvaluator"]
 class GradingEvaluator(BaseEvaluator):
     """Whether a response has the expected answer (`reference`), by one of the graders; no model is asked.
 
-    `grader`: exact, numeric, regex, choice, math, or module:function of your own. Passes with score 1 or 0; `feedback`
-    says what was read as the answer. Raises ConfigurationError without a reference.
+    `grader`: exact, numeric, regex, choice, math, json, or module:function of your own. Passes with score 1 or 0;
+    `feedback` says what was read as the answer. Raises ConfigurationError without a reference.
     """
 
     def __init__(self, grader: str = "exact") -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-__all__ = ["after", "code", "last_boxed", "last_letter", "last_number", "number"]
+__all__ = ["after", "code", "fenced", "last_boxed", "last_letter", "last_number", "number"]
 
 BOX = re.compile(r"\\f?box(?:ed)?\s*")
 # digits with thousands separators (comma, thin or plain space, underscore), a decimal part, an exponent
@@ -21,6 +21,7 @@ NUMBER = re.compile(
     rf"(?:(?P<whole>\d+)\s+(?P<part>\d+)/(?P<of>\d+)|(?P<whole_latex>\d+)?\s*{LATEX_FRACTION}"
     rf"|(?P<plain>{PLAIN})(?:\s*/\s*(?P<under>{PLAIN}))?)"
 )
+FENCED = re.compile(r"```[ \t]*\w*[ \t]*\r?\n(.*?)(?:```|\Z)", re.DOTALL)
 CODE = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*\r?\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
 LETTER_SAID = re.compile(
     r"(?:answer|choice|option)\W{0,4}(?:is|:|=)?\W{0,8}(?:\\text\{|\\mathrm\{)?\(?\*{0,2}([A-Z])\b(?!['\u2019])",
@@ -91,6 +92,11 @@ def last_letter(text: str, letters: str) -> str | None:
             return letter
     said = [match[1].upper() for match in LETTER_SAID.finditer(text) if match[1].isupper() and match[1] in letters]
     return said[-1] if said else None
+
+
+def fenced(text: str) -> list[str]:
+    """The blocks of code of a text, whatever their language; the last one may be open."""
+    return FENCED.findall(text)
 
 
 def code(text: str, name: str) -> str:

@@ -5,6 +5,7 @@ which votes are counted.
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import threading
 import unicodedata
@@ -13,9 +14,9 @@ from fractions import Fraction
 from typing import Any, NamedTuple, TypeAlias
 
 from power_sampling.errors import ConfigurationError, MissingDependencyError
-from power_sampling.evaluation.answers import last_boxed, last_letter, last_number, number
+from power_sampling.evaluation.answers import fenced, last_boxed, last_letter, last_number, number
 
-__all__ = ["GRADERS", "Grade", "Grader", "by_name", "choice", "exact", "math", "numeric", "pattern"]
+__all__ = ["GRADERS", "Grade", "Grader", "by_name", "choice", "exact", "math", "numeric", "pattern", "structure"]
 
 SECONDS = 5  # for one formula; sympy can take for ever
 
@@ -62,6 +63,16 @@ def pattern(text: str, expected: str) -> Grade:
     return Grade(match is not None, match.group() if match else None)
 
 
+def structure(text: str, expected: str) -> Grade:
+    """The text, or its last block of code, is JSON of the same value, whatever the order of keys; 2.0 is 2."""
+    want = _canonical(expected)
+    if want is None:
+        raise ConfigurationError(f"json: the expected answer is no JSON: {expected!r:.80}.")
+    blocks = fenced(text)
+    answer = _canonical(blocks[-1] if blocks else text)
+    return Grade(answer == want, answer)
+
+
 def choice(text: str, expected: str) -> Grade:
     """The letter of a multiple choice: in a box, after "answer is", or alone on the last line."""
     answer = last_letter(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
@@ -94,7 +105,14 @@ def _math_verify() -> tuple[Any, Any]:
     return parse, verify
 
 
-GRADERS: Mapping[str, Grader] = {"exact": exact, "numeric": numeric, "regex": pattern, "choice": choice, "math": math}
+GRADERS: Mapping[str, Grader] = {
+    "exact": exact,
+    "numeric": numeric,
+    "regex": pattern,
+    "choice": choice,
+    "math": math,
+    "json": structure,
+}
 
 
 def by_name(name: str) -> Grader:
@@ -128,6 +146,19 @@ def _as_grader(own: Callable[[str, str], Any], name: str) -> Grader:
 def _folded(text: str) -> str:
     plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return plain.strip("\"'`\u201c\u201d\u2018\u2019* ").rstrip(".!").strip("\"'`* ")
+
+
+def _canonical(text: str) -> str | None:
+    try:
+        value = json.loads(text, parse_float=_whole_or_float)
+    except (ValueError, RecursionError):
+        return None
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def _whole_or_float(digits: str) -> int | float:
+    value = float(digits)
+    return int(value) if value.is_integer() else value
 
 
 def _spelled(value: Fraction) -> str:
