@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import gc
 import json
 import os
 import statistics
@@ -71,7 +70,7 @@ def serve(kind: str) -> None:
 
     from power_sampling import PowerSampler
     from power_sampling.server import Limits, app
-    from power_sampling.server.process import transport
+    from power_sampling.server.process import rare_searches, transport
 
     if kind == "tiny":
         from tests.support.tiny import tiny_model, tiny_tokenizer
@@ -84,9 +83,9 @@ def serve(kind: str) -> None:
     probed = Probed(app(sampler, name="M", limits=limits), sampler)
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
         _ = sampler.context_window  # loads it
-        gc.freeze()  # as the command does
         print(listener.getsockname()[1], flush=True)
-        uvicorn.Server(uvicorn.Config(probed, log_config=None, **transport(limits))).run([listener])
+        with rare_searches():
+            uvicorn.Server(uvicorn.Config(probed, log_config=None, **transport(limits))).run([listener])
 
 
 class Probed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,8 +46,6 @@ def serve(
     limits = Limits.parse(dict(_assignment(text) for text in limit or ()))
 
     def tell() -> None:
-        gc.freeze()  # what is loaded stays, and is never looked through again
-        gc.enable()  # `main` has put it off
         typer.echo(f"serving {sampler.model_name} at http://{host}:{port}/v1", err=True)
 
     serve_forever(

@@ -3,6 +3,7 @@ nothing is left behind."""
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -243,3 +245,20 @@ def test_where_the_model_raises_each_of_its_requests_hears_it(running: Running) 
                 assert b'data: {"error"' in found and b"broken" not in found
         answered(running)
     until(lambda: is_idle(running.sampler) and running.kept() == before)
+
+
+def test_requests_leave_nothing_to_the_search_for_garbage(running: Running) -> None:
+    """It stops every thread, and `rare_searches` puts it off. What asyncio leaves of a connection is small."""
+    answered(running)
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        for _ in range(5):
+            answered(running)
+        gc.collect()
+        left = Counter(f"{type(each).__module__}.{type(each).__qualname__}" for each in gc.garbage)
+        ours = ("power_sampling", "starlette", "fastapi", "uvicorn", "torch", "builtins.coroutine", "builtins.frame")
+        assert not [name for name in left if name.startswith(ours)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
