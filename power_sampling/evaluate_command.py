@@ -59,8 +59,8 @@ def evaluate(
 ) -> None:
     """Compare samplers on a task: accuracy against decoded tokens, and which differences are real.
 
-    The verdict goes to stdout; log, report.html, report.md and table.csv into the folder. Kill it at any moment and
-    start it again with the same words: it goes on.
+    The verdict goes to stdout; log, report.html, report.md, table.csv and accuracy.svg into the folder. Kill it at
+    any moment and start it again with the same words: it goes on.
     """
     given = dict(locals())
     from power_sampling.evaluation import Bounds, load_task, make_plan, parse_methods, run

@@ -1,41 +1,52 @@
-"""The report's figures as SVG text, which stands inside the page."""
+"""The report's figures as SVG text."""
 
 from __future__ import annotations
 
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from power_sampling.errors import MissingDependencyError
 from power_sampling.evaluation.methods import Method
 from power_sampling.evaluation.table import Row, Table
 
-__all__ = ["figures"]
+__all__ = ["Drawn", "figures"]
 
 MARKERS = "osD^vP*Xdh<>"
 BINS = 25
 
 
-def figures(table: Table) -> list[tuple[str, str, str]]:
-    """(title, caption, SVG) of every figure that the table has numbers for."""
+class Drawn(NamedTuple):
+    """A figure."""
+
+    title: str
+    caption: str
+    svg: str
+
+
+def figures(table: Table) -> list[Drawn]:
+    """Every figure that the table has numbers for, the accuracies first."""
     made = [
-        (
+        Drawn(
             "Accuracy against decoded tokens",
             "Means per answer with 95% intervals over questions; lines are votes over plain samples by their size. "
             "Left and high is better.",
-            _drawn(lambda axes: _frontier(axes, table)),
+            _drawn(partial(_frontier, table=table)),
         )
     ]
     if any(len(row.pass_at) > 1 for row in table.methods):
         caption = "The chance that at least one of k answers is right, by the unbiased estimator."
-        made.append(("pass@k", caption, _drawn(lambda axes: _pass_at(axes, table))))
+        made.append(Drawn("pass@k", caption, _drawn(partial(_pass_at, table=table))))
     for name, lines in _sweeps(table).items():
         caption = f"Accuracy by {name}, all other settings equal; bands are 95% intervals over questions."
-        made.append((f"Accuracy against {name}", caption, _drawn(lambda axes, n=name, s=lines: _sweep(axes, n, s))))  # type: ignore[misc]
+        drawn = _drawn(partial(_sweep, name=name, lines=lines))
+        made.append(Drawn(f"Accuracy against {name}", caption, drawn))
     for name, words in (("logp", "log p of the answer"), ("length", "length in tokens")):
         caption = f"The {words}, every answer of every sampler."
-        made.append((words.capitalize(), caption, _drawn(lambda axes, n=name, w=words: _histogram(axes, table, n, w))))  # type: ignore[misc]
+        drawn = _drawn(partial(_histogram, table=table, name=name, words=words))
+        made.append(Drawn(words.capitalize(), caption, drawn))
     return made
 
 

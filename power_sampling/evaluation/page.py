@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from power_sampling.errors import MissingDependencyError
-from power_sampling.evaluation.figures import figures
+from power_sampling.evaluation.figures import Drawn
 from power_sampling.evaluation.log import Answer
 from power_sampling.evaluation.report import COLUMNS, accuracies, difference
 from power_sampling.evaluation.table import Table
@@ -20,7 +20,13 @@ __all__ = ["html"]
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 
 
-def html(table: Table, comparisons: Sequence[Comparison], words: Sequence[str], facts: Mapping[str, str]) -> str:
+def html(
+    table: Table,
+    comparisons: Sequence[Comparison],
+    words: Sequence[str],
+    facts: Mapping[str, str],
+    figures: Sequence[Drawn],
+) -> str:
     """The page. Whatever a model or a file has said is shown as text, never run."""
     try:
         from jinja2 import Environment
@@ -36,7 +42,7 @@ def html(table: Table, comparisons: Sequence[Comparison], words: Sequence[str], 
         headings=[heading for heading, _, _ in COLUMNS],
         rows=accuracies(table),
         differences=[difference(comparison) for comparison in comparisons],
-        figures=figures(table),
+        figures=figures,
         questions=_json([_question(table, question) for question in table.questions]),
     )
 

@@ -1,4 +1,5 @@
-"""The three files of a report: `report.html`, `report.md` and `table.csv`, beside the log; or outputs for a judge."""
+"""The files of a report, beside the log: `report.html`, `report.md`, `table.csv` and `accuracy.svg`; or outputs for a
+judge."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+from power_sampling.evaluation.figures import figures
 from power_sampling.evaluation.log import read_log
 from power_sampling.evaluation.page import html
 from power_sampling.evaluation.report import csv_text, facts_of, markdown
@@ -21,10 +23,12 @@ def write_report(table: Table, folder: Path) -> list[str]:
     comparisons = compare(table)
     words = verdict(table, comparisons)
     facts = facts_of(contents.facts or {}, contents.sessions, table)
+    drawn = figures(table)
     for name, text in {
         "table.csv": csv_text(table),
         "report.md": markdown(table, comparisons, words, facts),
-        "report.html": html(table, comparisons, words, facts),
+        "report.html": html(table, comparisons, words, facts, drawn),
+        "accuracy.svg": drawn[0].svg,
     }.items():
         (folder / name).write_text(text, encoding="utf-8")
     return words

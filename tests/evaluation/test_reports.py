@@ -9,6 +9,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -17,12 +18,15 @@ from typer.testing import CliRunner
 from power_sampling import GenerationConfig
 from power_sampling.cli import app
 from power_sampling.evaluation import Table, load_task, make_plan, parse_methods
+from power_sampling.evaluation.figures import figures
 from power_sampling.evaluation.log import Answer, read_log
 from power_sampling.evaluation.page import html
 from power_sampling.evaluation.report import csv_text, markdown
 from power_sampling.evaluation.table import table_of
 from power_sampling.evaluation.verdicts import compare, verdict
 from tests.support.tiny import tiny_model, tiny_tokenizer
+
+FILES = {"log.jsonl", "report.html", "report.md", "table.csv", "accuracy.svg"}
 
 BAD = '</script><img src=x onerror="alert(1)">'
 
@@ -141,7 +145,7 @@ def test_the_page_stands_alone_and_runs_nothing_that_a_model_says(tmp_path: Path
     several = {"low_temperature(alpha=2)": 0.6, "low_temperature(alpha=4)": 0.5, "ancestral": 0.4, "vote": 0}
     found = table(tmp_path, several, {}, samples=3, questions=40)
     facts = {"model": BAD, "questions": "40 of 40 planned"}
-    page = html(found, compare(found), verdict(found), facts)
+    page = html(found, compare(found), verdict(found), facts, figures(found))
     reader = Reader(page)
     assert not reader.outside and "img" not in reader.tags and reader.tags.count("script") == 2
     assert not re.search(r"@import|url\((?!#)", page)
@@ -189,7 +193,8 @@ def test_the_command_from_a_task_to_a_verdict(folder: Path, tmp_path: Path) -> N
     result = command(folder, *words)
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("3 questions of jsonl (q.jsonl, numeric).")
-    assert {path.name for path in tmp_path.iterdir()} == {"log.jsonl", "report.html", "report.md", "table.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+    assert ElementTree.parse(tmp_path / "accuracy.svg").getroot().tag.endswith("svg")  # a file of its own
     contents = read_log(tmp_path)
     assert contents.methods["low_temperature(alpha=2)"]["temperature"] == 1.5
     assert {key.seed for key in contents.answers} == {0, 1}
