@@ -6,7 +6,7 @@ export TOKENIZERS_PARALLELISM := false
 # the embedded model, unpacked once, stays inside the project
 export POWER_SAMPLING_CACHE := $(CURDIR)/.cache
 
-.PHONY: setup demo test test-slow test-mutations test-clients test-engines test-vllm lint types format bench clean
+.PHONY: setup demo test test-slow test-mutations test-clients test-engines test-vllm lint types docs docs-test format bench clean
 
 setup: .venv/.ready
 
@@ -86,6 +86,24 @@ test-vllm: setup .venv-vllm/.ready .venv-ray/.ready
 .venv-ray/.ready: Makefile
 	$(PYTHON) -m venv .venv-ray
 	.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check 'ray[data]' httpx transformers tokenizers numpy pydantic pyyaml psutil jinja2 llguidance tqdm
+	touch $@
+
+# the site, in build/site: strict, so a link or a reference that leads nowhere is an error; nothing is fetched
+docs: .venv/.docs .cache/notebooks/.made
+	$(BIN)/mkdocs build --strict --quiet
+
+# links, spelling, what snippets and notebooks print, tables and pictures made of the code, llms.txt
+docs-test: docs
+	$(BIN)/codespell
+	$(BIN)/pytest -m 'slow or not slow' tests/test_readme.py tests/docs
+
+.venv/.docs: .venv/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
+# the notebooks, run; a cell that raises is an error
+.cache/notebooks/.made: .venv/.docs docs/tools/notebooks.py $(wildcard docs/notebooks/*.py)
+	$(BIN)/python docs/tools/notebooks.py --out .cache/notebooks
 	touch $@
 
 format: setup
