@@ -122,5 +122,5 @@ def _summary(text: str) -> str:
     for paragraph in re.split(r"\n\s*\n", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
         if not paragraph.lstrip().startswith(("#", "|", "<", "!", "-")) and paragraph.strip():
             words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(paragraph.split())).replace("**", "")
-            return re.split(r"(?<=[.:])\s", words)[0].rstrip(":")
+            return re.split(r"(?<=[.])\s", words)[0].rstrip(":")
     return ""
