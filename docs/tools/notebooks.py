@@ -30,6 +30,9 @@ def main() -> None:
         notebook = jupytext.read(SOURCES / f"{name}.py")
         notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
         NotebookClient(notebook, timeout=TIME_LIMIT, kernel_name="python3").execute()
+        for cell in notebook.cells:  # what libraries say on stderr is about kernels and bars
+            if cell.cell_type == "code":
+                cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
         nbformat.write(notebook, arguments.out / f"{name}.ipynb")
         text, _ = MarkdownExporter().from_notebook_node(notebook)
         (arguments.out / f"{name}.md").write_text(text.strip() + "\n", encoding="utf-8")

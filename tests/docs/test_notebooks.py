@@ -18,7 +18,8 @@ pytestmark = [
 
 def output(name: str) -> str:
     """What the cells of a notebook have printed."""
-    return "\n".join(re.findall(r"^    (.*)$", (RUN / f"{name}.md").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    text = re.sub(r"```.*?```", "", (RUN / f"{name}.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    return "\n".join(re.findall(r"^    (.*)$", text, flags=re.MULTILINE))
 
 
 def test_rag_finds_the_note_and_the_name() -> None:

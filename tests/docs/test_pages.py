@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import runpy
+from pathlib import Path
 
-from power_sampling import errors
+from power_sampling import Config, errors, load_config
 from power_sampling.engines.options import ENGINES
 from power_sampling.samplers import BY_NAME
 from tests.support.pages import ROOT, page
@@ -37,3 +38,10 @@ def test_every_error_has_a_row_or_is_named_as_a_base() -> None:
 def test_the_settings_are_those_of_the_code() -> None:
     written = runpy.run_path(str(ROOT / "docs" / "tools" / "configuration.py"))["written"]
     assert page("docs/configuration.md") == written(), "python docs/tools/configuration.py writes the page anew"
+
+
+def test_the_settings_file_of_the_page_is_one(tmp_path: Path) -> None:
+    (source,) = re.findall(r"```yaml\n(.*?)```", page("docs/configuration.md"), flags=re.DOTALL)
+    (tmp_path / "power.yaml").write_text(source)
+    config = load_config(tmp_path / "power.yaml")
+    assert isinstance(config, Config) and config.model_fields_set == {"model", "sampler", "alpha", "max_new_tokens"}
