@@ -90,7 +90,7 @@ test-vllm: setup .venv-vllm/.ready .venv-ray/.ready
 
 # the site, in build/site: strict, so a link or a reference that leads nowhere is an error; nothing is fetched
 docs: .venv/.docs .cache/notebooks/.made
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # links, spelling, what snippets and notebooks print, tables and pictures made of the code, llms.txt
 docs-test: docs

@@ -20,6 +20,9 @@ NOTEBOOKS = ROOT / ".cache" / "notebooks"  # where `make docs` leaves them, run
 ELSEWHERE = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
 """Pages of the site that stand at the project's root."""
 
+HIDDEN = {"power_sampling": ["power_sampling.vote.vote"]}
+"""Names that a module of the same name hides from who reads the source alone."""
+
 REFERENCE = {
     "power_sampling": "power_sampling",
     "langchain_power_sampling": "langchain_power_sampling",
@@ -39,7 +42,9 @@ _BLOCK = re.compile(r"^(?:[-*] |\d+\. |\|)")
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages that are made of something else."""
     made = {name: (ROOT / source).read_text(encoding="utf-8") for name, source in ELSEWHERE.items()}
-    made |= {f"reference/{name}.md": f"# {module}\n\n::: {module}\n" for name, module in REFERENCE.items()}
+    for name, module in REFERENCE.items():
+        shown = [module, *HIDDEN.get(module, [])]
+        made[f"reference/{name}.md"] = f"# {module}\n\n" + "".join(f"::: {path}\n\n" for path in shown)
     made |= {f"notebooks/{path.stem}.md": path.read_text(encoding="utf-8") for path in sorted(NOTEBOOKS.glob("*.md"))}
     for name, text in made.items():
         files.append(File.generated(config, name, content=text))
