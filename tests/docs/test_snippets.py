@@ -34,6 +34,7 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The function `loads` is in beta")  # LangChain's
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_runs_as_printed(page: str, names: dict[str, Any], embedded: PowerSampler) -> None:
     for snippet in snippets(page):
