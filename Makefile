@@ -35,7 +35,7 @@ types: setup
 	$(BIN)/mypy
 
 # one process per core, each on one thread: tiny models spend their time waking threads up
-test test-slow: export OMP_NUM_THREADS := 1
+test test-slow docs-test: export OMP_NUM_THREADS := 1
 test: lint types
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
@@ -95,7 +95,7 @@ docs: .venv/.docs .cache/notebooks/.made
 # links, spelling, what snippets and notebooks print, tables and pictures made of the code, llms.txt
 docs-test: docs
 	$(BIN)/codespell
-	$(BIN)/pytest -m 'slow or not slow' tests/test_readme.py tests/docs
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m 'slow or not slow' tests/test_readme.py tests/docs
 
 .venv/.docs: .venv/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
