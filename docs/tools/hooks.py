@@ -45,7 +45,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, module in REFERENCE.items():
         shown = [module, *HIDDEN.get(module, [])]
         made[f"reference/{name}.md"] = f"# {module}\n\n" + "".join(f"::: {path}\n\n" for path in shown)
-    made |= {f"notebooks/{path.stem}.md": path.read_text(encoding="utf-8") for path in sorted(NOTEBOOKS.glob("*.md"))}
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        text = path.with_suffix(".md").read_text(encoding="utf-8")
+        made[f"notebooks/{path.stem}.md"] = text.replace("\n", f"\n\n[The notebook itself]({path.name})\n", 1)
+        files.append(File.generated(config, f"notebooks/{path.name}", abs_src_path=str(path)))
     for name, text in made.items():
         files.append(File.generated(config, name, content=text))
     return files
