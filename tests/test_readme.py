@@ -43,13 +43,14 @@ def url(console: list[tuple[list[str], str]]) -> Iterator[str]:
         port = free.getsockname()[1]
     process = subprocess.Popen(
         [sys.executable, "-m", "power_sampling.cli", *command[1:], "--port", str(port)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
     )
     try:
-        assert process.stdout is not None
-        assert process.stdout.readline().replace(str(port), "8000") == said
+        assert process.stderr is not None
+        told = next(line for line in process.stderr if line.startswith("serving"))
+        assert told.replace(str(port), "8000") == said
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
