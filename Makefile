@@ -6,7 +6,7 @@ export TOKENIZERS_PARALLELISM := false
 # the embedded model, unpacked once, stays inside the project
 export POWER_SAMPLING_CACHE := $(CURDIR)/.cache
 
-.PHONY: setup demo test test-slow test-mutations test-clients test-engines test-vllm lint types format bench clean
+.PHONY: setup demo test test-slow test-mutations test-clients test-engines test-vllm lint types docs docs-test format bench clean
 
 setup: .venv/.ready
 
@@ -35,7 +35,7 @@ types: setup
 	$(BIN)/mypy
 
 # one process per core, each on one thread: tiny models spend their time waking threads up
-test test-slow: export OMP_NUM_THREADS := 1
+test test-slow docs-test: export OMP_NUM_THREADS := 1
 test: lint types
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
@@ -86,6 +86,24 @@ test-vllm: setup .venv-vllm/.ready .venv-ray/.ready
 .venv-ray/.ready: Makefile
 	$(PYTHON) -m venv .venv-ray
 	.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check 'ray[data]' httpx transformers tokenizers numpy pydantic pyyaml psutil jinja2 llguidance tqdm
+	touch $@
+
+# the site, in build/site: strict, so a link or a reference that leads nowhere is an error; nothing is fetched
+docs: .venv/.docs .cache/notebooks/.made
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# links, spelling, what snippets and notebooks print, tables and pictures made of the code, llms.txt
+docs-test: docs
+	$(BIN)/codespell
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m 'slow or not slow' tests/test_readme.py tests/docs
+
+.venv/.docs: .venv/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
+# the notebooks, run; a cell that raises is an error
+.cache/notebooks/.made: .venv/.docs docs/tools/notebooks.py $(wildcard docs/notebooks/*.py)
+	$(BIN)/python docs/tools/notebooks.py --out .cache/notebooks
 	touch $@
 
 format: setup

@@ -38,6 +38,7 @@ __all__ = [
 OWN_VARIABLES = {"messages", "tools", "add_generation_prompt"}  # of a chat template
 
 Prompt: TypeAlias = str | Sequence[Message] | Conversation
+"""A text as it stands, the messages of a chat, or a conversation with tools."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ class Component(NamedTuple):
 
 @cache
 def component() -> Component:
+    """What a page needs that shows a trace: its style and its script."""
     return Component((HERE / "trace.css").read_text(encoding="utf-8"), (HERE / "trace.js").read_text(encoding="utf-8"))
 
 

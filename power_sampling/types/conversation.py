@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 __all__ = ["Conversation", "InvalidToolCall", "Message", "Reply", "ToolCall"]
 
 Message: TypeAlias = Mapping[str, Any]
+"""`role`, `content`, and what else the chat template reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
