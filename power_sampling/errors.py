@@ -2,7 +2,8 @@
 
     PowerSamplingError
      +- ConfigurationError        a field, a value or a combination that cannot be honoured
-     +- MissingDependencyError    an optional package is needed; the message names the command that installs it
+     +- MissingDependencyError    an optional package is needed; the message names the command that installs it. An
+                                  ImportError too, so that `except ImportError` finds an adapter that is not installed
      +- ModelError
      |   +- ModelNotFoundError    no weights, no folder, no file
      |   +- UnsupportedModelError the model's state cannot be cut, or it is no causal language model
@@ -28,6 +29,8 @@ from __future__ import annotations
 
 import reprlib
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 __all__ = [
@@ -52,6 +55,7 @@ __all__ = [
     "RequestTimeoutError",
     "UnsupportedModelError",
     "caused",
+    "needed_for",
     "shortened",
     "without_frames",
 ]
@@ -77,7 +81,7 @@ class ConfigurationError(PowerSamplingError):
     """A field, a value or a combination of them cannot be honoured."""
 
 
-class MissingDependencyError(PowerSamplingError):
+class MissingDependencyError(PowerSamplingError, ImportError):
     """An optional package is needed; the message names the command that installs it."""
 
 
@@ -150,6 +154,24 @@ class EngineClosedError(GenerationError):
     """The worker that owns the model was shut down."""
 
 
+@contextmanager
+def needed_for(what: str, extra: str = "") -> Iterator[None]:
+    """Around imports of packages that an extra brings. Raises MissingDependencyError where one of them is missing, or
+    is not the version that is needed: `what` does not work without it, and the extra installs it."""
+    try:
+        yield
+    except ImportError as error:
+        package = (error.name or "").split(".")[0]
+        if isinstance(error, MissingDependencyError) or package in OWN_PACKAGES:
+            raise
+        target = f"power-sampling[{extra}]" if extra else "power-sampling"
+        raise MissingDependencyError(
+            f"{what} needs the package {package or 'of another version'}: pip install '{target}' ({error})",
+            name=error.name,
+        ) from error
+
+
+OWN_PACKAGES = frozenset(("power_sampling", "langchain_power_sampling", "llamaindex_power_sampling"))
 E = TypeVar("E", bound=BaseException)
 MOST_FRAMES = 12  # told of a traceback
 

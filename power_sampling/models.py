@@ -21,7 +21,7 @@ from pydantic_core import PydanticSerializationError
 
 from power_sampling.config import ModelConfig
 from power_sampling.engines.torch.window import context_window
-from power_sampling.errors import ConfigurationError, shortened
+from power_sampling.errors import ConfigurationError, needed_for, shortened
 
 if TYPE_CHECKING:
     from power_sampling.engines.protocol import LanguageModel
@@ -279,7 +279,9 @@ def serve(model: Any, tokenizer: Any, config: ModelConfig, *, is_own: bool) -> L
 
 
 def _loader(config: ModelConfig) -> Any:
-    return importlib.import_module(config.engine_options().LOADER)
+    options = config.engine_options()
+    with needed_for(f"engine: {options.name}", options.EXTRA):
+        return importlib.import_module(options.LOADER)
 
 
 def _eos_ids(model: Any) -> list[int]:

@@ -136,6 +136,7 @@ class TorchOptions(TorchFields):
     """Any transformers model, on a processor or a GPU: the reference."""
 
     LOADER: ClassVar[str] = "power_sampling.engines.torch.load"
+    EXTRA: ClassVar[str] = ""
 
     name: Literal["torch"] = "torch"
 
@@ -153,6 +154,7 @@ class LlamaCppOptions(Settings):
     """GGUF files in their own bits, by llama.cpp: laptops, Macs, any processor."""
 
     LOADER: ClassVar[str] = "power_sampling.engines.llama_cpp.load"
+    EXTRA: ClassVar[str] = "llama-cpp"
 
     name: Literal["llama_cpp"] = "llama_cpp"
     n_gpu_layers: int | None = None
@@ -219,6 +221,7 @@ class VllmOptions(Settings):
     """vLLM servers, one or several: throughput, quantised and large models, past one machine (docs/scale.md)."""
 
     LOADER: ClassVar[str] = "power_sampling.engines.vllm.load"
+    EXTRA: ClassVar[str] = "vllm"
 
     name: Literal["vllm"] = "vllm"
     base_url: BaseUrls = ()

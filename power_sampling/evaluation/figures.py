@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from power_sampling.errors import MissingDependencyError
+from power_sampling.errors import needed_for
 from power_sampling.evaluation.methods import Method
 from power_sampling.evaluation.table import Row, Table
 
@@ -52,13 +52,9 @@ def figures(table: Table) -> list[Drawn]:
 
 def _drawn(draw: Callable[[Any], None]) -> str:
     """One pair of axes, drawn on, as SVG. The same table gives the same text."""
-    try:
+    with needed_for("A report with figures", "evaluation"):
         import matplotlib as mpl
         from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"The report's figures need the package {error.name}: pip install 'power-sampling[evaluation]'"
-        ) from error
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "power-sampling", "font.size": 11}):
         figure = Figure(figsize=(7.2, 4.8), layout="constrained")
         axes = figure.subplots()

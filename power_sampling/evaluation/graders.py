@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any, NamedTuple, TypeAlias
 
-from power_sampling.errors import ConfigurationError, MissingDependencyError
+from power_sampling.errors import ConfigurationError, needed_for
 from power_sampling.evaluation.answers import fenced, last_boxed, last_letter, last_number, number
 
 __all__ = ["GRADERS", "Grade", "Grader", "by_name", "choice", "exact", "math", "numeric", "pattern", "structure"]
@@ -96,12 +96,8 @@ def math(text: str, expected: str) -> Grade:
 
 
 def _math_verify() -> tuple[Any, Any]:
-    try:
+    with needed_for("Grading mathematics", "evaluation"):
         from math_verify import parse, verify
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"Grading mathematics needs the package {error.name}: pip install 'power-sampling[evaluation]'"
-        ) from error
     return parse, verify
 
 

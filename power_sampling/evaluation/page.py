@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from power_sampling.errors import MissingDependencyError
+from power_sampling.errors import needed_for
 from power_sampling.evaluation.figures import Drawn
 from power_sampling.evaluation.log import Answer
 from power_sampling.evaluation.report import COLUMNS, accuracies, difference
@@ -28,12 +28,8 @@ def html(
     figures: Sequence[Drawn],
 ) -> str:
     """The page. Whatever a model or a file has said is shown as text, never run."""
-    try:
+    with needed_for("The report's page", "evaluation"):
         from jinja2 import Environment
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"The report's page needs the package {error.name}: pip install 'power-sampling[evaluation]'"
-        ) from error
     template = Environment(autoescape=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
         title=f"Does power sampling help on {table.task}?",

@@ -5,13 +5,13 @@
     prompts      given_tools, normalize_tool_choice, openai_call, call_fault, OverflowPolicy, fit_context
     completions  completion_facts, token_logprobs, reply_of
     schemas      schema_of, ReadableSchema
-    errors       shortened: a value as an error quotes it
+    errors       shortened: a value as an error quotes it; needed_for: imports of packages that an extra brings
 
 Both adapters of this project import from `power_sampling` and from here only. These names are as stable as those.
 """
 
 from power_sampling.config import CONSTRAINTS
-from power_sampling.errors import shortened
+from power_sampling.errors import needed_for, shortened
 from power_sampling.fields import ConfigFields, GenerationFields, LoadedFields
 from power_sampling.integrations.completions import completion_facts, reply_of, token_logprobs
 from power_sampling.integrations.overflow import OverflowPolicy, fit_context
@@ -40,6 +40,7 @@ __all__ = [
     "completion_facts",
     "fit_context",
     "given_tools",
+    "needed_for",
     "normalize_tool_choice",
     "openai_call",
     "refuse_unknown",

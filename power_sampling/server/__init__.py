@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from power_sampling.errors import MissingDependencyError
+from power_sampling.errors import needed_for
 
 if TYPE_CHECKING:
     from power_sampling.server.application import app
@@ -25,11 +25,5 @@ _PLACES = {"Limits": "limits", "app": "application", "serve": "process"}
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
+    with needed_for("The server", "server"):
         return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("power_sampling"):
-            raise
-        raise MissingDependencyError(
-            f"The server needs the package {error.name}: pip install 'power-sampling[server]'"
-        ) from error

@@ -242,8 +242,10 @@ def test_models_that_cannot_be_loaded_say_why(tmp_path: Path, monkeypatch: pytes
         load(model=str(tmp_path / "missing"))
     with pytest.raises(ModelNotFoundError, match="no GGUF file"):
         load(model=str(tmp_path / "missing.gguf"))
-    with pytest.raises(ModelNotFoundError, match="No model at 'nobody/nothing'"):
+    with pytest.raises(ModelNotFoundError, match=r"No model at 'nobody/nothing'.*HF_HUB_OFFLINE.*`hf download"):
         load(model="nobody/nothing")
+    with pytest.raises(ModelNotFoundError, match="No model at 'qwen'"):
+        load(model="qwen")
     with pytest.raises(ModelError):
         load(model=str(tmp_path))
     (tmp_path / "bad.gguf").write_bytes(b"no such format")

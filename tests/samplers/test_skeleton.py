@@ -5,11 +5,7 @@ Copy this file too: it is the proof that a new sampler owes, by walking every pa
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,19 +15,9 @@ from power_sampling.testing import Branches, check_sampler, drive, outcomes
 from power_sampling.types import Answer, Termination
 from tests.support.constraints import PLAIN, legal
 from tests.support.exact import EOS, STOP, World, label
+from tests.support.skeletons import skeleton as skeleton_of
 
-PATH = Path(__file__).parents[2] / "docs" / "developer" / "sampler_skeleton.py"
-
-
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("sampler_skeleton", PATH)
-    assert spec is not None and spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where pydantic looks for its names
-    spec.loader.exec_module(module)
-    return module
-
-
-skeleton: Any = load()
+skeleton: Any = skeleton_of("sampler_skeleton")
 
 
 def gap(horizon: int, alpha: float, ending: Termination, **fields: Any) -> float:

@@ -13,6 +13,7 @@ from power_sampling.errors import (
     ModelError,
     ModelNotFoundError,
     UnsupportedModelError,
+    needed_for,
 )
 
 __all__ = ["adapted", "without_wrapper"]
@@ -27,10 +28,8 @@ def adapted(model: Any, adapter: str, *, merge: bool | None) -> Any:
     computed beside them. `merge` None: merged, unless the model is quantised. Raises ModelNotFoundError where there is
     no adapter, ModelError for one that is not this model's: every weight of it has its place, and every place a weight.
     """
-    try:
+    with needed_for("adapter:", "peft"):
         import peft
-    except ImportError as error:
-        raise MissingDependencyError("adapter: needs the package peft: pip install 'power-sampling[peft]'.") from error
     is_quantised = getattr(model, "hf_quantizer", None) is not None
     if merge and is_quantised:
         raise ConfigurationError("merge_adapter: a quantised model would round what is merged into it; leave it out.")

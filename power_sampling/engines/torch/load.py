@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -51,8 +52,9 @@ def load(config: ModelConfig, options: TorchOptions) -> tuple[Any, Any]:
         arguments["quantization_config"] = _quantization(options.quantization_config)
     # a download is worth a bar, reading a folder is not
     with quiet() if Path(source).is_dir() else nullcontext(), _told(config.model, source):
+        kinds = _kinds(source, common)  # first: where there is no model, a tokenizer's reader says other things
         tokenizer = AutoTokenizer.from_pretrained(config.tokenizer or source, **common)
-        for kind in _kinds(source, common):
+        for kind in kinds:
             model, found = kind.from_pretrained(source, **arguments)
             if not found.get("missing_keys"):
                 break
@@ -78,6 +80,11 @@ def _told(name: str, source: str) -> Iterator[None]:
     except Exception as error:
         said = f"{error!s:.1000}"
         if isinstance(error, OSError) and not (Path(source) / "config.json").is_file():
+            if constants.HF_HUB_OFFLINE and not Path(source).exists():
+                said = (
+                    "it is not in the hub's cache, and HF_HUB_OFFLINE is set, so nothing is downloaded. Unset it, "
+                    f"or run `hf download {name}` first."
+                )
             raise ModelNotFoundError(
                 f"No model at {name!r}: {said} Give a hub id, a folder with config.json and weights, a .gguf file, or "
                 "'embedded'."
