@@ -90,18 +90,25 @@ class MetropolisHastings(SuffixMoves):
         that has terminated at the end of a stage goes straight to the last stage, whose horizon is the full one. Out of
         time, no move is begun any more, and an open chain is finished by one extension from q.
         """
-        chain, stage_end = Chain.empty(), 0
+        return self.refine(Chain.empty(), law, horizon, rng, is_out_of_time)
+
+    def refine(self, chain: Chain, law: Law, horizon: int, rng: Rng, is_out_of_time: IsOutOfTime) -> Sampler:
+        """As `run`; with a given completion there is the last stage only."""
+        is_given, stage_end = chain.end is not None, 0
         block_size = self.block_size or max(1, math.ceil(horizon / 4))
         total = math.ceil(horizon / block_size) * (self.num_steps + 1)
-        num_tried = num_accepted = 0
-        is_spent, notes = False, Notes()
+        num_tried = num_accepted = num_moved = 0
+        is_spent, notes, trace = False, Notes(), list[float]()
+        if is_given:
+            notes.add(Extended(0, chain.bare()))
 
         while stage_end < horizon:
-            stage_end = horizon if chain.is_terminated or is_spent else min(stage_end + block_size, horizon)
+            is_last = chain.is_terminated or is_spent or is_given
+            stage_end = horizon if is_last else min(stage_end + block_size, horizon)
             done = (math.ceil(stage_end / block_size) - 1) * (self.num_steps + 1)
             extension = Draw(chain, len(chain.tokens), stage_end - len(chain.tokens), law, rng.seed())
             stage = _Stage(Move(self, law, stage_end), self, rng.fork())
-            if not chain.is_terminated:
+            if not (chain.is_terminated or is_given):
                 progress = Progress(done, total, _stats(chain, num_tried, num_accepted))
                 prefetch = stage.prefetch(0, extension, num_tried, num_accepted)
                 asked = Round((extension,), progress=progress, prefetch=prefetch, steps=notes.take())
@@ -117,11 +124,22 @@ class MetropolisHastings(SuffixMoves):
                 prefetch = stage.prefetch(step, chain, num_tried, num_accepted)
                 moved = yield from stage.move.run(chain, stage.stream(step), progress, prefetch, notes)
                 num_tried, num_accepted = num_tried + 1, num_accepted + (moved is not chain)
+                if stage_end == horizon:
+                    num_moved += moved is not chain
+                    trace.append(float(moved.logp.sum()))
                 chain = moved
 
         acceptance_rate = num_accepted / num_tried if num_tried else None
         label: Exactness = "approximate" if is_spent else self.exactness
-        return Answer(chain, label, acceptance_rate=acceptance_rate, is_budget_spent=is_spent, steps=notes.take())
+        return Answer(
+            chain,
+            label,
+            acceptance_rate=acceptance_rate,
+            is_budget_spent=is_spent,
+            steps=notes.take(),
+            trace=tuple(trace),
+            num_moved=num_moved,
+        )
 
 
 def _stats(chain: Chain, num_tried: int, num_accepted: int) -> dict[str, float]:
