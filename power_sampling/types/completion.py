@@ -138,7 +138,7 @@ def _finite(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
         return {name: _finite(each) for name, each in value.items()}
-    return type(value)(_finite(each) for each in value) if isinstance(value, list | tuple) else value
+    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 class Chunk(NamedTuple):

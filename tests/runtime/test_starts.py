@@ -18,6 +18,7 @@ from langchain_power_sampling import PowerSamplingLLM as LangChainLLM
 from llamaindex_power_sampling import PowerSamplingLLM as LlamaIndexLLM
 from power_sampling import ConfigurationError, InputError, PowerSampler
 from power_sampling.engines.stepped.engine import SteppedEngine
+from power_sampling.prepared import prepare
 from power_sampling.testing import TableBackend, TableLM
 from tests.support.law import ALPHA, HORIZON, TABLE, assert_law, exact_law, table_tokenizer
 from tests.support.served import ServedLM
@@ -99,6 +100,16 @@ def test_where_it_ends() -> None:
     served = PowerSampler.from_model(ServedLM(TABLE, lambda _: None), table_tokenizer(), max_new_tokens=4, alpha=2.0)
     with pytest.raises(ConfigurationError, match="given tokens"):
         served.complete("c", start="ab")
+
+
+def test_its_stream_of_chance_is_another_one_for_every_start(small: PowerSampler) -> None:
+    def seed_of(**fields: Any) -> int:
+        config = small.with_settings(**fields).generation
+        asked = prepare("ab", small._model.load(), config).request(3, 0.0, None)
+        return next(asked.make_sampler(lambda: False)).draws[0].seed
+
+    seeds = [seed_of(), seed_of(start="a"), seed_of(start="b"), seed_of(start="a")]
+    assert len(set(seeds)) == 3 and seeds[1] == seeds[3]
 
 
 def test_a_constraint_holds_for_it(model: PowerSampler) -> None:
@@ -220,4 +231,4 @@ def test_chains_of_one_prompt_are_compared(small: PowerSampler) -> None:
 def test_nothing_is_said_where_there_is_nothing_to_say(small: PowerSampler) -> None:
     for sampler in ("ancestral", "best_of_n", {**MH, "num_steps": 30}):
         found = small.complete("ab", sampler=sampler, max_new_tokens=8).diagnostics
-        assert found.warnings == () == found.to_dict()["warnings"]
+        assert found.warnings == () and found.to_dict()["warnings"] == []
