@@ -100,6 +100,13 @@ SLIPS = (
         OF_STARTS,
     ),
     Slip(
+        "the pilot answers",
+        MH,
+        "if pilot.is_budget_spent:",
+        "if pilot.trace:",
+        ("tests/samplers/test_auto_steps.py",),
+    ),
+    Slip(
         "a start whose numbers are known is weighed again",
         "power_sampling/reading.py",
         "start=self._chain if is_known else",

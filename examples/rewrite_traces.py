@@ -19,7 +19,7 @@ TRACES = {
     "What is the capital of France?": "It is well known that Paris is the capital of France.",
     "What is the capital of Italy?": "Rome, I would say.",
 }
-SAMPLER = {"name": "metropolis_hastings", "num_steps": 4}
+SAMPLER = {"name": "metropolis_hastings", "num_steps": 2}
 
 
 def main() -> None:
@@ -35,9 +35,9 @@ def main() -> None:
     print(f"{found.done} of {found.total} rows, {found.tokens} tokens decoded")
 
     answer = sampler.chat([{"role": "user", "content": next(iter(TRACES))}], start=TRACES[next(iter(TRACES))])
-    further = answer.resume(num_steps=6)
-    print(f"{answer.text!r} after 4 steps, {further.text!r} after 10")
-    print(f"effective steps of the last 6: {further.diagnostics.effective_steps}; {further.diagnostics.warnings}")
+    further = answer.resume(num_steps=4)
+    print(f"{answer.text!r} after 2 steps, {further.text!r} after 6")
+    print(f"effective steps of the last 4: {further.diagnostics.effective_steps}; {further.diagnostics.warnings}")
 
 
 if __name__ == "__main__":

@@ -21,9 +21,11 @@ import numpy as np
 
 from power_sampling.types import Floats
 
-__all__ = ["LEAST_STATES", "effective_steps", "split_r_hat"]
+__all__ = ["LEAST_STATES", "effective_steps", "has_settled", "split_r_hat"]
 
 LEAST_STATES = 4  # of a chain, below which nothing is said of it
+ENOUGH = 8  # effective steps, or accepted ones of a chain that stays where it is
+LIKE = 1.1  # split R-hat of halves that are alike
 
 
 def effective_steps(trace: Sequence[float]) -> float | None:
@@ -39,6 +41,17 @@ def effective_steps(trace: Sequence[float]) -> float | None:
     kept = pairs if is_positive.all() else pairs[: int(np.argmin(is_positive))]
     tau = 2 * float(np.minimum.accumulate(kept).sum()) - 1 if len(kept) else 1.0
     return min(float(n), n / tau) if tau > 0 else float(n)
+
+
+def has_settled(trace: Sequence[float], num_moved: int) -> bool:
+    """Whether one chain looks like one that has forgotten where it began: its two halves, each split again, have an
+    R-hat below LIKE, and it is worth ENOUGH effective steps; or it has accepted ENOUGH proposals, all of them the state
+    it was in. A rule of thumb: what it has not visited it does not know."""
+    steps, half = effective_steps(trace), len(trace) // 2
+    if steps is None:
+        return len(trace) >= ENOUGH and num_moved >= ENOUGH
+    r_hat = split_r_hat([trace[:half], trace[half:]])
+    return steps >= ENOUGH and r_hat is not None and r_hat < LIKE
 
 
 def split_r_hat(traces: Sequence[Sequence[float]]) -> float | None:
