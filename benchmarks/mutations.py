@@ -42,6 +42,8 @@ THOUGHT = "power_sampling/text/thought.py"
 
 CONFORMANCE = "tests/samplers/test_conformance.py"
 OF_MH = ("tests/samplers/test_metropolis_hastings.py", "tests/samplers/test_counts.py", CONFORMANCE)
+OF_STARTS = ("tests/samplers/test_starts.py", "tests/runtime/test_starts.py")
+OF_MIXING = ("tests/samplers/test_mixing.py", "tests/runtime/test_starts.py")
 OF_CUTS = ("tests/samplers/test_entropy_cuts.py", *OF_MH)
 OF_GIBBS = ("tests/samplers/test_particle_gibbs.py", CONFORMANCE)
 OF_SMC = ("tests/samplers/test_sequential_monte_carlo.py", CONFORMANCE)
@@ -89,6 +91,41 @@ SLIPS = (
         "plan.log_u + self.log_w(chain, plan.cut), self",
         "plan.log_u, self",
         OF_MH,
+    ),
+    Slip(
+        "a start is grown in stages",
+        MH,
+        "is_last = chain.is_terminated or is_spent or is_given",
+        "is_last = chain.is_terminated or is_spent",
+        OF_STARTS,
+    ),
+    Slip(
+        "the pilot answers",
+        MH,
+        "if pilot.is_budget_spent:",
+        "if pilot.trace:",
+        ("tests/samplers/test_auto_steps.py",),
+    ),
+    Slip(
+        "a start whose numbers are known is weighed again",
+        "power_sampling/reading.py",
+        "start=self._chain if is_known else",
+        "start=self._chain.tokens if is_known else",
+        OF_STARTS,
+    ),
+    Slip(
+        "a start is answered by its own stream",
+        "power_sampling/prepared.py",
+        "SeedSequence([seed, *tokens])",
+        "SeedSequence([seed])",
+        OF_STARTS,
+    ),
+    Slip(
+        "particle Gibbs begins anew in spite of a start",
+        GIBBS,
+        "given = Answer(chain, self.exactness,",
+        "given = Answer(chain.head(0), self.exactness,",
+        OF_STARTS,
     ),
     Slip("MH counts a rejected move as accepted", MH, "num_accepted + (moved is not chain)", "num_accepted + 1", OF_MH),
     Slip(
@@ -292,7 +329,49 @@ SLIPS = (
         "for i, current in reversed(rounds.items())}\n    return",
         (*OF_SMC, *OF_TEMPERING),
     ),
+    Slip(
+        "a chain that did not move is not told",
+        "power_sampling/reading.py",
+        "if trace and not answer.num_moved:",
+        "if trace and answer.num_moved < 0:",
+        OF_MIXING,
+    ),
+    Slip(
+        "R-hat of whole chains",
+        f"{PARTS}/mixing.py",
+        "for part in (trace[:n], trace[length - n : length])",
+        "for part in (trace,)",
+        OF_MIXING,
+    ),
+    Slip(
+        "particles forget their roots",
+        SMC,
+        "roots = [roots[i] for i in ancestors]",
+        "roots = list(ancestors)",
+        OF_MIXING,
+    ),
     # numbers of a row
+    Slip(
+        "a given token has the numbers of the one that would be drawn",
+        HOST_CHOICE,
+        "given[0] if given else laws.q.pick(row.uniform())",
+        "laws.q.pick(row.uniform())",
+        OF_STARTS,
+    ),
+    Slip(
+        "drawing stops behind given tokens",
+        ROW,
+        "return self.draw.given[len(self.tokens) :]",
+        "return self.draw.given[len(self.tokens) : len(self.tokens) + 1][:-1]",
+        OF_STARTS,
+    ),
+    Slip(
+        "the logits of given tokens are one off",
+        ENGINE,
+        "piece = (seq.last_token, *seq.row.given[:-1])",
+        "piece = (*seq.row.given,)",
+        OF_STARTS,
+    ),
     Slip(
         "weights by p alone",
         ROW,
@@ -479,7 +558,13 @@ SLIPS = (
         ("tests/text/test_rules.py", "tests/text/test_constraints.py"),
     ),
     # draws and worker
-    Slip("what was dropped costs nothing", DRAWS, "self.tokens_decoded += len(self.drawn(ticket))", "pass", OF_WORKER),
+    Slip(
+        "what was dropped costs nothing",
+        DRAWS,
+        "self.tokens_decoded += max(0, len(self.drawn(ticket)) - len(draw.given))",
+        "pass",
+        OF_WORKER,
+    ),
     Slip(
         "abandoned draws answer everything",
         DRAWS,

@@ -122,6 +122,10 @@ class GenerationConfig(Settings):
     stop: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ()
     """Strings that end a completion like EOS does; excluded from the text. Under a constraint, what comes before has to
     be complete."""
+    start: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | str | None = None
+    """A completion that the chain of `metropolis_hastings` or `particle_gibbs` begins with, in place of one of its own:
+    its text, or its tokens. It ends at its first EOS or stop string. A text without one is a whole turn, which EOS
+    ends; tokens without one go on as q draws them."""
     seed: int | None = Field(default=None, ge=0)
     """The same seed and settings give the same completion; None: a fresh one per request."""
     time_budget: float | None = Field(default=None, gt=0)
@@ -161,9 +165,21 @@ class GenerationConfig(Settings):
         given = [name for name in CONSTRAINTS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ConfigurationError(f"{' and '.join(given)}: a completion obeys one constraint; give one of them.")
+        self._check_start()
         self._check_size()
         self._check_temperatures(self.sampler.law(self.alpha, self.temperature or 1.0))
         return self
+
+    def _check_start(self) -> None:
+        if self.start is None:
+            return
+        if not self.sampler.takes_start():
+            able = " or ".join(options.model_fields["name"].default for options in ALL if options.takes_start())
+            raise ConfigurationError(f"start: {self.sampler.name} makes no steps from a completion; use {able}.")
+        if not self.temperature:
+            raise ConfigurationError(
+                "start: temperature=0 has one completion, wherever it begins; raise temperature, or leave start out."
+            )
 
     def _check_size(self) -> None:
         """Refuse what no engine could hold, with the number that would do."""

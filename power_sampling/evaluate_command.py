@@ -1,5 +1,5 @@
-"""`power-sampling evaluate` and `tune`: from a task and a model to a verdict, or to settings. Both can be killed at any
-moment and begun again.
+"""`power-sampling evaluate`, `tune` and `rewrite`: from a task and a model to a verdict, to settings, or from traces to
+better ones. Each can be killed at any moment and begun again.
 
 Apart from `power_sampling.evaluation`, which is imported when the command runs: no other command pays for it.
 """
@@ -23,11 +23,11 @@ try:
 except ModuleNotFoundError:  # the command line says so itself
     pass
 else:
-    Option = typer.Option
+    Argument, Option = typer.Argument, typer.Option
     TASK_HELP = "gsm8k, math500, humaneval, gpqa, alpaca or jsonl."
     TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help=TASK_HELP)]
 
-__all__ = ["evaluate", "tune"]
+__all__ = ["evaluate", "rewrite", "tune"]
 
 SAMPLERS = "greedy,ancestral,low_temperature,metropolis_hastings,sequential_monte_carlo,vote"
 
@@ -151,16 +151,53 @@ def tune(
     typer.echo(f"Settings: {out / 'power.yaml'}", err=True)
 
 
-def _settings(given: Mapping[str, Any], longest: int) -> Config:
+def rewrite(
+    traces: Annotated[Path, Argument(metavar="TRACES", help="JSON Lines: prompt or messages, and completion.")],
+    out: Annotated[Path, Option("--out", help="JSON Lines of the rewritten rows; the same one goes on.")],
+    model: Annotated[str | None, Option("--model", help="Hub id, folder, GGUF file, or embedded.")] = None,
+    engine: Annotated[str | None, Option("--engine", help="See docs; else chosen by the model.")] = None,
+    sampler: Annotated[str | None, Option("--sampler", help="metropolis_hastings or particle_gibbs.")] = None,
+    max_tokens: Annotated[int | None, Option("--max-tokens", help="Begin no row after so many decoded.")] = None,
+    max_seconds: Annotated[float | None, Option("--max-seconds", help="Begin no row after so long.")] = None,
+    max_new_tokens: Annotated[
+        int | None, Option("--max-new-tokens", help="The longest completion; else the longest trace.")
+    ] = None,
+    alpha: Annotated[float | None, Option("--alpha", help="The power.")] = None,
+    seed: Annotated[int | None, Option("--seed", help="Of the whole; every row has one that follows from it.")] = None,
+    device: Annotated[str | None, Option("--device", help="cpu, cuda, cuda:1, mps.")] = None,
+    dtype: Annotated[str | None, Option("--dtype", help="auto, float32, bfloat16, float16, float64.")] = None,
+    config: Annotated[str | None, Option("--config", help="Settings in a YAML or TOML file.")] = None,
+    settings: Annotated[list[str] | None, Option("--set", metavar="FIELD=VALUE", help="Any other setting.")] = None,
+    use_chat_template: Annotated[bool | None, Option("--chat/--raw", help="As a chat, or as a base model.")] = None,
+) -> None:
+    """Rewrite a data set of traces: a chain begins at each completion, and its answer takes the completion's place.
+
+    Kill it at any moment and start it again with the same words: it goes on.
+    """
+    given = dict(locals())
+    from power_sampling.evaluation import Bounds
+    from power_sampling.evaluation.rewriting import rewrite as rewritten
+    from power_sampling.runtime import PowerSampler
+
+    power_sampler = PowerSampler.of(_settings(given, None))
+    with _progress() as listener:
+        bounds = Bounds(tokens=max_tokens, seconds=max_seconds)
+        found = rewritten(power_sampler, traces, out, bounds=bounds, listener=listener)
+    failed = f", {found.failed} of them as they were (see rewriting.error)" if found.failed else ""
+    typer.echo(f"{found.done} of {found.total} rows in {out}{failed}; {found.tokens} tokens decoded.", err=True)
+
+
+def _settings(given: Mapping[str, Any], longest: int | None) -> Config:
     """The settings of the arguments, over environment and file; the task says how long an answer may be, where nothing
     else does."""
     import yaml
 
     from power_sampling.config import Config
 
-    names = ("model", "engine", "alpha", "max_new_tokens", "device", "dtype", "use_chat_template")
-    fields = {name: given[name] for name in names if given[name] is not None}
-    for assignment in given["settings"] or []:
+    names = ("model", "engine", "sampler", "alpha", "seed", "max_new_tokens", "device", "dtype", "use_chat_template")
+    fields = {name: given[name] for name in names if given.get(name) is not None}
+    sampler = [f"sampler={fields.pop('sampler')}"] if "sampler" in fields else []
+    for assignment in (*sampler, *(given["settings"] or [])):
         name, equals, value = assignment.partition("=")
         if not equals or name in fields:
             raise ConfigurationError(f"--set: expected FIELD=VALUE, each field once, got {assignment!r}.")
@@ -171,7 +208,7 @@ def _settings(given: Mapping[str, Any], longest: int) -> Config:
         except yaml.YAMLError as error:
             raise ConfigurationError(f"--set {name}: {value!r} is not YAML: {error}") from error
     found = load_config(given["config"], **fields)
-    if "max_new_tokens" in found.model_fields_set:
+    if longest is None or "max_new_tokens" in found.model_fields_set:
         return found
     return load_config(given["config"], **{**fields, "max_new_tokens": longest})
 

@@ -36,6 +36,7 @@ class GenerationFields(TypedDict, total=False):
     logit_bias: Mapping[int, float] | None
     bad_words: str | Collection[str] | None
     stop: str | Collection[str] | None
+    start: str | Collection[int] | None
     seed: int | None
     time_budget: float | None
     timeout: float | None

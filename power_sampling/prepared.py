@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
 from power_sampling.base_law import asked_for, base_law
 from power_sampling.config import CONSTRAINTS, GenerationConfig
 from power_sampling.engines.protocol import Capabilities
@@ -20,7 +22,7 @@ from power_sampling.text.grammar import answer_rule
 from power_sampling.text.reply import ReplyReader
 from power_sampling.text.stop import StopStrings, TextStream
 from power_sampling.text.validation import checked_text
-from power_sampling.types import BaseLaw, Conversation, Message, Termination, Tokens
+from power_sampling.types import BaseLaw, Chain, Conversation, Message, Termination, Tokens
 
 if TYPE_CHECKING:
     from power_sampling.text.codec import Codec
@@ -53,6 +55,7 @@ class PreparedPrompt:
     termination: Termination
     base: BaseLaw | None = None  # of p; None: the model's own
     support: str | None = None  # which completions the engine draws; None: all
+    start: Tokens | Chain | None = None  # a completion to go on from; a chain is one whose numbers are known
 
     def request(
         self, seed: int, started: float, listener: Callable[[Update], None] | None, *, wants_events: bool = False
@@ -65,10 +68,11 @@ class PreparedPrompt:
             make_sampler=lambda is_out_of_time: sampler_for(
                 config,
                 config.max_new_tokens,
-                NumpyRng(seed),
+                NumpyRng(seed if self.start is None else _seed_from(seed, self.start)),
                 is_out_of_time,
                 is_constrained=is_constrained,
                 base=self.base,
+                start=self.start,
             ),
             time_budget=config.time_budget,
             timeout=config.timeout,
@@ -136,7 +140,41 @@ def prepare(prompt: Prompt, loaded: Loaded, config: GenerationConfig) -> Prepare
     loaded.rules(termination)  # raises for a constraint that is none
     base = base_law(config, codec, loaded.engine.vocab_size)
     support = loaded.engine.capabilities.support
-    return PreparedPrompt(codec, config, tokens, turn, starts_in_reasoning, termination, base, support)
+    start = None if config.start is None else _start(config.start, loaded, termination)
+    return PreparedPrompt(codec, config, tokens, turn, starts_in_reasoning, termination, base, support, start)
+
+
+def _start(start: str | Tokens, loaded: Loaded, termination: Termination) -> Tokens:
+    """The tokens of a given completion, to where it ends. Raises InputError for one that cannot be a completion here;
+    whether p and the constraint admit it, its draw finds out."""
+    codec, horizon, is_text = loaded.codec, termination.max_new_tokens, isinstance(start, str)
+    assert horizon is not None
+    tokens = codec.encode(checked_text(start), add_special_tokens=False) if isinstance(start, str) and start else start
+    tokens = () if isinstance(tokens, str) else tokens
+    if unknown := [token for token in tokens if token >= loaded.engine.vocab_size]:
+        raise InputError(f"start: {unknown[0]} is no token of this model; it has {loaded.engine.vocab_size}.")
+    rule = loaded.rules(Termination(termination.eos_ids, termination.stop))
+    watch = rule.watch(()) if rule else None
+    ends = (t for t, token in enumerate(tokens, 1) if token in codec.eos_ids or (watch and watch.push(token)))
+    end = next(ends, None)
+    if end is None and is_text and len(tokens) < horizon and codec.end_of_turn is not None:
+        tokens, end = (*tokens, codec.end_of_turn), len(tokens) + 1
+    tokens = tokens[:end]
+    if not tokens:
+        raise InputError("start: the text is empty, and the tokenizer has no EOS to end it with; give some text.")
+    if len(tokens) > horizon:
+        raise InputError(
+            f"start: it has {len(tokens)} tokens, and max_new_tokens is {horizon}. Raise max_new_tokens to at least "
+            "that, or shorten it."
+        )
+    return tokens
+
+
+def _seed_from(seed: int, start: Tokens | Chain) -> int:
+    """Of the stream of chance that goes on from a start: another one than that which may have made it, and another one
+    for every start."""
+    tokens = start.tokens if isinstance(start, Chain) else start
+    return int(np.random.SeedSequence([seed, *tokens]).generate_state(1, np.uint64)[0])
 
 
 def encoded(prompt: Prompt, codec: Codec, template_arguments: Mapping[str, Any] | None = None) -> Tokens:
@@ -236,6 +274,10 @@ def _check_capabilities(config: GenerationConfig, termination: Termination, can:
     if config.top_logprobs and not can.ranks:
         raise ConfigurationError(
             "top_logprobs: this engine cannot tell the likeliest tokens. Leave it out, or use the engine 'torch'."
+        )
+    if config.start is not None and not can.given:
+        raise ConfigurationError(
+            "start: this engine cannot tell log p and log q of given tokens. Leave it out, or use the engine 'torch'."
         )
     if termination.is_restricted and not can.masks:
         others = "tools" if termination.constraint is not None else "thinking_budget"

@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from power_sampling.base_law import asked_for, label_of
-from power_sampling.errors import NoLegalCompletionError
+from power_sampling.config import GenerationConfig
+from power_sampling.errors import ConfigurationError, InputError, NoLegalCompletionError
 from power_sampling.frames import frame_of
 from power_sampling.metering import note
 from power_sampling.prepared import PreparedPrompt
+from power_sampling.samplers.parts.mixing import effective_steps, split_r_hat
 from power_sampling.serving.worker import Job, Outcome, Update
 from power_sampling.text.stop import TextStream
-from power_sampling.types import Chain, Chunk, Completion, Diagnostics, Progress, Ranked, Reply, TopToken
+from power_sampling.types import (
+    Answer,
+    Chain,
+    Chunk,
+    Completion,
+    Diagnostics,
+    Progress,
+    Ranked,
+    Reply,
+    Tokens,
+    TopToken,
+)
 
 if TYPE_CHECKING:
+    from power_sampling.models import Model
     from power_sampling.text.codec import Codec
 
-__all__ = ["StreamReader", "Submitted", "completion_of"]
+__all__ = ["Origin", "StreamReader", "Submitted", "completion_of", "completions_of"]
+
+RESUMED = ("num_steps", "seed", "time_budget", "timeout")  # what may differ in a request that goes on
+MOST_R_HAT = 1.1  # above it chains of one target are said to disagree
 
 
 class Submitted(NamedTuple):
@@ -26,10 +49,29 @@ class Submitted(NamedTuple):
     job: Job
     prompt: PreparedPrompt
     seed: int
+    model: Callable[[], Model | None]  # a weak reference: a completion keeps no weights
+
+
+def completions_of(submitted: Sequence[Submitted], outcomes: Sequence[Outcome]) -> list[Completion]:
+    """The completions of a call. What its chains say about each other stands in those that have the same prompt."""
+    chains: dict[tuple[Tokens, Any], dict[int, tuple[float, ...]]] = {}
+    for s, outcome in zip(submitted, outcomes, strict=True):
+        if outcome.answer.trace:  # of one seed there is one chain, however often it is asked for
+            chains.setdefault((s.prompt.tokens, s.prompt.termination), {})[s.seed] = outcome.answer.trace
+    r_hats = {key: split_r_hat(list(of_prompt.values())) for key, of_prompt in chains.items()}
+
+    def r_hat(s: Submitted, outcome: Outcome) -> float | None:
+        return r_hats[s.prompt.tokens, s.prompt.termination] if outcome.answer.trace else None
+
+    return [completion_of(s, outcome, r_hat=r_hat(s, outcome)) for s, outcome in zip(submitted, outcomes, strict=True)]
 
 
 def completion_of(
-    s: Submitted, outcome: Outcome, text: TextStream | None = None, reply: Reply | None = None
+    s: Submitted,
+    outcome: Outcome,
+    text: TextStream | None = None,
+    reply: Reply | None = None,
+    r_hat: float | None = None,
 ) -> Completion:
     """The completion a finished request stands for; `text` and `reply` where they are read already."""
     chain, config = outcome.answer.chain, s.prompt.config
@@ -51,7 +93,7 @@ def completion_of(
         alpha=config.law().alpha,
         base_law=label_of(config),
         **_unseen(chain, s.prompt.support),
-        **outcome.facts(),
+        **{**outcome.facts(), **_mixing(outcome.answer, r_hat)},
     )
     note(diagnostics)
     return Completion(
@@ -67,7 +109,93 @@ def completion_of(
         prompt_tokens=len(s.prompt.tokens),
         seed=s.seed,
         diagnostics=diagnostics,
+        origin=Origin(s, chain),
     )
+
+
+def _mixing(answer: Answer, r_hat: float | None) -> dict[str, Any]:
+    """What the states of a chain say about it, by the names of `Diagnostics`."""
+    trace, told = answer.trace, list(answer.warnings)
+    if trace and not answer.num_moved:
+        told.append(f"The chain did not move: none of its {len(trace)} steps at full length was accepted.")
+    if r_hat is not None and r_hat > MOST_R_HAT:
+        told.append(f"The chains of this prompt disagree: split R-hat of log p is {r_hat:.2f}.")
+    return {"effective_steps": effective_steps(trace), "r_hat": r_hat, "warnings": tuple(told)}
+
+
+class Origin:
+    """What a completion can be gone on from: its chain, whose numbers are never computed again."""
+
+    def __init__(self, submitted: Submitted, chain: Chain) -> None:
+        self._prompt, self._model, self._chain = submitted.prompt, submitted.model, chain
+
+    def __reduce__(self) -> tuple[type[Lost], tuple[()]]:
+        """A copy or a pickle holds neither weights nor numbers."""
+        return Lost, ()
+
+    def is_of(self, model: Model) -> bool:
+        """Whether this model drew it; of a copy nobody knows."""
+        return self._model() is model
+
+    def submitted(self, seed: int, asked: Mapping[str, Any]) -> Submitted:
+        """The request that goes on from it. Raises InputError where there is no way to."""
+        config, model = self._prompt.config, self._model()
+        if other := asked.keys() - RESUMED:
+            raise ConfigurationError(
+                f"resume: {', '.join(sorted(other))} stays as the completion's request had it; only "
+                f"{', '.join(RESUMED)} may be given."
+            )
+        if not config.sampler.takes_start() or not config.temperature:
+            raise InputError(
+                f"resume: the sampler {config.sampler.name} makes no steps from a completion. Ask one that does for a "
+                "further one: sampler='metropolis_hastings', start=completion.tokens."
+            )
+        if model is None:
+            raise InputError("resume: the completion's model is gone. Load it again, with start=completion.tokens.")
+        given = {name: getattr(config, name) for name in config.model_fields_set if name != "start"} | dict(asked)
+        if "num_steps" in given:
+            given["sampler"] = {**dict(config.sampler), "num_steps": given.pop("num_steps")}
+        now = GenerationConfig.parse(given)
+        # plain sampling at alpha 1 stores no entropies
+        is_known = not now.law().wants_entropy or len(self._chain.entropy) > 0
+        prompt = replace(self._prompt, config=now, start=self._chain if is_known else self._chain.tokens)
+        seed = asked["seed"] if "seed" in asked else _next_seed(seed)
+        (job,) = model.load().worker.submit_all([prompt.request(seed, time.monotonic(), None)])
+        return Submitted(job, prompt, seed, self._model)
+
+    def resume(self, seed: int, asked: Mapping[str, Any]) -> Completion:
+        """As `Completion.resume` says."""
+        s = self.submitted(seed, asked)
+        try:
+            return completion_of(s, s.job.future.result())
+        finally:
+            s.job.cancel()
+
+    async def aresume(self, seed: int, asked: Mapping[str, Any]) -> Completion:
+        """As `Completion.aresume` says."""
+        s = await asyncio.to_thread(self.submitted, seed, asked)
+        try:
+            return completion_of(s, await asyncio.wrap_future(s.job.future))
+        finally:
+            s.job.cancel()
+
+
+class Lost(Origin):
+    """What a copy of a completion has in its place."""
+
+    def __init__(self) -> None:
+        """Of nothing."""
+
+    def is_of(self, model: Model) -> bool:
+        return True
+
+    def submitted(self, seed: int, asked: Mapping[str, Any]) -> Submitted:
+        raise InputError("resume: a copy or a pickle of a completion has its tokens alone: start=completion.tokens.")
+
+
+def _next_seed(seed: int) -> int:
+    """Of what goes on from a completion: its own seed would draw its steps again."""
+    return int(np.random.SeedSequence([seed, 1]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _unseen(chain: Chain, support: str | None) -> dict[str, Any]:

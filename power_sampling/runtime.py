@@ -10,16 +10,17 @@ import queue
 import secrets
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, Unpack, overload
 
-from power_sampling.configured import ConfiguredModel
 from power_sampling.errors import ConfigurationError, RequestCancelledError, shortened
 from power_sampling.fields import GenerationFields
 from power_sampling.prepared import Prompt, listed, listed_conversations, listed_texts, prepare
 from power_sampling.progress import ProgressBar
-from power_sampling.reading import StreamReader, Submitted, completion_of
+from power_sampling.reading import StreamReader, Submitted, completions_of
+from power_sampling.resuming import Resuming
 from power_sampling.serving.job import Update, too_late
 from power_sampling.types import Chunk, Completion, Message
 
@@ -32,7 +33,7 @@ _DONE = object()
 MOST_REQUESTS = 100_000  # of one call
 
 
-class PowerSampler(ConfiguredModel):
+class PowerSampler(Resuming):
     """Draws completions of one model from p(x)^alpha, or plainly, as its settings say.
 
         sampler = PowerSampler.from_pretrained("Qwen/Qwen2.5-7B-Instruct", alpha=4.0)
@@ -140,7 +141,7 @@ class PowerSampler(ConfiguredModel):
         with ProgressBar(len(prompts) * check_count(n, len(prompts)), is_shown=show_progress) as bar:
             submitted = self._submit(prompts, n, overrides, _listeners(bar) if show_progress else None)
             try:
-                return [completion_of(s, s.job.future.result()) for s in submitted]
+                return completions_of(submitted, [s.job.future.result() for s in submitted])
             finally:
                 _cancel(submitted)
 
@@ -252,7 +253,7 @@ class PowerSampler(ConfiguredModel):
             submitted = await self._asubmit(prompts, n, overrides, _listeners(bar) if show_progress else None)
             try:
                 outcomes = await asyncio.gather(*[asyncio.wrap_future(s.job.future) for s in submitted])
-                return [completion_of(s, outcome) for s, outcome in zip(submitted, outcomes, strict=True)]
+                return completions_of(submitted, outcomes)
             finally:
                 _cancel(submitted)
 
@@ -296,7 +297,8 @@ class PowerSampler(ConfiguredModel):
             one.request(seed, started, listener_of(i) if listener_of else None, wants_events=wants_events)
             for i, (one, seed) in enumerate(zip(prepared, seeds, strict=True))
         ]
-        return [Submitted(*each) for each in zip(loaded.worker.submit_all(requests), prepared, seeds, strict=True)]
+        jobs, model = loaded.worker.submit_all(requests), weakref.ref(self._model)
+        return [Submitted(*each, model) for each in zip(jobs, prepared, seeds, strict=True)]
 
     async def _asubmit(
         self,

@@ -41,6 +41,7 @@ RANK = {
     "prepared": 6.5,
     "configured": 6.7,
     "reading": 6.7,
+    "resuming": 6.8,
     "runtime": 7,
     "tracing": 7.5,
     "integrations": 8,

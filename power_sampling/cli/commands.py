@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple
 from power_sampling.cli.streams import check_arguments, fail, read_stdin, usable_streams
 from power_sampling.config import Config, MetropolisHastings
 from power_sampling.errors import ConfigurationError, PowerSamplingError
-from power_sampling.evaluate_command import evaluate, tune
+from power_sampling.evaluate_command import evaluate, rewrite, tune
 from power_sampling.runtime import PowerSampler
 from power_sampling.samplers import ALL, SamplerOptions
 from power_sampling.sources import load_config
@@ -83,7 +83,7 @@ def app() -> typer.Typer:
     )
     from power_sampling.server.command import serve
 
-    for command in (generate, compare, trace, evaluate, tune, samplers, serve):
+    for command in (generate, compare, trace, evaluate, tune, rewrite, samplers, serve):
         commands.command()(_told_in_one_line(command))
     return commands
 

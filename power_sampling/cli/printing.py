@@ -35,7 +35,7 @@ def as_dict(completion: Completion) -> dict[str, Any]:
 
 def diagnostics_table(completion: Completion) -> Table:
     table = Table.grid(padding=(0, 2))
-    facts = {
+    facts: dict[str, Any] = {
         "log p": completion.logp,
         "log p per token": _logp_per_token(completion),
         **completion.diagnostics.to_dict(),
@@ -43,9 +43,12 @@ def diagnostics_table(completion: Completion) -> Table:
         **completion.usage,
         "seed": completion.seed,
     }
+    warnings: Sequence[str] = facts.pop("warnings")
     for name, value in facts.items():
         if value is not None:
             table.add_row(Text(name, "dim"), number(value) if isinstance(value, float) else str(value))
+    for warning in warnings:
+        table.add_row(Text("warning", "yellow"), Text(warning))
     return table
 
 

@@ -108,9 +108,10 @@ def next_token(logits: Logits, row: Row) -> NextToken:
 
 
 def choose(logits: Logits, row: Row) -> Choice:
-    """The token that the row's next uniform picks by the inverse CDF of q, from logits (vocab_size,)."""
-    laws = next_token(logits, row)
-    return chosen(laws, row.draw.law, laws.q.pick(row.uniform()))
+    """The token that the row's next uniform picks by the inverse CDF of q, from logits (vocab_size,); or the one that
+    is given."""
+    laws, given = next_token(logits, row), row.given
+    return chosen(laws, row.draw.law, given[0] if given else laws.q.pick(row.uniform()))
 
 
 def chosen(laws: NextToken, law: Law, token: int) -> Choice:

@@ -41,6 +41,7 @@ class Capabilities(NamedTuple):
     score_at: bool = False  # log q at further proposal temperatures: ladders of powers
     masks: bool = False  # `Termination.constraint`: q is masked token by token, p is not
     base: bool = False  # `Law.base`: p is another law than softmax(logits / temperature), and so is q
+    given: bool = False  # `Draw.given`: tokens are weighed as if they had been drawn
     ranks: bool = False  # the likeliest tokens at every position of given ones (`Ranks`)
     temperature: bool = True  # p at other temperatures than 1
     least_temperature: float = 0.0  # of a proposal, greedy aside

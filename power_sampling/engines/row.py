@@ -10,7 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from power_sampling.engines.protocol import Watch
-from power_sampling.errors import EngineError, NoLegalCompletionError, PowerSamplingError, RequestFailedError, caused
+from power_sampling.errors import (
+    EngineError,
+    InputError,
+    NoLegalCompletionError,
+    PowerSamplingError,
+    RequestFailedError,
+    caused,
+)
 from power_sampling.types import Continuation, Draw, End, Floats, Tokens
 
 __all__ = ["Row", "context_of"]
@@ -43,6 +50,11 @@ class Row:
     def uniform(self) -> float:
         """The uniform on [0, 1) that decides the next token."""
         return float(self.uniforms[len(self.tokens)])
+
+    @property
+    def given(self) -> Tokens:
+        """The tokens that come next because they are given, not drawn."""
+        return self.draw.given[len(self.tokens) :]
 
     @property
     def is_over(self) -> bool:
@@ -85,8 +97,10 @@ class Row:
 
         `extras` are what the draw's law asks for besides: the entropy of p at this position if it wants that, then
         log q after masking at each temperature of `score_at`. Nothing is recorded of a row that cannot go on."""
+        is_given = bool(self.given)
         if self.fault is None and not (logp > -math.inf and logq > -math.inf):  # nor are NaN
-            self.fault = self._no_number(logp, logq)
+            is_excluded = is_given and not math.isnan(logp)
+            self.fault = self._excluded(token) if is_excluded else self._no_number(logp, logq)
         if self.fault is not None:
             return None
         self._extras.append(extras)
@@ -97,6 +111,8 @@ class Row:
             return None
         if self.end == "illegal":
             self._log_weight[-1] = -math.inf
+            if is_given:
+                self.fault = self._excluded(token)
         return self.end
 
     def _record(self, token: int, logp: float, logq: float) -> End | None:
@@ -117,6 +133,14 @@ class Row:
         if self.floors is not None and self._total < self.floors[len(self.tokens) - 1]:
             return "floor"
         return None
+
+    def _excluded(self, token: int) -> PowerSamplingError:
+        """Of a given token."""
+        return InputError(
+            f"start: no completion under these settings begins like it. Token {token} behind {len(self.tokens)} of its "
+            "tokens is excluded by the constraint, by the base law (top_k, top_p, min_p, logit_bias, bad_words) or by "
+            "what the engine draws from. Give another start, or leave that setting out."
+        )
 
     def _no_number(self, logp: float, logq: float) -> PowerSamplingError:
         if self.draw.law.base is not None and self.draw.law.base.bad_words:

@@ -13,6 +13,7 @@ from power_sampling.evaluation.graders import by_name as load_grader
 from power_sampling.evaluation.methods import Method, parse_methods
 from power_sampling.evaluation.plan import Plan, make_plan
 from power_sampling.evaluation.programs import answer_text, run_programs
+from power_sampling.evaluation.rewriting import Rewritten, rewrite
 from power_sampling.evaluation.runs import Bounds, run
 from power_sampling.evaluation.table import Row, Table
 from power_sampling.evaluation.tasks import Question, Task, load_task
@@ -24,6 +25,7 @@ __all__ = [
     "Method",
     "Plan",
     "Question",
+    "Rewritten",
     "Row",
     "Table",
     "Task",
@@ -32,6 +34,7 @@ __all__ = [
     "load_task",
     "make_plan",
     "parse_methods",
+    "rewrite",
     "run",
     "run_programs",
     "suggest_alpha",

@@ -140,7 +140,7 @@ def _taken_out(method: Method, name: str) -> tuple[float | None, str]:
     holder: dict[str, Any] = settings if name in settings else options
     value = holder.pop(name, None)
     settings["sampler"] = options
-    return value, json.dumps(settings, sort_keys=True, default=str)
+    return value if isinstance(value, int | float) else None, json.dumps(settings, sort_keys=True, default=str)
 
 
 def _sweep(axes: Any, name: str, lines: Mapping[str, Sequence[tuple[float, Row]]]) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from power_sampling.errors import (
     RequestTimeoutError,
 )
 from power_sampling.evaluation.contained import protection
+from power_sampling.evaluation.flight import Bounds, in_flight
 from power_sampling.evaluation.log import Answer, Key, Log
 from power_sampling.evaluation.methods import Method
 from power_sampling.evaluation.plan import Plan, request_seed
@@ -46,19 +45,6 @@ MOST_VOTES = 64
 Unit = tuple[Key, Question, Method]
 Listener = Callable[[int, int, int], None]
 """Told after every answer: how many there are, of how many, and the tokens decoded so far."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
-    """When to stop early. No answer is begun after a bound is reached; those under way are finished, so a run that was
-    stopped is a fair sample."""
-
-    tokens: int | None = None
-    """Decoded in all sessions of the run together."""
-    seconds: float | None = None
-    """Of this session."""
-    in_flight: int = 64
-    """Answers that are under way at once; the engine decides how many of their rows it decodes together."""
 
 
 def run(
@@ -105,35 +91,19 @@ class _Run:
         every = list(plan.keys())
         missing = [unit for unit in every if unit[0] not in self._log.answers]
         self._is_chat = bool(missing) and await asyncio.to_thread(lambda: self._sampler.is_chat_model)  # may load it
-        waiting = self._while_within_bounds(missing)
-        under_way = {self._begin(unit) for unit in islice(waiting, self._bounds.in_flight)}
-        drawn, done = 0, len(every) - len(missing)
-        try:
-            while under_way:
-                ready, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-                for task in ready:
-                    drawn += 1
-                    self._keep(*task.result())
-                    self._listener(done + drawn, len(every), self._tokens)
-                under_way |= {self._begin(unit) for unit in islice(waiting, len(ready))}
-        finally:
-            for task in under_way:
-                task.cancel()
-            await asyncio.gather(*under_way, return_exceptions=True)
-        return drawn == len(missing)
+        done = len(every) - len(missing)
 
-    def _while_within_bounds(self, units: list[Unit]) -> Iterator[Unit]:
-        for unit in units:
-            if self._bounds.seconds is not None and time.monotonic() - self._started >= self._bounds.seconds:
-                return
-            if self._bounds.tokens is not None and self._tokens >= self._bounds.tokens:
-                return
-            yield unit
+        def keep(drawn: tuple[Key, Question, Completion | Exception]) -> None:
+            nonlocal done
+            done += 1
+            self._keep(*drawn)
+            self._listener(done, len(every), self._tokens)
 
-    def _begin(self, unit: Unit) -> asyncio.Task[tuple[Key, Question, Completion | Exception]]:
-        return asyncio.create_task(self._draw(*unit))
+        waiting = self._bounds.within(missing, lambda: self._tokens, self._started)
+        return await in_flight(waiting, self._draw, keep, self._bounds.in_flight) == len(missing)
 
-    async def _draw(self, key: Key, question: Question, method: Method) -> tuple[Key, Question, Completion | Exception]:
+    async def _draw(self, unit: Unit) -> tuple[Key, Question, Completion | Exception]:
+        key, question, method = unit
         if key.method not in self._samplers:
             self._samplers[key.method] = self._sampler.with_generation(method.generation)
         sampler = self._samplers[key.method]

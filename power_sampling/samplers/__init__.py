@@ -23,7 +23,7 @@ from power_sampling.samplers.parts.rng import NumpyRng, Rng
 from power_sampling.samplers.rejection import Rejection
 from power_sampling.samplers.sequential_monte_carlo import SequentialMonteCarlo
 from power_sampling.settings import hint
-from power_sampling.types import BaseLaw, Law
+from power_sampling.types import BaseLaw, Chain, Draw, Law, Round, Tokens
 
 __all__ = [
     "ALL",
@@ -93,17 +93,32 @@ def sampler_for(
     *,
     is_constrained: bool = False,
     base: BaseLaw | None = None,
+    start: Tokens | Chain | None = None,
 ) -> Sampler:
     """The generator that answers one prompt under these settings.
 
     A greedy law has one completion, and where every weight is 1 a power sampler is plain sampling: both are run as
     `ancestral`, exact at the cost of one completion. Under a constraint no weight is 1, even at alpha = 1: weights are
-    then those of the tokens it forbids. `base` makes p another law, whatever the method.
+    then those of the tokens it forbids. `base` makes p another law, whatever the method. From a `start` the sampler's
+    steps are made, at alpha = 1 too.
     """
     law, options = config.law()._replace(base=base), config.sampler
+    if start is not None:
+        return _started(options, start, law, horizon, rng, is_out_of_time)
     is_plain = law.is_plain and not is_constrained
     if law.is_greedy or (is_plain and options.is_plain_at_alpha_one):
         options, law = Ancestral(), law._replace(wants_entropy=False, score_at=())  # which one draw has no use for
     if is_constrained and options.draws_from_q_alone:
         return constrained_ancestral(law, horizon, rng)
     return options.run(law, horizon, rng, is_out_of_time)
+
+
+def _started(
+    options: SamplerOptions, start: Tokens | Chain, law: Law, horizon: int, rng: Rng, is_out_of_time: IsOutOfTime
+) -> Sampler:
+    """From a given completion on. Tokens are weighed once, as if q had drawn them."""
+    if not isinstance(start, Chain):
+        given = Draw(Chain.empty(), 0, horizon, law, rng.seed(), given=start)
+        (continuation,) = yield Round((given,))
+        start = Chain.empty().spliced(0, continuation)
+    return (yield from options.refine(start, law, horizon, rng, is_out_of_time))

@@ -8,7 +8,7 @@ from typing import ClassVar, TypeAlias
 
 from power_sampling.samplers.parts.rng import Rng
 from power_sampling.settings import Settings
-from power_sampling.types import Answer, Continuation, Exactness, Law, Round
+from power_sampling.types import Answer, Chain, Continuation, Exactness, Law, Round
 
 __all__ = ["MOST_COMPLETIONS", "IsOutOfTime", "Sampler", "SamplerOptions"]
 
@@ -42,6 +42,17 @@ class SamplerOptions(Settings, ABC):
         """How its tokens are drawn and weighed, at a temperature above 0; with all that its draws ask of an engine
         besides (entropies, further log q). Raises ConfigurationError where the options and alpha do not go together."""
         return Law(alpha, temperature, temperature / alpha)
+
+    def refine(self, chain: Chain, law: Law, horizon: int, rng: Rng, is_out_of_time: IsOutOfTime) -> Sampler:
+        """As `run`, from a given completion on, which ends by itself or at the horizon: no other one is made first.
+        Only of samplers that say so (`takes_start`): their steps leave the law p^alpha as it is, so that a completion
+        of that law goes on to have it."""
+        raise NotImplementedError
+
+    @classmethod
+    def takes_start(cls) -> bool:
+        """Whether there is `refine`."""
+        return cls.refine is not SamplerOptions.refine
 
     @abstractmethod
     def run(self, law: Law, horizon: int, rng: Rng, is_out_of_time: IsOutOfTime) -> Sampler:

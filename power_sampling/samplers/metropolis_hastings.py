@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from typing import ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -28,12 +28,14 @@ from pydantic import Field
 from power_sampling.samplers.base import MOST_COMPLETIONS, IsOutOfTime, Sampler
 from power_sampling.samplers.parts.accept import Decision, decided
 from power_sampling.samplers.parts.cuts import SuffixCuts, choose_cut, floors, log_span
+from power_sampling.samplers.parts.mixing import has_settled
 from power_sampling.samplers.parts.notes import Notes
 from power_sampling.samplers.parts.prefetch import candidates
 from power_sampling.samplers.parts.rng import Rng
 from power_sampling.types import (
     Answer,
     Chain,
+    Chosen,
     Continuation,
     Draw,
     Exactness,
@@ -43,10 +45,13 @@ from power_sampling.types import (
     Prefetch,
     Progress,
     Round,
+    Step,
     Tokens,
 )
 
 __all__ = ["MetropolisHastings", "Move", "SuffixMoves"]
+
+PILOT_STEPS = 10  # per block before the last, where the number is left open
 
 
 class SuffixMoves(SuffixCuts):
@@ -69,8 +74,11 @@ class MetropolisHastings(SuffixMoves):
     block_size: int | None = Field(default=None, ge=1)
     """Tokens by which the horizon grows from stage to stage; None: a quarter of `max_new_tokens`. The paper's sixteenth
     came no closer for twice the tokens (`benchmarks/quality.py`)."""
-    num_steps: int = Field(default=10, ge=1, le=10**9)
-    """Moves per block."""
+    num_steps: Annotated[int, Field(ge=1, le=10**9)] | Literal["auto"] = 10
+    """Moves per block. `auto`: as many at full length as a pilot makes until it looks settled, 10 in the blocks before;
+    the pilot is another chain, thrown away."""
+    max_steps: int = Field(default=100, ge=1, le=10**9)
+    """Moves at full length that `num_steps: auto` makes at most, in the pilot and in the chain."""
     proposal_temperature: float | None = Field(default=None, gt=0)
     """Temperature of the proposal q; None: temperature / alpha."""
     prefetch: int = Field(default=8, ge=0)
@@ -90,25 +98,63 @@ class MetropolisHastings(SuffixMoves):
         that has terminated at the end of a stage goes straight to the last stage, whose horizon is the full one. Out of
         time, no move is begun any more, and an open chain is finished by one extension from q.
         """
-        chain, stage_end = Chain.empty(), 0
+        return self.refine(Chain.empty(), law, horizon, rng, is_out_of_time)
+
+    def refine(self, chain: Chain, law: Law, horizon: int, rng: Rng, is_out_of_time: IsOutOfTime) -> Sampler:
+        """As `run`; with a given completion there is the last stage only.
+
+        Under `auto` a pilot's states decide how many steps the chain makes. The two are independent, so the law is a
+        mixture of those after fixed numbers of steps, each of which leaves p^alpha as it is. A chain that looked at
+        its own states would be biased by where it stops.
+        """
+        steps = self.num_steps
+        if steps == "auto":
+            pilot = yield from self._chain(chain, law, horizon, rng.fork(), is_out_of_time, self.max_steps, of=1)
+            if pilot.is_budget_spent:  # there is no time for another one
+                return pilot._replace(steps=(*pilot.steps, Chosen(0, (pilot.chain.bare(),), None, 0)))
+            steps, told = len(pilot.trace), pilot.steps
+            return (yield from self._chain(chain, law, horizon, rng.fork(), is_out_of_time, steps, told=told))
+        return (yield from self._chain(chain, law, horizon, rng, is_out_of_time, steps))
+
+    def _chain(
+        self,
+        chain: Chain,
+        law: Law,
+        horizon: int,
+        rng: Rng,
+        is_out_of_time: IsOutOfTime,
+        last_steps: int,
+        *,
+        of: int = 0,
+        told: tuple[Step, ...] = (),
+    ) -> Sampler:
+        """One chain; `last_steps` are those of its last stage, at most as many for a pilot (`of` 1). `told` are steps
+        that no round has told yet."""
+        is_given, stage_end = chain.end is not None, 0
         block_size = self.block_size or max(1, math.ceil(horizon / 4))
-        total = math.ceil(horizon / block_size) * (self.num_steps + 1)
-        num_tried = num_accepted = 0
-        is_spent, notes = False, Notes()
+        per_block = PILOT_STEPS if self.num_steps == "auto" else self.num_steps
+        total = (math.ceil(horizon / block_size) - 1) * (per_block + 1) + last_steps + 1
+        num_tried = num_accepted = num_moved = 0
+        is_spent, notes, trace = False, Notes(), list[float]()
+        notes.add(*told)
+        if is_given:
+            notes.add(Extended(0, chain.bare(), of))
 
         while stage_end < horizon:
-            stage_end = horizon if chain.is_terminated or is_spent else min(stage_end + block_size, horizon)
-            done = (math.ceil(stage_end / block_size) - 1) * (self.num_steps + 1)
+            is_last = chain.is_terminated or is_spent or is_given
+            stage_end = horizon if is_last else min(stage_end + block_size, horizon)
+            num_steps = last_steps if stage_end == horizon else per_block
+            done = (math.ceil(stage_end / block_size) - 1) * (per_block + 1)
             extension = Draw(chain, len(chain.tokens), stage_end - len(chain.tokens), law, rng.seed())
-            stage = _Stage(Move(self, law, stage_end), self, rng.fork())
-            if not chain.is_terminated:
+            stage = _Stage(Move(self, law, stage_end, of), self, num_steps, rng.fork())
+            if not (chain.is_terminated or is_given):
                 progress = Progress(done, total, _stats(chain, num_tried, num_accepted))
                 prefetch = stage.prefetch(0, extension, num_tried, num_accepted)
                 asked = Round((extension,), progress=progress, prefetch=prefetch, steps=notes.take())
                 (continuation,) = yield asked
                 chain = chain.spliced(extension.cut, continuation)
-                notes.add(Extended(extension.cut, chain.bare()))
-            for step in range(self.num_steps):
+                notes.add(Extended(extension.cut, chain.bare(), of))
+            for step in range(num_steps):
                 is_spent = is_spent or is_out_of_time()
                 if is_spent:
                     break
@@ -117,11 +163,24 @@ class MetropolisHastings(SuffixMoves):
                 prefetch = stage.prefetch(step, chain, num_tried, num_accepted)
                 moved = yield from stage.move.run(chain, stage.stream(step), progress, prefetch, notes)
                 num_tried, num_accepted = num_tried + 1, num_accepted + (moved is not chain)
+                if stage_end == horizon:
+                    num_moved += moved is not chain
+                    trace.append(float(moved.logp.sum()))
                 chain = moved
+                if of and has_settled(trace, num_moved):
+                    break
 
         acceptance_rate = num_accepted / num_tried if num_tried else None
         label: Exactness = "approximate" if is_spent else self.exactness
-        return Answer(chain, label, acceptance_rate=acceptance_rate, is_budget_spent=is_spent, steps=notes.take())
+        return Answer(
+            chain,
+            label,
+            acceptance_rate=acceptance_rate,
+            is_budget_spent=is_spent,
+            steps=notes.take(),
+            trace=tuple(trace),
+            num_moved=num_moved,
+        )
 
 
 def _stats(chain: Chain, num_tried: int, num_accepted: int) -> dict[str, float]:
@@ -199,14 +258,14 @@ class Move(NamedTuple):
 class _Stage:
     """The moves of a stage by number, each with its own stream of chance (see `prefetch.Moves`)."""
 
-    def __init__(self, move: Move, options: MetropolisHastings, rng: Rng) -> None:
-        self.move, self._options, self._rng = move, options, rng
+    def __init__(self, move: Move, options: MetropolisHastings, num_steps: int, rng: Rng) -> None:
+        self.move, self._options, self._num_steps, self._rng = move, options, num_steps, rng
         self._streams: dict[int, Rng] = {}
         self._num_forked = 0
         self._plans: dict[tuple[int, int | Tokens], Plan] = {}
 
     def __len__(self) -> int:
-        return self._options.num_steps
+        return self._num_steps
 
     def stream(self, number: int) -> Rng:
         """The stream of a move, at its beginning."""

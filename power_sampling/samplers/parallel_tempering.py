@@ -105,7 +105,7 @@ class ParallelTempering(SuffixMoves):
         chains, stage_end = [Chain.empty()] * len(laws), 0
         block_size = self.block_size or max(1, math.ceil(horizon / 4))
         total = math.ceil(horizon / block_size) * (self.num_steps + 1) + self.num_tuning_steps
-        num_tried = num_accepted = 0
+        num_tried = num_accepted = num_moved = 0
         is_spent, notes = False, Notes()
         rates, logp = np.zeros(len(laws) - 1), np.zeros((0, len(laws)))
 
@@ -129,6 +129,7 @@ class ParallelTempering(SuffixMoves):
                     laws = respaced(laws, rates, 1 / math.sqrt(i + 1))
                     chains = [_weighed(x, laws, k) for k, x in enumerate(chains)]
                 elif stage_end == horizon:
+                    num_moved += chains[-1] is not before
                     logp = np.vstack([logp, [x.logp.sum() for x in chains]])
 
         (chain,) = yield from _extended(chains[-1:], horizon, laws[-1:], rng, Progress(1, 1, {}), notes)
@@ -139,6 +140,8 @@ class ParallelTempering(SuffixMoves):
             is_budget_spent=is_spent,
             curve=tuple(zip([x.alpha for x in laws], logp.mean(0).tolist(), strict=True)) if len(logp) else None,
             steps=notes.take(),
+            trace=tuple(logp[:, -1].tolist()),
+            num_moved=num_moved,
         )
 
 

@@ -43,7 +43,19 @@ from power_sampling.samplers.parts.notes import Notes, weighed
 from power_sampling.samplers.parts.resampling import effective_sample_size
 from power_sampling.samplers.parts.rng import Rng
 from power_sampling.samplers.sequential_monte_carlo import SequentialMonteCarlo
-from power_sampling.types import Chain, Continuation, Draw, Exactness, Floats, Law, Moved, Progress, Round
+from power_sampling.types import (
+    Answer,
+    Chain,
+    Continuation,
+    Draw,
+    Exactness,
+    Extended,
+    Floats,
+    Law,
+    Moved,
+    Progress,
+    Round,
+)
 
 __all__ = ["ParticleGibbs", "move"]
 
@@ -83,8 +95,17 @@ class ParticleGibbs(SuffixCuts):
             return current._replace(settled=(), is_live=False, progress=progress)
 
         answer = yield from with_rounds(self._first_run().run(law, horizon, rng, is_out_of_time), unsettled)
+        return (yield from self._refined(answer, law, horizon, rng, is_out_of_time))
+
+    def refine(self, chain: Chain, law: Law, horizon: int, rng: Rng, is_out_of_time: IsOutOfTime) -> Sampler:
+        """The moves alone, from a given completion."""
+        given = Answer(chain, self.exactness, steps=(Extended(0, chain.bare()),))
+        return (yield from self._refined(given, law, horizon, rng, is_out_of_time))
+
+    def _refined(self, answer: Answer, law: Law, horizon: int, rng: Rng, is_out_of_time: IsOutOfTime) -> Sampler:
+        total = horizon * (self.num_steps + 1)
         chain, is_spent, num_tried, num_moved = answer.chain, answer.is_budget_spent, 0, 0
-        notes = Notes()
+        notes, trace = Notes(), list[float]()
         notes.add(*answer.steps)
         for step in range(self.num_steps):
             is_spent = is_spent or is_out_of_time()
@@ -95,12 +116,16 @@ class ParticleGibbs(SuffixCuts):
             moved = yield from move(chain, horizon, self, law, rng, progress, notes)
             num_tried, num_moved = num_tried + 1, num_moved + (moved is not chain)
             chain = moved
+            trace.append(float(chain.logp.sum()))
         return answer._replace(
             chain=chain,
             exactness="approximate" if is_spent or not self.num_steps else self.exactness,
             acceptance_rate=num_moved / num_tried if num_tried else None,
             is_budget_spent=is_spent,
             steps=notes.take(),
+            trace=tuple(trace),
+            num_moved=num_moved,
+            warnings=() if num_tried else answer.warnings,  # of the first run, which the moves leave behind
         )
 
     def _first_run(self) -> SequentialMonteCarlo:

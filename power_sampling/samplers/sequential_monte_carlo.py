@@ -27,7 +27,13 @@ from pydantic import Field
 from power_sampling.samplers.base import MOST_COMPLETIONS, IsOutOfTime, Sampler, SamplerOptions
 from power_sampling.samplers.parts.lockstep import common_prefix, lockstep
 from power_sampling.samplers.parts.notes import Notes, weighed
-from power_sampling.samplers.parts.resampling import chopthin, effective_sample_size, log_mean_exp, systematic
+from power_sampling.samplers.parts.resampling import (
+    chopthin,
+    degeneracy,
+    effective_sample_size,
+    log_mean_exp,
+    systematic,
+)
 from power_sampling.samplers.parts.rng import Rng
 from power_sampling.types import Answer, Chain, Chosen, Draw, Exactness, Extended, Floats, Law, Progress, Round
 
@@ -97,7 +103,7 @@ def _run(
     n, notes = options.num_particles, Notes()
     particles = [Chain.empty()] * n
     log_weights: Floats = np.zeros(n)
-    smallest_ess = float(n)
+    smallest_ess, roots = float(n), list(range(n))
     end, alpha = 0, law.alpha
 
     while end < horizon and not all(x.is_terminated for x in particles):
@@ -132,13 +138,16 @@ def _run(
         if ess < options.ess_threshold * n and not is_last:
             ancestors, log_weights = _resampled(log_weights, options, rng)
             particles, looked_at = [particles[i] for i in ancestors], looked_at._replace(ancestors=tuple(ancestors))
+            roots = [roots[i] for i in ancestors]
         notes.add(looked_at)
 
     log_weights = log_weights + (law.alpha - alpha) * _logp(particles)  # the ramp may not have reached its end
-    smallest_ess = min(smallest_ess, effective_sample_size(log_weights))
+    ess = effective_sample_size(log_weights)
+    smallest_ess = min(smallest_ess, ess)
     weights = np.exp(log_weights - log_weights.max())
     chosen = rng.categorical(weights)
     answer = Answer(particles[chosen], "approximate", ess=smallest_ess, log_z=log_mean_exp(log_weights))
+    answer = answer._replace(warnings=degeneracy(ess, roots))
     return _taken(chosen, particles, weights, run, notes, answer)
 
 

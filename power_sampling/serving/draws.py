@@ -77,11 +77,12 @@ class Draws:
 
     def finish(self, ticket: int, continuation: Continuation) -> None:
         """Told that a draw has ended."""
-        key = self.tickets.pop(ticket).key
+        draw = self.tickets.pop(ticket)
+        key = draw.key
         del self._running[key]
         self._known[key] = continuation
         self._open.discard(key)
-        self.tokens_decoded += len(continuation.tokens)
+        self.tokens_decoded += max(0, len(continuation.tokens) - len(draw.given))
 
     def forget(self, ticket: int) -> None:
         """Told that a draw cannot go on: the engine has it no more."""
@@ -152,5 +153,5 @@ class Draws:
     def _drop(self, ticket: int) -> None:
         draw = self.tickets.pop(ticket)
         del self._running[draw.key]
-        self.tokens_decoded += len(self.drawn(ticket))
+        self.tokens_decoded += max(0, len(self.drawn(ticket)) - len(draw.given))
         self._model.drop(ticket)

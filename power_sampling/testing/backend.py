@@ -76,6 +76,10 @@ class TableBackend:
         longer = [TableState(state.tokens + tuple(piece)) for state, piece in zip(states, pieces, strict=True)]
         return [(state, self.table.logits(state.tokens)) for state in longer]
 
+    def prefill_each(self, state: TableState, piece: Tokens) -> tuple[TableState, Sequence[Floats]]:
+        each = [self.prefill([state], [piece[: t + 1]])[0] for t in range(len(piece))]
+        return each[-1][0], [logits for _, logits in each]
+
     def choose(self, logits: Sequence[Floats], rows: Sequence[Row]) -> list[Choice]:
         return [choose(each, row) for each, row in zip(logits, rows, strict=True)]
 

@@ -23,7 +23,7 @@ def suffixes(
     lm: TableLM, prompt: Tokens, termination: Termination, draw: Draw, temperature: float
 ) -> list[tuple[Continuation, float]]:
     """Every continuation a draw can return, floors apart, with its log probability under `temperature`, masked where
-    the termination's constraint forbids."""
+    the termination's constraint forbids; of given tokens the one there is."""
     found: list[tuple[Continuation, float]] = []
     given = context_of(prompt, draw)
 
@@ -31,12 +31,14 @@ def suffixes(
         row = _replayed(lm, draw, termination, tokens, numbers)
         laws = next_token(lm.logits((*given, *tokens)), row)
         log_r = log_law(laws.logits, temperature, laws.allowed)
+        if row.given:
+            log_r = np.where(np.arange(len(log_r)) == row.given[0], 0.0, -np.inf)
         for token in np.flatnonzero(log_r > -math.inf).tolist():
             choice = chosen(laws, draw.law, token)
             drawn = (*tokens, token), [*numbers, (choice.logp, choice.logq, choice.extras)]
             row = _replayed(lm, draw, termination, tokens, numbers)
-            if row.push(token, *drawn[1][-1]):
-                found.append((row.continuation(), log_r_all + float(log_r[token])))
+            if row.push(token, *drawn[1][-1]) or row.fault is not None:
+                found.append((row.continuation(), log_r_all + float(log_r[token])))  # or raises the fault
             else:
                 grow(*drawn, log_r_all + float(log_r[token]))
 

@@ -196,7 +196,23 @@ def _check_what_is_asked_for(lm: LanguageModel, prompt: Tokens, horizon: int, la
             for draw, mask, c in zip(draws, masks, drawn, strict=True):
                 guide = mask.watch(draw.chain.tokens[:cut]) if mask else None
                 _check_one(lm, every_logp, context_of(prompt, draw), draw, c, guide, tolerance)
+            if can.given:
+                for handle, draw, c in zip(handles, draws, drawn, strict=True):
+                    _check_given(lm, handle, draw, c, tolerance)
             chains = [draw.chain.spliced(cut, c) for draw, c in zip(draws, drawn, strict=True)]
+
+
+def _check_given(lm: LanguageModel, handle: object, draw: Draw, c: Continuation, tolerance: float) -> None:
+    """Given tokens have the numbers that they had when they were drawn, and drawing goes on behind them as it did."""
+    for length in {max(1, len(c.tokens) // 2), len(c.tokens)}:
+        (found,) = run_draws(lm, handle, [draw._replace(given=c.tokens[:length])])
+        n = len(c.tokens) if lm.capabilities.seeded else length
+        assert found.tokens[:n] == c.tokens[:n], "what is drawn behind given tokens depends on whether they were drawn"
+        for name in ("logp", "log_weight", "entropy", "logq"):
+            given, drawn = getattr(found, name)[:n], getattr(c, name)[:n]
+            assert given.shape == drawn.shape, f"{len(given)} numbers of {name} instead of {len(drawn)}"
+            off = float(np.abs(given - drawn).max(initial=0.0))
+            assert off < 5 * (1 + draw.law.alpha) * tolerance, f"{name} of given tokens is off by {off}"
 
 
 def _check_one(

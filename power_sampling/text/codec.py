@@ -36,6 +36,7 @@ class Codec:
         self._lock = threading.Lock()
         own = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
         self.eos_ids: frozenset[int] = frozenset([*own, *eos_ids])
+        self._own_eos = next(iter([*own, *eos_ids]), None)
         self.vocab_size: int = max(tokenizer.get_vocab().values(), default=-1) + 1
         self._strings: dict[int, str] = {}  # of single tokens, at most the vocabulary
         self._control = ControlTokens(self._tokenizer.added_tokens_decoder)
@@ -140,6 +141,19 @@ class Codec:
         """What the chat template accepts, tried out once."""
 
         return roles.roles_of(self._tried)
+
+    @cached_property
+    def end_of_turn(self) -> int | None:
+        """The EOS that the chat template writes behind a turn of the assistant; where it writes none, the tokenizer's
+        own."""
+        turns = [
+            {"role": role, "content": text} for role, text in (("user", "Ask"), ("assistant", "Said"), ("user", "Ask"))
+        ]
+        rendered = (self._tried(turns) if self.has_chat_template else None) or ""
+        behind, eos_ids = rendered.rpartition("Said")[2], sorted(self.eos_ids)
+        places = {behind.find(text): token for token, text in zip(eos_ids, self.token_strings(eos_ids), strict=True)}
+        written = sorted(place for place in places if place >= 0)
+        return places[written[0]] if written else self._own_eos
 
     def _tried(self, messages: list[dict[str, Any]]) -> str | None:
         """What the template makes of messages; None where it refuses."""

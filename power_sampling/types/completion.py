@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
 
 from power_sampling.types.conversation import Reply
 from power_sampling.types.decoding import Exactness, Progress, Tokens
@@ -38,11 +39,21 @@ class Diagnostics:
     support: str | None = None  # which completions the target is on, as in `top 64`; None: all of them
     mass_left_out: float | None = None  # probability that p leaves them somewhere beside this completion
     error_bound: float | None = None  # by how much log q of this completion may be off, in nats
+    effective_steps: float | None = None  # independent states that the steps at full length are worth, by their log p
+    r_hat: float | None = None  # split R-hat of log p over the chains of this prompt in one call
+    warnings: tuple[str, ...] = ()  # what is not to be relied on, in short sentences
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values. JSON has no infinite number: None stands for it (`log_z` of a run that found nothing)."""
         plain: dict[str, Any] = _finite(asdict(self))
         return plain
+
+
+class Origin(Protocol):
+    """Where a completion came from, as far as it can be gone on from there."""
+
+    def resume(self, seed: int, asked: Mapping[str, Any]) -> Completion: ...
+    async def aresume(self, seed: int, asked: Mapping[str, Any]) -> Completion: ...
 
 
 class TopToken(NamedTuple):
@@ -69,6 +80,38 @@ class Completion:
     prompt_tokens: int
     seed: int
     diagnostics: Diagnostics
+    origin: Origin | None = field(default=None, repr=False, compare=False)
+    """What it can be gone on from; None: nobody drew it."""
+
+    def resume(
+        self,
+        num_steps: int | None = None,
+        *,
+        seed: int | None = None,
+        time_budget: float | None = None,
+        timeout: float | None = None,
+    ) -> Completion:
+        """More steps of the sampler that drew it, from where it stands, under the settings of its request.
+
+        `num_steps` more at full length; None: as many as the request asked for. Nothing is weighed again: the law is
+        that of one request with all these steps. The diagnostics are those of the new steps. Without a seed the next
+        one follows from this completion's. Raises InputError where there is nothing to go on from: the sampler makes no
+        steps, this is a copy or a pickle, or the model is gone.
+        """
+        assert self.origin is not None, "a completion that a sampler drew"
+        return self.origin.resume(self.seed, _given(num_steps, seed, time_budget, timeout))
+
+    async def aresume(
+        self,
+        num_steps: int | None = None,
+        *,
+        seed: int | None = None,
+        time_budget: float | None = None,
+        timeout: float | None = None,
+    ) -> Completion:
+        """`resume`, without blocking the event loop; cancelling the task stops the work."""
+        assert self.origin is not None, "a completion that a sampler drew"
+        return await self.origin.aresume(self.seed, _given(num_steps, seed, time_budget, timeout))
 
     @property
     def cached_tokens(self) -> int:
@@ -85,12 +128,17 @@ class Completion:
         }
 
 
+def _given(num_steps: int | None, seed: int | None, time_budget: float | None, timeout: float | None) -> dict[str, Any]:
+    asked = {"num_steps": num_steps, "seed": seed, "time_budget": time_budget, "timeout": timeout}
+    return {name: value for name, value in asked.items() if value is not None}
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
         return {name: _finite(each) for name, each in value.items()}
-    return type(value)(_finite(each) for each in value) if isinstance(value, list | tuple) else value
+    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 class Chunk(NamedTuple):

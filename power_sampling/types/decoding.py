@@ -230,6 +230,9 @@ class Draw(NamedTuple):
     `floors`, one number per new token, permit the engine to abandon the draw: at the first t (1, 2, ...) where the sum
     of the log_weight of its t new tokens is below floors[t - 1]. The sampler says by them that such a draw is certain
     to be rejected. What ends by itself at t is not abandoned there.
+
+    `given` are tokens that it begins with: they are weighed as if q had drawn them, and drawing goes on behind them
+    unless one of them ends it. The draw fails with InputError where p gives them no probability or q excludes them.
     """
 
     chain: Chain
@@ -238,11 +241,12 @@ class Draw(NamedTuple):
     law: Law
     seed: int  # of the draw's own stream of uniforms, one per token
     floors: Floats | None = None  # (max_new_tokens,)
+    given: Tokens = ()  # only of an engine with `Capabilities.given`
 
     @property
-    def key(self) -> tuple[Tokens, int, Law, int]:
+    def key(self) -> tuple[Tokens, int, Law, int, Tokens]:
         """What the continuation is a function of, for one prompt and its ending; floors only cut it short."""
-        return self.chain.tokens[: self.cut], self.max_new_tokens, self.law, self.seed
+        return self.chain.tokens[: self.cut], self.max_new_tokens, self.law, self.seed, self.given
 
 
 class Progress(NamedTuple):
@@ -308,9 +312,12 @@ class Answer(NamedTuple):
     is_budget_spent: bool = False
     curve: tuple[tuple[float, float], ...] | None = None
     steps: tuple[Step, ...] = ()  # since the last round
+    trace: tuple[float, ...] = ()  # log p of the chain after each step at full length
+    num_moved: int = 0  # how many of these steps were accepted
+    warnings: tuple[str, ...] = ()  # what of it a user should not rely on, in short sentences
 
     def facts(self) -> dict[str, Any]:
         """What is known of the chain, by the names of `Diagnostics`."""
         facts = self._asdict()
-        del facts["chain"], facts["steps"]
+        del facts["chain"], facts["steps"], facts["trace"], facts["num_moved"]
         return facts

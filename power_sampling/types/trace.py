@@ -18,7 +18,7 @@ Chains: TypeAlias = tuple[Chain, ...]
 
 
 class Extended(NamedTuple):
-    """A chain was continued from q, behind a cut. Nothing was decided."""
+    """A chain was continued from q, behind a cut, or was given whole. Nothing was decided."""
 
     cut: int
     chain: Chain

@@ -26,6 +26,7 @@ GENERATION = {
     "logit_bias": ("{5: -1.5}", {5: -1.5}),
     "bad_words": ("[x, y]", ("x", "y")),
     "stop": ("[x, y]", ("x", "y")),
+    "start": ("[5, 6]", (5, 6)),
     "seed": ("7", 7),
     "time_budget": ("50", 50.0),
     "timeout": ("60", 60.0),

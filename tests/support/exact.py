@@ -32,7 +32,7 @@ class World:
         return lambda current: [self.continuation(draw, rng) for draw in current.draws]
 
     def continuation(self, draw: Draw, rng: Branches) -> Continuation:
-        key = draw.chain.tokens[: draw.cut], draw.max_new_tokens, draw.law
+        key = draw.chain.tokens[: draw.cut], draw.max_new_tokens, draw.law, draw.given
         if key not in self._suffixes:
             found = suffixes(self.lm, PROMPT, self.ending, draw, draw.law.proposal_temperature)
             self._suffixes[key] = [c for c, _ in found], np.exp([log_q for _, log_q in found])

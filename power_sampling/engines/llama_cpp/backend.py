@@ -67,6 +67,11 @@ class LlamaBackend:
             for state, cells, row in zip(states, longer, logits[:, : self.vocab_size], strict=True)
         ]
 
+    def prefill_each(self, state: State, piece: Tokens) -> tuple[State, Sequence[Logits]]:
+        cells = self._sequences.longer(state)
+        logits = self._feed([cells], [piece], [[True] * len(piece)])[:, : self.vocab_size].copy()
+        return self._joined(state, cells), list(logits)
+
     def choose(self, logits: Sequence[Logits], rows: Sequence[Row]) -> list[Choice]:
         return [choose(each, row) for each, row in zip(logits, rows, strict=True)]
 
@@ -83,9 +88,7 @@ class LlamaBackend:
         yield logits
         for start in range(0, len(tokens) - 1, SCORE_CHUNK):
             piece = tokens[start : min(start + SCORE_CHUNK, len(tokens) - 1)]
-            cells = self._sequences.longer(state)
-            rows = self._feed([cells], [piece], [[True] * len(piece)])[:, : self.vocab_size].copy()
-            state = self._joined(state, cells)
+            state, rows = self.prefill_each(state, piece)
             yield from rows
 
     def _joined(self, state: State, cells: Cells) -> State:

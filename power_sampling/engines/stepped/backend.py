@@ -100,8 +100,12 @@ class Backend(Protocol):
         """Feed each state its piece, in one pass: the longer states, and the logits after each piece's last token, as
         `choose` takes them."""
 
+    def prefill_each(self, state: Any, piece: Tokens) -> tuple[Any, Sequence[Any]]:
+        """Feed a state a piece: the longer state, and the logits after each of its tokens, as `choose` takes them."""
+
     def choose(self, logits: Sequence[Any], rows: Sequence[Row]) -> list[Choice]:
-        """The next token of every row from logits of `prefill`. Law, uniform and mask are the row's."""
+        """The next token of every row from logits of `prefill`, or the one that is given. Law, uniform and mask are the
+        row's."""
 
     def enter(self, states: Sequence[Any], max_rows: int) -> None:
         """Add rows with these states behind the batch's. Room for more than `max_rows` is not needed for now."""

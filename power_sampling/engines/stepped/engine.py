@@ -26,6 +26,8 @@ from power_sampling.types import Continuation, Draw, Floats, Law, Ranked, Termin
 
 __all__ = ["SteppedEngine"]
 
+GIVEN_CHUNK = 64  # given tokens whose logits over the vocabulary exist at one time
+
 
 class SteppedEngine:
     """The `LanguageModel` of a backend.
@@ -115,8 +117,8 @@ class SteppedEngine:
     def step(self) -> Stepped:
         decoded: list[int] = []
         try:
-            self._admit()
-            decoded = self._decode()
+            weighed = self._admit()
+            decoded = [*weighed, *self._decode()]
             self._retire()
             self._states.take_snapshots()
             self._allowance.went_well()
@@ -148,10 +150,11 @@ class SteppedEngine:
 
     # ------------------------------------------------------------ the parts of a step
 
-    def _admit(self) -> None:
-        """Let waiting sequences run while rows and memory last, after one pass for prompts that have no state yet."""
+    def _admit(self) -> list[int]:
+        """Let waiting sequences run while rows and memory last, after one pass for prompts that have no state yet. Of
+        those with given tokens, one gets on by a pass and waits; its ticket is returned."""
         if not self.scheduler.waiting:
-            return
+            return []
         while (place := self.scheduler.to_preempt()) is not None:
             self._states.preempt(place)
         queue = self.scheduler.queue()
@@ -160,11 +163,26 @@ class SteppedEngine:
         for seq, state in zip(admitted, self._states.to_start_from(admitted), strict=True):
             seq.cached = self._budget.retain(state)
         self._choose_first_tokens([seq for seq in admitted if seq.starts_at_prompt])
+        weighed = [seq for seq in admitted if seq.row.given and not seq.row.is_over][:1]
+        for seq in weighed:
+            self._weigh_given(seq)
+        admitted = [seq for seq in admitted if seq.row.is_over or not (seq.row.given or seq in weighed)]
         for seq in admitted:
             del self.scheduler.waiting[seq.row.ticket]
-        self._finished += [(seq.row.ticket, seq.row.continuation()) for seq in admitted if seq.row.end]
+        self._finished += [(seq.row.ticket, self._states.ended_waiting(seq)) for seq in admitted if seq.row.end]
         self._note_failed(admitted)
         self._enter([seq for seq in admitted if not seq.row.is_over])
+        return [seq.row.ticket for seq in weighed]
+
+    def _weigh_given(self, seq: Seq) -> None:
+        """The next given tokens of a row, by one pass."""
+        piece = (seq.last_token, *seq.row.given[:-1])[: min(GIVEN_CHUNK, self._allowance.chunk)]
+        state, logits = self.backend.prefill_each(seq.cached.state, piece)
+        self._prefill.count(seq.prompt, piece)
+        for each in logits:
+            if not seq.row.is_over:
+                seq.row.push(*self.backend.choose([each], [seq.row])[0])
+        seq.cached = self._budget.retain(self._states.thinned(seq, state))
 
     def _choose_first_tokens(self, seqs: Sequence[Seq]) -> None:
         """From the logits at the ends of their prompts."""

@@ -55,7 +55,7 @@ class Prefill:
             if state.length in prompt.partings:
                 self.prefixes.put(prompt.tokens[: state.length], prompt.state, logits)
             prompt.served = self._backend.forward_calls
-            self._count(prompt, piece)
+            self.count(prompt, piece)
 
     def _piece(self, prompt: Prompt, prompts: Sequence[Prompt]) -> Tokens:
         """As much as is fed at one time. Where states can be cut at snapshots only, it ends where another prompt, known
@@ -79,7 +79,7 @@ class Prefill:
             fed = self._backend.prefill([states[i] for i in pieces], list(pieces.values()))
             for (i, piece), (longer, _) in zip(pieces.items(), fed, strict=True):
                 states[i] = longer.keeping(states[i].snapshots or ())  # not the ends of pieces on the way
-                self._count(wanted[i][0], piece)
+                self.count(wanted[i][0], piece)
         return states
 
     def _alike(self, missing: Sequence[Tokens]) -> dict[int, Tokens]:
@@ -93,7 +93,8 @@ class Prefill:
         long_enough = [i for i, tokens in enumerate(missing) if tokens and len(tokens) >= length]
         return {i: missing[i][:length] for i in long_enough[:most]}
 
-    def _count(self, prompt: Prompt, piece: Tokens) -> None:
+    def count(self, prompt: Prompt, piece: Tokens) -> None:
+        """Note that a piece of this prompt, or of one of its rows, went through the model."""
         prompt.prefilled_tokens += len(piece)
         self.tokens += len(piece)
 

@@ -64,7 +64,10 @@ class States:
         seq = self._scheduler.running[place]
         length = seq.fed_length if length is None else length
         base = seq.cached.state if seq.cached.state.length else seq.prompt.state
-        state = self._backend.state(place, base.head(min(base.length, length)), length)
+        return self.thinned(seq, self._backend.state(place, base.head(min(base.length, length)), length))
+
+    def thinned(self, seq: Seq, state: Any) -> Any:
+        """A state of this row without the snapshots that are not worth their bytes."""
         if state.snapshots is None:
             return state
         return state.keeping(worth_keeping(state.snapshots, len(seq.prompt.tokens), self._snapshots))
@@ -75,6 +78,12 @@ class States:
         if seq.row.end == "floor":
             return seq.row.continuation()
         return seq.row.continuation(self._budget.retain(self.of(place), seq.row.watch, seq.prompt.rule))
+
+    def ended_waiting(self, seq: Seq) -> Continuation:
+        """What a row holds that has ended before it was decoded, with its state where its tokens were given."""
+        if not seq.row.draw.given:
+            return seq.row.continuation()
+        return seq.row.continuation(self._budget.retain(seq.cached.state, seq.row.watch, seq.prompt.rule))
 
     def preempt(self, place: int) -> None:
         """A running row waits, and goes on from its state."""

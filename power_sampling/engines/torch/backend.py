@@ -113,12 +113,20 @@ class TorchBackend:
         ]
 
     @torch.inference_mode()
+    def prefill_each(self, state: Any, piece: Tokens) -> tuple[Any, Sequence[torch.Tensor]]:
+        batch = self._new_batch()
+        batch.enter([state])
+        logits = self.feed(batch, [piece], keep=len(piece))[0]
+        return batch.longer(0, state, state.length + len(piece)), list(logits)
+
+    @torch.inference_mode()
     def choose(self, logits: Sequence[torch.Tensor], rows: Sequence[Row]) -> list[Choice]:
         base = torch.stack(list(logits))[:, : self.vocab_size].to(self._choice_device, self._float)
         laws = Laws.of([row.draw.law for row in rows], base)
         uniforms = torch.tensor([row.uniform() for row in rows], dtype=torch.float64)[:, None]
         allowed, excluded = [row.allowed() for row in rows], [row.excluded() for row in rows]
-        columns = choose(base, laws, uniforms.to(base.device), allowed, excluded).tolist()
+        given = [row.given[0] if row.given else -1 for row in rows]
+        columns = choose(base, laws, uniforms.to(base.device), allowed, excluded, given).tolist()
         return [_choice(row.draw.law, numbers) for row, numbers in zip(rows, columns, strict=True)]
 
     # ------------------------------------------------------------ the batch

@@ -71,23 +71,26 @@ def choose(
     uniforms: torch.Tensor,
     allowed: Sequence[NDArray[np.bool_] | None] = (),
     excluded: Sequence[Sequence[int]] = (),
+    given: Sequence[int] = (),
 ) -> torch.Tensor:
     """Columns, (rows, 3 + ...), float64: token, log p and log q of it; then, if any law asks for more, the entropy of p
     and log q at each temperature of `score_at`. `logits` (rows, vocabulary), `uniforms` (rows, 1) on [0, 1), float64;
-    `allowed` masks q, row by row, where it is given, and `excluded` are tokens that p excludes (`Row.excluded`).
+    `allowed` masks q, row by row, where it is given, and `excluded` are tokens that p excludes (`Row.excluded`). Tokens
+    of `given` that are not negative stand for what would be drawn.
 
     Fused into few kernels on CUDA where they can be compiled; not yet measured on a GPU."""
     chosen = fused() if logits.is_cuda and can_fuse() else columns
     forbidden = _forbidden(allowed, logits)
+    told = torch.tensor(given)[:, None].to(logits.device) if any(token >= 0 for token in given) else None
     if laws.base is None:
-        return chosen(logits, laws, uniforms, forbidden)
+        return chosen(logits, laws, uniforms, forbidden, told)
     base, laws = laws.base, laws._replace(base=None)
     logits = base.logits(logits, excluded)
     if forbidden is None:
-        return chosen(logits, laws, uniforms, None)
+        return chosen(logits, laws, uniforms, None, told)
     best = logits.masked_fill(forbidden, -math.inf).amax(-1, keepdim=True)
     is_dead = (best == -math.inf) & base.is_own  # see `Row.push`
-    found = chosen(logits, laws, uniforms, forbidden & ~is_dead)
+    found = chosen(logits, laws, uniforms, forbidden & ~is_dead, told)
     found[:, 2:3].masked_fill_(is_dead, math.inf)
     return found
 
@@ -106,8 +109,14 @@ def fused() -> Callable[..., torch.Tensor]:
     return torch.compile(columns, dynamic=True)
 
 
-def columns(logits: torch.Tensor, laws: Laws, uniforms: torch.Tensor, forbidden: torch.Tensor | None) -> torch.Tensor:
-    """`choose`, in terms of tensors alone; `forbidden` (rows, vocabulary)."""
+def columns(
+    logits: torch.Tensor,
+    laws: Laws,
+    uniforms: torch.Tensor,
+    forbidden: torch.Tensor | None,
+    given: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """`choose`, in terms of tensors alone; `forbidden` (rows, vocabulary), `given` (rows, 1)."""
     centred = _centred(logits)
     # the one place where a constraint enters
     legal = centred if forbidden is None else _centred(centred.masked_fill(forbidden, -math.inf))
@@ -121,6 +130,8 @@ def columns(logits: torch.Tensor, laws: Laws, uniforms: torch.Tensor, forbidden:
     token = _inverse_cdf(q.weights, uniforms)
     if laws.is_greedy is not None:
         token = torch.where(laws.is_greedy, legal.argmax(-1, keepdim=True), token)
+    if given is not None:
+        token = torch.where(given >= 0, given, token)
     log_q = q.log_probability(token)
     if laws.is_greedy is not None:
         log_q = torch.where(laws.is_greedy, 0.0, log_q)

@@ -21,9 +21,9 @@ import numpy as np
 from power_sampling.engines.protocol import Capabilities, RuleMaker, Stepped, no_rules
 from power_sampling.engines.row import Row, context_of
 from power_sampling.engines.vllm.client import Client, DrawOrder, News
-from power_sampling.engines.vllm.logprobs import Support, numbers_of
+from power_sampling.engines.vllm.logprobs import Support, is_drawn, numbers_of
 from power_sampling.engines.vllm.servers import Home
-from power_sampling.engines.vllm.wire import Event, draw_body, logp_under, score_body, scores_of
+from power_sampling.engines.vllm.wire import Event, draw_body, given_event, logp_under, score_body, scores_of
 from power_sampling.errors import EngineError, PowerSamplingError
 from power_sampling.types import Continuation, Draw, Floats, Law, Ranked, Termination, Tokens
 
@@ -54,8 +54,8 @@ class VllmPrompt:
 class _Drawing:
     """A draw under way."""
 
-    def __init__(self, prompt: VllmPrompt, row: Row, support: Support) -> None:
-        self.prompt, self.row, self._support = prompt, row, support
+    def __init__(self, prompt: VllmPrompt, row: Row, support: Support, order: DrawOrder) -> None:
+        self.prompt, self.row, self._support, self.order = prompt, row, support, order
         self._unseen: list[tuple[float, float]] = []
 
     def push(self, event: Event) -> None:
@@ -63,7 +63,8 @@ class _Drawing:
             if self.row.is_over:
                 return
             numbers = numbers_of(listed, self.row.draw.law, self._support)
-            self.row.push(listed.token, numbers.logp, numbers.logq, numbers.scores)
+            is_excluded = bool(self.row.given) and not is_drawn(listed, self._support)
+            self.row.push(listed.token, numbers.logp, -np.inf if is_excluded else numbers.logq, numbers.scores)
             self._unseen.append((numbers.left_out, numbers.bound))
         if event.finish_reason and not self.row.is_over:
             draw = self.row.draw
@@ -111,6 +112,7 @@ class VllmLM:
             peek=True,
             floors=True,
             score_at=True,
+            given=True,
             ranks=support.num_listed >= min(MOST_RANKED, support.vocab_size),
             temperature=support.sees_all,
             least_temperature=LEAST_TEMPERATURE,
@@ -140,15 +142,36 @@ class VllmLM:
         ticket, eos_ids = next(self._tickets), prompt.termination.eos_ids
         rule = self.rules(prompt.termination)
         watch = rule.watch(draw.chain.tokens[: draw.cut]) if rule else None
-        context, support = context_of(prompt.tokens, draw), self._support_of(draw.law)
-        self._drawings[ticket] = _Drawing(prompt, Row(ticket, draw, eos_ids, watch), support)
+        context, support = (*context_of(prompt.tokens, draw), *draw.given), self._support_of(draw.law)
 
         def body(received: list[int], seed: int) -> dict[str, Any]:
-            most = draw.max_new_tokens - len(received)
+            most = draw.max_new_tokens - len(draw.given) - len(received)
             return draw_body(self.model, (*context, *received), most, draw.law, support, seed, eos_ids)
 
-        self.client.draw(DrawOrder(ticket, prompt.home, draw.seed, body))
+        order = DrawOrder(ticket, prompt.home, draw.seed, body)
+        self._drawings[ticket] = _Drawing(prompt, Row(ticket, draw, eos_ids, watch), support, order)
+        if draw.given:
+            self._weigh_given(ticket, context, draw.given, prompt.home)
+        else:
+            self.client.draw(order)
         return ticket
+
+    def _weigh_given(self, ticket: int, context: Tokens, given: Tokens, home: Home) -> None:
+        """Their numbers by one pass over all of it; they come as news, as those of drawn tokens do."""
+
+        def tell(scored: Future[Any]) -> None:
+            try:
+                news = News(ticket, given_event(scored.result(), given))
+            except PowerSamplingError as error:
+                news = News(ticket, None, error)
+            except BaseException as error:  # noqa: BLE001 - whatever it is, its request waits for a word
+                news = News(
+                    ticket, None, EngineError(f"A start was not scored: {type(error).__name__}: {error!s:.300}")
+                )
+            self.client.news.put(news)
+
+        body = score_body(self.model, context, self.support.num_listed)
+        self.client.call(body, home).add_done_callback(tell)
 
     def _support_of(self, law: Law) -> Support:
         """Plain sampling needs no normaliser, and is plain sampling of all tokens. A rung of a ladder keeps to the
@@ -177,7 +200,10 @@ class VllmLM:
                     drawing.prompt.note(news.event.num_prompt, news.event.num_cached)
                 if news.event.listed:
                     told[news.ticket] = None
+                is_given = bool(drawing.row.given)
                 drawing.push(news.event)
+                if is_given and not drawing.row.is_over:
+                    self.client.draw(drawing.order)
             error = news.error or drawing.row.fault
             if error is not None:
                 failed.append((news.ticket, error))

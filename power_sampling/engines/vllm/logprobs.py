@@ -23,7 +23,7 @@ import numpy as np
 
 from power_sampling.types import Floats, Law
 
-__all__ = ["Listed", "Support", "TokenNumbers", "numbers_of"]
+__all__ = ["Listed", "Support", "TokenNumbers", "is_drawn", "numbers_of"]
 
 ROUNDING = 1e-6  # of a sum of probabilities that a server tells in float32
 
@@ -52,6 +52,11 @@ class Support(NamedTuple):
     def label(self) -> str | None:
         """What `Diagnostics.support` says."""
         return None if self.num_drawn is None else f"top {self.num_drawn}"
+
+
+def is_drawn(listed: Listed, support: Support) -> bool:
+    """Whether a token is among those that a server draws from."""
+    return support.num_drawn is None or sum(logp > listed.logp for logp in listed.likeliest) < support.num_drawn
 
 
 class TokenNumbers(NamedTuple):

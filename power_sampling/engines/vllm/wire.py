@@ -14,7 +14,17 @@ from pydantic_core import from_json
 from power_sampling.engines.vllm.logprobs import Listed, Support
 from power_sampling.types import Floats, Law, Tokens
 
-__all__ = ["Event", "ServerFault", "draw_body", "listed_of", "read_event", "refusal_of", "score_body", "scores_of"]
+__all__ = [
+    "Event",
+    "ServerFault",
+    "draw_body",
+    "given_event",
+    "listed_of",
+    "read_event",
+    "refusal_of",
+    "score_body",
+    "scores_of",
+]
 
 STREAM_INTERVAL = 4  # tokens that come together: what a server and we do for each piece costs a tenth of a step else
 NEUTRAL: Mapping[str, Any] = {
@@ -124,6 +134,12 @@ def scores_of(found: Mapping[str, Any], tokens: Tokens) -> list[dict[int, float]
     if len(every) != len(tokens) or any(token not in scores for token, scores in zip(tokens, every, strict=True)):
         raise ServerFault("it scored other tokens than it was given")
     return every
+
+
+def given_event(found: Mapping[str, Any], tokens: Tokens) -> Event:
+    """The last tokens of a scored prompt, as if they had been drawn."""
+    told = zip(tokens, scores_of(found, tokens), strict=True)
+    return Event(tuple(Listed(token, scores[token], _falling(scores.values())) for token, scores in told), None)
 
 
 def logp_under(temperature: float, scores: dict[int, float], token: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,9 @@ from numpy.typing import NDArray
 from power_sampling.samplers.parts.rng import Rng
 from power_sampling.types import Floats
 
-__all__ = ["chopthin", "effective_sample_size", "log_mean_exp", "systematic"]
+__all__ = ["chopthin", "degeneracy", "effective_sample_size", "log_mean_exp", "systematic"]
+
+LEAST_ESS = 2.0  # particles, below which a weighted choice is hardly one
 
 RATIO = 3 + math.sqrt(8)  # of the largest to the smallest weight after chopthin: the effective sample size is >= N / 2
 
@@ -19,6 +22,17 @@ def effective_sample_size(log_weights: Floats) -> float:
     """(sum w)^2 / sum w^2, in particles: 1 for a single survivor, N for equal weights."""
     w = np.exp(log_weights - log_weights.max())
     return float(w.sum() ** 2 / (w**2).sum())
+
+
+def degeneracy(ess: float, roots: Sequence[int]) -> tuple[str, ...]:
+    """What is to be said of weighted particles at the end, where few of them count. `roots`: of each the particle of
+    the first block that it descends from."""
+    n, told = len(roots), []
+    if ess < min(LEAST_ESS, (n + 1) / 2):
+        told.append(f"One particle outweighs the others: the effective sample size at the end is {ess:.1f} of {n}.")
+    if len(set(roots)) == 1:
+        told.append(f"All {n} particles descend from one of the first block: few beginnings were tried.")
+    return tuple(told)
 
 
 def log_mean_exp(log_weights: Floats) -> float:
