@@ -37,7 +37,7 @@ SAMPLERS: list[Any] = [
     {"name": "lookahead", "num_candidates": 2, "num_rollouts": 2, "block_size": 4},
     {"name": "rejection", "max_draws": 4},
 ]
-KEPT = (kv.BatchCache, kv.AttentionLayer, kv.Stored, Prompt, Row, Draws, serving._Live, Job)
+KEPT = (kv.BatchCache, kv.AttentionLayer, kv.Stored, Prompt, Row, Draws, Live, Job)
 
 
 @pytest.fixture
