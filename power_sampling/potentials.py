@@ -38,7 +38,7 @@ class Potential(Settings):
     kind: Literal["final", "prefix"] = "final"
     """`final` judges complete answers alone. `prefix` may be asked of partial texts too, and steers the particles while
     they grow; the target is the same. What it forbids there, it has to forbid whatever follows."""
-    on: Literal["text", "tokens"] = "text"
+    reads: Literal["text", "tokens"] = "text"
     """What it is given of a completion: its text, or the list of its tokens, with the one that ended it."""
     at_most: float | None = None
     """No value of it is above this, which is checked. Where all potentials say so, Metropolis-Hastings abandons
@@ -98,11 +98,14 @@ def _listed(value: Any) -> Any:
     if value is None:
         return ()
     several = list(value) if isinstance(value, (list, tuple)) else [value]
-    return tuple({"function": one} if isinstance(one, str) or _is_function(one) else one for one in several)
+    return tuple(_fields(one) for one in several)
 
 
-def _is_function(value: Any) -> bool:
-    return callable(value) and not isinstance(value, (Potential, Mapping))
+def _fields(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): each for name, each in value.items()}  # YAML has keys that are no texts
+    is_function = callable(value) and not isinstance(value, Potential)
+    return {"function": value} if isinstance(value, str) or is_function else value
 
 
 Potentials = Annotated[tuple[Potential, ...], Field(max_length=64), BeforeValidator(_listed)]

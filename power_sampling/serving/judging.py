@@ -51,7 +51,7 @@ class _Known:
     """What a potential has said to one request. Used by one thread at a time, as a request asks and waits."""
 
     def __init__(self, potential: Potential, text_of: Callable[[Tokens], str]) -> None:
-        self._is_of_tokens, self._text_of = potential.on == "tokens", text_of
+        self._is_of_tokens, self._text_of = potential.reads == "tokens", text_of
         self.values: dict[Hashable, float] = {}
 
     def read(self, tokens: Tokens) -> Hashable:
@@ -115,7 +115,7 @@ class _Case(NamedTuple):
     @property
     def key(self) -> Hashable:
         """Cases of one key go into one call."""
-        return id(self.potential.function), self.potential.on
+        return id(self.potential.function), self.potential.reads
 
     def answer(self, read: Sequence[Hashable], new: dict[Hashable, float]) -> None:
         """Told what was read of its chains, and the values that were not known. Raises PotentialError."""
@@ -191,7 +191,7 @@ def _answer(cases: list[_Case]) -> None:
 
 
 def _asked(potential: Potential, judged: list[Any]) -> list[float]:
-    given = [list(tokens) for tokens in judged] if potential.on == "tokens" else judged
+    given = [list(tokens) for tokens in judged] if potential.reads == "tokens" else judged
     returned = potential.function(given)
     if asyncio.iscoroutine(returned):
         returned = asyncio.run(returned)
