@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import pytest
-from langchain_core.load import dumpd, load
 from langchain_core.runnables import RunnableLambda
 
 from langchain_power_sampling import ChatPowerSampling, PowerSamplingLLM
@@ -45,5 +44,5 @@ def test_faults_reach_the_call_and_settings_can_be_written() -> None:
     with pytest.raises(PotentialError, match=r"runnable_potential\(wrong\) .*raised ValueError: could not convert"):
         chat.invoke("a")
     llm = PowerSamplingLLM(model="embedded", potentials=[Potential(taste, kind="prefix")])
-    again = load(dumpd(llm), valid_namespaces=["langchain_power_sampling"], allowed_objects=[PowerSamplingLLM])
+    again = PowerSamplingLLM.from_config(llm.to_config())
     assert again.potentials == llm.potentials == (Potential(taste, kind="prefix"),)
