@@ -18,7 +18,7 @@ DRAWS = 100
 
 def taste(texts: list[str]) -> list[float]:
     """Likes the letter c, and no text that begins with b."""
-    return [-math.inf if text.startswith("b") else 1.5 * text.count("c") for text in texts]
+    return [-math.inf if text.startswith("b") else 3.0 * text.count("c") for text in texts]
 
 
 def judged(sampler: dict[str, Any], *potentials: Any) -> Any:

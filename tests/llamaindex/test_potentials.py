@@ -15,7 +15,7 @@ from llamaindex_power_sampling.potentials import evaluator_potential
 from power_sampling import Potential, PotentialError
 from tests.support.law import ALPHA, HORIZON, TABLE, assert_law, exact_law, table_tokenizer
 
-DRAWS, STRENGTH = 100, 2.0
+DRAWS, STRENGTH = 100, 3.0
 
 
 class Letters(BaseEvaluator):

@@ -30,9 +30,7 @@ EVERY_BLOCK = {"block_size": 1, "ess_threshold": 1.0}
 
 
 def cases(*options: tuple[int, dict[str, Any]]) -> pytest.MarkDecorator:
-    """All kinds of potentials with all options. By default those of all kinds together, and each kind with the first
-    options."""
-    first = options[0]
+    """All kinds of potentials with all options; by default those of all kinds together."""
     return pytest.mark.parametrize(
         ("kinds", "horizon", "fields"),
         [
@@ -41,7 +39,7 @@ def cases(*options: tuple[int, dict[str, Any]]) -> pytest.MarkDecorator:
                 horizon,
                 fields,
                 id=f"{kind}-{horizon}-{fields}",
-                marks=[pytest.mark.slow] if kind != "both, and some forbidden" and (horizon, fields) != first else [],
+                marks=[pytest.mark.slow] if kind != "both, and some forbidden" else [],
             )
             for kind in KINDS
             for horizon, fields in options
