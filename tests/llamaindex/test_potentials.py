@@ -15,7 +15,7 @@ from llamaindex_power_sampling.potentials import evaluator_potential
 from power_sampling import Potential, PotentialError
 from tests.support.law import ALPHA, HORIZON, TABLE, assert_law, exact_law, table_tokenizer
 
-DRAWS, STRENGTH = 100, 3.0
+DRAWS, STRENGTH = 100, 2.0
 
 
 class Letters(BaseEvaluator):
@@ -50,7 +50,7 @@ def judged(*potentials: Any, **sampler: Any) -> PowerSamplingLLM:
 
 async def test_the_law_is_that_of_the_potential() -> None:
     llm = judged(
-        evaluator_potential(Letters(), reference="c", strength=STRENGTH, kind="prefix"), num_particles=3, num_steps=3
+        evaluator_potential(Letters(), reference="c", strength=STRENGTH, kind="prefix"), num_particles=8, num_steps=6
     )
     texts = [r.text for r in await asyncio.gather(*[llm.acomplete("a", formatted=True) for _ in range(DRAWS)])]
     assert_law(texts, exact_law(ALPHA, log_phi))
