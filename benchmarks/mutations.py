@@ -31,6 +31,7 @@ SMC = "power_sampling/samplers/sequential_monte_carlo.py"
 TEMPERING = "power_sampling/samplers/parallel_tempering.py"
 PARTS = "power_sampling/samplers/parts"
 DRAWS = "power_sampling/serving/draws.py"
+JUDGING = "power_sampling/serving/judging.py"
 WORKER = "power_sampling/serving/worker.py"
 ROW = "power_sampling/engines/row.py"
 HOST_CHOICE = "power_sampling/engines/choice.py"
@@ -47,6 +48,8 @@ OF_MIXING = ("tests/samplers/test_mixing.py", "tests/runtime/test_starts.py")
 OF_CUTS = ("tests/samplers/test_entropy_cuts.py", *OF_MH)
 OF_GIBBS = ("tests/samplers/test_particle_gibbs.py", CONFORMANCE)
 OF_SMC = ("tests/samplers/test_sequential_monte_carlo.py", CONFORMANCE)
+OF_POTENTIALS = ("tests/samplers/test_potentials.py",)
+OF_JUDGES = ("tests/serving/test_judging.py",)
 OF_TEMPERING = ("tests/samplers/test_parallel_tempering.py", CONFORMANCE)
 OF_PREFETCH = ("tests/samplers/test_prefetch.py", "tests/samplers/test_counts.py")
 OF_CHOICE = ("tests/engines/torch/test_choice.py", "tests/engines/stepped/test_backends.py")
@@ -88,8 +91,8 @@ SLIPS = (
     Slip(
         "MH floors without the chain's own weight",
         MH,
-        "plan.log_u + self.log_w(chain, plan.cut), self",
-        "plan.log_u, self",
+        "plan.log_u + self.log_w(chain, plan.cut) - self.most",
+        "plan.log_u - self.most",
         OF_MH,
     ),
     Slip(
@@ -188,8 +191,8 @@ SLIPS = (
     Slip(
         "particle Gibbs loses the kept particle",
         GIBBS,
-        "particles[0] = chain.head(end)",
-        "particles[0] = particles[0] if start > cut else chain.head(end)",
+        "particles[:], chain.head(end)",
+        "particles[:], particles[0] if start > cut else chain.head(end)",
         OF_GIBBS,
     ),
     Slip(
@@ -202,8 +205,8 @@ SLIPS = (
     Slip(
         "particle Gibbs with one seed for all",
         GIBBS,
-        "law, rng.seed()) for i in live)",
-        "law, 7) for i in live)",
+        "law, rng.seed(), judged=by) for i in live]",
+        "law, 7, judged=by) for i in live]",
         OF_GIBBS,
     ),
     Slip(
@@ -216,8 +219,8 @@ SLIPS = (
     Slip(
         "SMC with one seed for all",
         SMC,
-        "block_law, rng.seed()) for i in live)",
-        "block_law, 7) for i in live)",
+        "block_law, rng.seed(), judged=by)",
+        "block_law, 7, judged=by)",
         OF_SMC,
     ),
     Slip(
@@ -247,6 +250,49 @@ SLIPS = (
         "chosen = rng.categorical(evidence)",
         "chosen = rng.integers(len(answers))",
         OF_SMC,
+    ),
+    Slip(
+        "MH without its potentials",
+        MH,
+        "log_span(chain, self.options) + chain.log_phi",
+        "log_span(chain, self.options)",
+        OF_POTENTIALS,
+    ),
+    Slip("MH floors without the most of log phi", MH, "plan.cut) - self.most", "plan.cut)", OF_POTENTIALS),
+    Slip(
+        "potentials of partial texts do not telescope",
+        f"{PARTS}/judging.py",
+        "else after.log_phi - before.log_phi",
+        "else after.log_phi",
+        OF_POTENTIALS,
+    ),
+    Slip(
+        "SMC without the last potentials",
+        SMC,
+        "gained(x, y) for x, y in zip(particles, complete",
+        "gained(x, x) for x, y in zip(particles, complete",
+        OF_POTENTIALS,
+    ),
+    Slip(
+        "the kept particle is judged as if it were complete",
+        GIBBS,
+        "judgement(particles[0], law, by)",
+        'judgement(particles[0], law, "final")',
+        OF_POTENTIALS,
+    ),
+    Slip(
+        "a fault of one request's texts is told to all that were asked together",
+        JUDGING,
+        "if len(cases) == 1:\n            cases[0].hearing",
+        "for case in cases:\n            case.hearing",
+        OF_JUDGES,
+    ),
+    Slip(
+        "what is abandoned early is judged",
+        DRAWS,
+        'continuation.end in ("floor", "illegal")',
+        'continuation.end in ("illegal",)',
+        OF_JUDGES,
     ),
     Slip(
         "systematic resampling rounds all down",

@@ -39,6 +39,7 @@ from power_sampling.errors import (
     NoServerError,
     NothingAcceptedError,
     OutOfMemoryError,
+    PotentialError,
     PowerSamplingError,
     RequestCancelledError,
     RequestFailedError,
@@ -47,6 +48,7 @@ from power_sampling.errors import (
 )
 from power_sampling.integrations.deprecated import settled_choice, unaliased
 from power_sampling.metering import Meter, metered
+from power_sampling.potentials import Potential
 from power_sampling.runtime import PowerSampler, Prompt
 from power_sampling.sources import load_config
 from power_sampling.types import (
@@ -98,6 +100,8 @@ __all__ = [
     "OutOfMemoryError",
     "ParallelTempering",
     "ParticleGibbs",
+    "Potential",
+    "PotentialError",
     "PowerSampler",
     "PowerSamplingError",
     "Progress",

@@ -24,6 +24,7 @@ from power_sampling.engines.options import (
 )
 from power_sampling.errors import ConfigurationError, shortened
 from power_sampling.names import elsewhere
+from power_sampling.potentials import Potentials, judging_of
 from power_sampling.samplers import (
     ALL,
     Ancestral,
@@ -153,6 +154,9 @@ class GenerationConfig(Settings):
     """Only these completions."""
     grammar: str | None = None
     """Only completions of this grammar, in llguidance's dialect of Lark."""
+    potentials: Potentials = ()
+    """Functions that judge completions: the target is p(x)^alpha times the product of phi(x), each function the log phi
+    of a list of texts. Functions, their names as `package.module:name`, or mappings of the fields of `Potential`."""
 
     @model_validator(mode="after")
     def _check_sampling(self) -> Self:
@@ -167,6 +171,7 @@ class GenerationConfig(Settings):
             raise ConfigurationError(f"{' and '.join(given)}: a completion obeys one constraint; give one of them.")
         self._check_start()
         self._check_size()
+        self._check_potentials()
         self._check_temperatures(self.sampler.law(self.alpha, self.temperature or 1.0))
         return self
 
@@ -200,6 +205,22 @@ class GenerationConfig(Settings):
                 f"max_new_tokens to {MOST_TOKENS // rows}."
             )
 
+    def _check_potentials(self) -> None:
+        """Refuse what would leave them out."""
+        if not self.potentials:
+            return
+        if not self.sampler.takes_potentials:
+            able = [each.model_fields["name"].default for each in ALL if each.takes_potentials]
+            raise ConfigurationError(
+                f"potentials: {self.sampler.name} does not weigh what it draws by them. Use "
+                f"{', '.join(able[:-1])} or {able[-1]}, or leave them out (potentials=[])."
+            )
+        if self.temperature == 0:
+            raise ConfigurationError(
+                "potentials: at temperature=0 there is one completion, and nothing to weigh. Raise temperature, or "
+                "leave them out (potentials=[])."
+            )
+
     def _check_temperatures(self, law: Law) -> None:
         """Refuse what the float32 numbers of an engine cannot divide by."""
         for temperature in (law.temperature, law.proposal_temperature, *law.score_at):
@@ -221,7 +242,9 @@ class GenerationConfig(Settings):
 
     def law(self) -> Law:
         """The law of this request's draws. Greedy keeps scoring under temperature 1, where its log p says something."""
-        return self.sampler.law(self.alpha, self.temperature) if self.temperature else Law(1.0, 1.0, 0.0)
+        if not self.temperature:
+            return Law(1.0, 1.0, 0.0)
+        return self.sampler.law(self.alpha, self.temperature)._replace(judging=judging_of(self.potentials))
 
 
 class ModelConfig(TorchFields):

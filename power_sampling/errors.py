@@ -15,7 +15,9 @@
          +- RequestTimeoutError   the hard limit `timeout` ran out; the work was stopped
          +- RequestCancelledError the caller went away
          +- RequestFailedError    something of the request itself raised: its sampler, constraint, stop rule, listener
-         +- NoLegalCompletionError no completion of at most max_new_tokens tokens that obeys the constraint was found
+         +- PotentialError        a potential raised, or its numbers are none
+         +- NoLegalCompletionError no completion of at most max_new_tokens tokens that obeys the constraint, or that no
+         |                        potential forbids, was found
          +- NothingAcceptedError  rejection sampling accepted none of its draws
          +- OutOfMemoryError      the request does not fit into memory, whatever else is running
          +- EngineError           the model raised (the cause is chained), or its numbers are none
@@ -49,6 +51,7 @@ __all__ = [
     "NoServerError",
     "NothingAcceptedError",
     "OutOfMemoryError",
+    "PotentialError",
     "PowerSamplingError",
     "RequestCancelledError",
     "RequestFailedError",
@@ -130,8 +133,14 @@ class RequestFailedError(GenerationError):
     the cause; no other request is touched."""
 
 
+class PotentialError(GenerationError):
+    """A potential of the request raised, and the original exception is the cause; or what it returned are not as many
+    numbers as it was asked for, or not such numbers as log phi can be. No other request is touched."""
+
+
 class NoLegalCompletionError(GenerationError):
-    """No completion of at most `max_new_tokens` tokens that obeys the constraint was found."""
+    """No completion of at most `max_new_tokens` tokens that obeys the constraint, or that no potential forbids, was
+    found."""
 
 
 class NothingAcceptedError(GenerationError):

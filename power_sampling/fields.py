@@ -8,10 +8,11 @@ what the validators accept. No field is required.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias, TypedDict
 
 from power_sampling.engines.options import EngineOptions
+from power_sampling.potentials import PotentialChoice
 from power_sampling.samplers import SamplerOptions
 
 __all__ = ["ConfigFields", "EngineChoice", "GenerationFields", "LoadedFields", "PretrainedFields", "SamplerChoice"]
@@ -48,6 +49,7 @@ class GenerationFields(TypedDict, total=False):
     regex: str | None
     choices: Collection[str] | None
     grammar: str | None
+    potentials: PotentialChoice | Sequence[PotentialChoice] | None
 
 
 class LoadedFields(GenerationFields, total=False):

@@ -15,6 +15,7 @@ from power_sampling.engines.protocol import Capabilities
 from power_sampling.errors import ConfigurationError, ContextOverflowError, EmptyPromptError, InputError, shortened
 from power_sampling.models import Loaded
 from power_sampling.samplers import NumpyRng, sampler_for
+from power_sampling.serving.judging import Judge
 from power_sampling.serving.worker import Request, Update
 from power_sampling.text.control import own
 from power_sampling.text.formats import Turn
@@ -79,6 +80,7 @@ class PreparedPrompt:
             started=started,
             listener=listener,
             wants_events=wants_events,
+            judge=Judge(config.potentials, self.text_of) if config.potentials else None,
             ranking=(config.law()._replace(base=self.base), config.top_logprobs) if config.top_logprobs else None,
         )
 

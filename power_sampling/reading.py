@@ -77,6 +77,11 @@ def completion_of(
     chain, config = outcome.answer.chain, s.prompt.config
     if chain.end == "illegal":
         changed = " and ".join(asked_for(config))
+        if chain.log_phi == -math.inf:
+            raise NoLegalCompletionError(
+                "The potentials forbid every completion that was found. Let them forbid less (a low log phi instead of "
+                "-inf), or spend more steps or particles."
+            )
         raise NoLegalCompletionError(
             f"No completion of at most {config.max_new_tokens} tokens (max_new_tokens) that obeys the constraint was "
             "found. Raise max_new_tokens, bound the constraint (maxLength, maxItems), or spend more steps or particles."
@@ -92,6 +97,7 @@ def completion_of(
         sampler=config.sampler.name,
         alpha=config.law().alpha,
         base_law=label_of(config),
+        log_phi=chain.log_phi if config.potentials else None,
         **_unseen(chain, s.prompt.support),
         **{**outcome.facts(), **_mixing(outcome.answer, r_hat)},
     )

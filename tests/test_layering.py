@@ -27,6 +27,7 @@ RANK = {
     "engines.options": 2,
     "samplers": 2,
     "names": 1,
+    "potentials": 2,
     "fields": 3,
     "vote": 2,
     "config": 3,

@@ -6,12 +6,13 @@ the command `power-sampling samplers` and the conformance tests follow from it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeAlias, Union
 
 from pydantic import BeforeValidator, Discriminator
 
-from power_sampling.errors import ConfigurationError, shortened
+from power_sampling.errors import ConfigurationError, InputError, shortened
 from power_sampling.samplers.ancestral import Ancestral, LowTemperature, constrained_ancestral
 from power_sampling.samplers.base import IsOutOfTime, Sampler, SamplerOptions
 from power_sampling.samplers.best_of_n import BestOfN
@@ -19,11 +20,12 @@ from power_sampling.samplers.lookahead import Lookahead
 from power_sampling.samplers.metropolis_hastings import MetropolisHastings
 from power_sampling.samplers.parallel_tempering import ParallelTempering
 from power_sampling.samplers.particle_gibbs import ParticleGibbs
+from power_sampling.samplers.parts.judging import judged
 from power_sampling.samplers.parts.rng import NumpyRng, Rng
 from power_sampling.samplers.rejection import Rejection
 from power_sampling.samplers.sequential_monte_carlo import SequentialMonteCarlo
 from power_sampling.settings import hint
-from power_sampling.types import BaseLaw, Chain, Draw, Law, Round, Tokens
+from power_sampling.types import BaseLaw, Chain, Draw, Law, Progress, Round, Tokens
 
 __all__ = [
     "ALL",
@@ -121,4 +123,7 @@ def _started(
         given = Draw(Chain.empty(), 0, horizon, law, rng.seed(), given=start)
         (continuation,) = yield Round((given,))
         start = Chain.empty().spliced(0, continuation)
+    (start,) = yield from judged([start], law, Progress(0, horizon, {}))
+    if start.log_phi == -math.inf:
+        raise InputError("start: a potential forbids this completion; give one that it allows.")
     return (yield from options.refine(start, law, horizon, rng, is_out_of_time))

@@ -30,6 +30,8 @@ class SamplerOptions(Settings, ABC):
     and its law is not p on the legal completions; weights correct for that."""
     is_plain_at_alpha_one: ClassVar[bool] = True
     """Whether the sampler is plain sampling where every weight is 1. It is then run as such."""
+    takes_potentials: ClassVar[bool] = False
+    """Whether its weights have the potentials of a request in them (`parts/judging.py`)."""
 
     name: str
 

@@ -7,7 +7,9 @@ length of x), and weighs, suffixes in full,
 
     log w(y) = sum_{t >= c} log_weight_t(y) - log N(y)        log w(x) likewise        N(y) = len(y) for uniform cuts
 
-The last term is there because the cut is drawn from a range that differs from x to y. Multiple-try with independent
+The last term is there because the cut is drawn from a range that differs from x to y. Potentials make the target
+p(x)^alpha phi(x): log phi(y) and log phi(x), of the whole completions, join log w. Those that judge complete answers
+alone count in the last stage, which is the one that has to be right. Multiple-try with independent
 proposals: pick J with probability w_J / W, W = sum_j w_j, accept with probability min(1, W / (W - w_J + w(x)))
 (`parts/accept.py`). For K = 1 that is the ordinary ratio w(y) / w(x). Chosen over i-SIR because it contains
 Metropolis-Hastings and has the larger spectral gap at every small K (`benchmarks/multiple_try.py`).
@@ -40,6 +42,7 @@ from power_sampling.types import (
     Draw,
     Exactness,
     Extended,
+    Judged,
     Law,
     Moved,
     Prefetch,
@@ -61,14 +64,15 @@ class SuffixMoves(SuffixCuts):
     """Suffixes drawn together per move (multiple try)."""
     early_rejection: bool = True
     """Experimental. Abandon a proposal once it is certain to be rejected. Saves tokens and never changes the chain. It
-    acts with one proposal and temperature / alpha <= proposal_temperature <= temperature; elsewhere nothing is certain
-    early."""
+    acts with one proposal and temperature / alpha <= proposal_temperature <= temperature, and beside potentials where
+    each says what it is at most (`at_most`); elsewhere nothing is certain early."""
 
 
 class MetropolisHastings(SuffixMoves):
     """Suffixes redrawn and accepted or rejected (Karan & Du, arXiv 2510.14901). Converges to p^alpha."""
 
     exactness: ClassVar[Exactness] = "asymptotic"
+    takes_potentials: ClassVar[bool] = True
 
     name: Literal["metropolis_hastings"] = "metropolis_hastings"
     block_size: int | None = Field(default=None, ge=1)
@@ -145,9 +149,11 @@ class MetropolisHastings(SuffixMoves):
             stage_end = horizon if is_last else min(stage_end + block_size, horizon)
             num_steps = last_steps if stage_end == horizon else per_block
             done = (math.ceil(stage_end / block_size) - 1) * (per_block + 1)
-            extension = Draw(chain, len(chain.tokens), stage_end - len(chain.tokens), law, rng.seed())
-            stage = _Stage(Move(self, law, stage_end, of), self, num_steps, rng.fork())
-            if not (chain.is_terminated or is_given):
+            move = Move(self, law, stage_end, of, is_last=stage_end == horizon)
+            length = 0 if chain.is_terminated else stage_end - len(chain.tokens)
+            extension = Draw(chain, len(chain.tokens), length, law, rng.seed(), judged=move.judged_by)
+            stage = _Stage(move, self, num_steps, rng.fork())
+            if not is_given and (length or extension.judged):
                 progress = Progress(done, total, _stats(chain, num_tried, num_accepted))
                 prefetch = stage.prefetch(0, extension, num_tried, num_accepted)
                 asked = Round((extension,), progress=progress, prefetch=prefetch, steps=notes.take())
@@ -207,6 +213,18 @@ class Move(NamedTuple):
     law: Law
     stage_end: int
     of: int = 0  # the chain's number among those of the sampler
+    is_last: bool = True  # whether every chain that reaches the end of the stage is complete
+
+    @property
+    def judged_by(self) -> Judged | None:
+        """The potentials that count in this stage."""
+        return None if self.law.judging is None else "final" if self.is_last else "prefix"
+
+    @property
+    def most(self) -> float:
+        """The most that log phi can be in this stage."""
+        judging = self.law.judging
+        return 0.0 if judging is None else judging.final if self.is_last else judging.prefix
 
     def run(
         self,
@@ -234,25 +252,28 @@ class Move(NamedTuple):
         return Plan(cut, rng.log_uniform(), tuple(rng.seed() for _ in range(self.options.num_proposals)))
 
     def draws(self, chain: Chain, plan: Plan) -> tuple[Draw, ...]:
-        """The proposals. A single one is rejected as soon as log w(y) is below log u + log w(x), and the engine may
-        abandon it there. With several, the decision needs every weight, so all are drawn in full."""
+        """The proposals. A single one is rejected as soon as log w(y), with log phi(y) at its most, is below log u +
+        log w(x), and the engine may abandon it there. With several, the decision needs every weight, so all are drawn
+        in full."""
         length, bounds = self.stage_end - plan.cut, None
         is_single = self.options.num_proposals == 1
-        if self.options.early_rejection and is_single and self.law.is_bounded and chain.end is not None:
-            bounds = floors(chain, plan.cut, length, plan.log_u + self.log_w(chain, plan.cut), self.options)
-        return tuple(Draw(chain, plan.cut, length, self.law, seed, bounds) for seed in plan.seeds)
+        is_certain = self.law.is_bounded and self.most < math.inf and chain.end is not None and chain.is_judged
+        if self.options.early_rejection and is_single and is_certain:
+            least = plan.log_u + self.log_w(chain, plan.cut) - self.most
+            bounds = floors(chain, plan.cut, length, least, self.options)
+        return tuple(Draw(chain, plan.cut, length, self.law, seed, bounds, self.judged_by) for seed in plan.seeds)
 
     def decide(self, chain: Chain, plan: Plan, proposals: list[Chain], rng: Rng) -> Decision:
         """Which proposal is accepted. One that was abandoned at its floors is not: what it has weighed so far bounds
         the ratio."""
         log_w = np.array([self.log_w(y, plan.cut) for y in proposals])
         if any(y.end == "floor" for y in proposals):
-            return Decision(None, float(log_w.max()) - self.log_w(chain, plan.cut))
+            return Decision(None, float(log_w.max()) + self.most - self.log_w(chain, plan.cut))
         return decided(log_w, self.log_w(chain, plan.cut), plan.log_u, rng)
 
     def log_w(self, chain: Chain, cut: int) -> float:
         """log w of the chain's suffix from a cut."""
-        return float(chain.log_weight[cut:].sum()) - log_span(chain, self.options)
+        return float(chain.log_weight[cut:].sum()) - log_span(chain, self.options) + chain.log_phi
 
 
 class _Stage:

@@ -16,6 +16,10 @@ pi(x) lambda(c | x) with lambda(c | x) = s_c / N(x), s_c a function of x_<c (`pa
 
    The length correction is thus part of the last weight, whatever the lengths of the others, and needs no ratio.
 
+Potentials make the target p(x)^alpha phi(x), and log phi(y) part of log w(y): phi(u) is the same for all particles and
+left out. Those that judge partial texts are factors of the blocks' weights, the current suffix judged as far as it has
+been retraced; the others are part of the last weight (`parts/judging.py`).
+
 Between blocks the particles may be resampled, multinomially: each of the N - 1 others takes its ancestor among all N in
 proportion to the weights, particle 0 keeps its own, and all weights become equal. Whether to do so is read off the
 effective sample size, a function of the weights that does not know which particle is kept. (Andrieu, Doucet &
@@ -38,6 +42,7 @@ from pydantic import Field
 
 from power_sampling.samplers.base import MOST_COMPLETIONS, IsOutOfTime, Sampler
 from power_sampling.samplers.parts.cuts import SuffixCuts, choose_cut, log_span
+from power_sampling.samplers.parts.judging import gained, judged, judgement
 from power_sampling.samplers.parts.lockstep import with_rounds
 from power_sampling.samplers.parts.notes import Notes, weighed
 from power_sampling.samplers.parts.resampling import effective_sample_size
@@ -51,6 +56,7 @@ from power_sampling.types import (
     Exactness,
     Extended,
     Floats,
+    Judged,
     Law,
     Moved,
     Progress,
@@ -65,6 +71,7 @@ class ParticleGibbs(SuffixCuts):
     (Andrieu, Doucet & Holenstein 2010). Converges to p^alpha with the steps, whatever the number of particles."""
 
     exactness: ClassVar[Exactness] = "asymptotic"
+    takes_potentials: ClassVar[bool] = True
 
     name: Literal["particle_gibbs"] = "particle_gibbs"
     num_particles: int = Field(default=8, ge=2, le=MOST_COMPLETIONS)
@@ -151,18 +158,21 @@ def move(
     done goes into the notes."""
     n, cut, notes = options.num_particles, choose_cut(chain, options, rng), notes or Notes()
     end, block_size = cut, options.block_size or horizon
+    by: Judged | None = "prefix" if law.judging else None
     particles, log_weights = [chain.head(cut)] * n, np.zeros(n)
     while True:
         start, end = end, min(end + block_size, horizon)
         live = [i for i in range(1, n) if not particles[i].is_terminated]
-        particles[0] = chain.head(end)
+        before, particles[0] = particles[:], chain.head(end)
         log_weights[0] += chain.log_weight[start:end].sum()
-        if live:
-            draws = tuple(Draw(particles[i], start, end - start, law, rng.seed()) for i in live)
-            continuations = yield Round(draws, progress=progress, steps=notes.take())
-            for i, continuation in zip(live, continuations, strict=True):
-                particles[i] = particles[i].spliced(start, continuation)
-                log_weights[i] += continuation.log_weight.sum()
+        draws = [Draw(particles[i], start, end - start, law, rng.seed(), judged=by) for i in live]
+        if by:
+            live, draws = [*live, 0], [*draws, judgement(particles[0], law, by)]
+        if draws:
+            continuations = yield Round(tuple(draws), progress=progress, steps=notes.take())
+            for i, draw, continuation in zip(live, draws, continuations, strict=True):
+                particles[i] = particles[i].spliced(draw.cut, continuation)
+                log_weights[i] += continuation.log_weight.sum() + gained(before[i], particles[i])
         is_last = end == horizon or all(x.is_terminated for x in particles)
         if is_last or log_weights.max() == -math.inf:
             break
@@ -176,6 +186,10 @@ def move(
             log_weights = np.zeros(n)
         notes.add(looked_at)
 
+    if law.judging and log_weights.max() > -math.inf:
+        complete = [chain, *(yield from judged(particles[1:], law, progress, notes.take()))]
+        log_weights = log_weights + np.array([gained(x, y) for x, y in zip(particles, complete, strict=True)])
+        particles = complete
     log_weights = log_weights - np.array([log_span(x, options) for x in particles])
     picked, ess = 0, 0.0  # where nothing is legal: stay, and hope for the next cut
     if log_weights.max() > -math.inf:

@@ -7,6 +7,9 @@ particle's weight grows by
 
 The second term, the boundary term of a ramp, also falls on particles that have terminated. Without a ramp
 alpha_b = alpha and it vanishes. A terminated particle is a completion: it is carried along and costs nothing.
+Potentials make the target p(x)^alpha phi(x). Those that judge partial texts are part of the intermediate targets, a
+factor phi(x_1..t) / phi(x_1..s) of a block's weight; the others are part of the last weight (`parts/judging.py`). Then
+p(x)^alpha phi(x) stands for p(x)^alpha in what follows, and Z is the sum of it.
 Resampling leaves every sum over weighted particles unbiased, and the weights it hands on are not normalised: Z_hat is
 the mean weight at the end, E[Z_hat 1(x is returned)] = p(x)^alpha for every N, so E[Z_hat] = Z = sum_x p(x)^alpha. The
 completion returned has law p^alpha as N grows.
@@ -25,6 +28,7 @@ import numpy as np
 from pydantic import Field
 
 from power_sampling.samplers.base import MOST_COMPLETIONS, IsOutOfTime, Sampler, SamplerOptions
+from power_sampling.samplers.parts.judging import gained, judged
 from power_sampling.samplers.parts.lockstep import common_prefix, lockstep
 from power_sampling.samplers.parts.notes import Notes, weighed
 from power_sampling.samplers.parts.resampling import (
@@ -35,7 +39,7 @@ from power_sampling.samplers.parts.resampling import (
     systematic,
 )
 from power_sampling.samplers.parts.rng import Rng
-from power_sampling.types import Answer, Chain, Chosen, Draw, Exactness, Extended, Floats, Law, Progress, Round
+from power_sampling.types import Answer, Chain, Chosen, Draw, Exactness, Extended, Floats, Judged, Law, Progress, Round
 
 __all__ = ["SequentialMonteCarlo"]
 
@@ -44,6 +48,7 @@ class SequentialMonteCarlo(SamplerOptions):
     """Weighted particles grown together (Power-SMC, arXiv 2602.10273). Tends to p^alpha with the particles."""
 
     exactness: ClassVar[Exactness] = "approximate"
+    takes_potentials: ClassVar[bool] = True
 
     name: Literal["sequential_monte_carlo"] = "sequential_monte_carlo"
     num_particles: int = Field(default=16, ge=2, le=MOST_COMPLETIONS)
@@ -118,18 +123,22 @@ def _run(
         )
         log_weights = log_weights + (alpha - alpha_before) * _logp(particles)
         live = [i for i, x in enumerate(particles) if not x.is_terminated]
-        draws = tuple(Draw(x := particles[i], len(x.tokens), end - len(x.tokens), block_law, rng.seed()) for i in live)
+        by: Judged | None = "prefix" if law.judging else None
+        draws = tuple(
+            Draw(x := particles[i], len(x.tokens), end - len(x.tokens), block_law, rng.seed(), judged=by) for i in live
+        )
         progress = Progress(
             end - 1, horizon, {"ess": effective_sample_size(log_weights), "particles": float(len(live))}
         )
         settled = common_prefix([x.tokens for x in particles])
         continuations = yield Round(draws, settled=settled, progress=progress, steps=notes.take())
         for i, continuation in zip(live, continuations, strict=True):
-            log_weights[i] += continuation.log_weight.sum()
-            particles[i] = particles[i].spliced(len(particles[i].tokens), continuation)
-        if log_weights.max() == -math.inf:  # a constraint has left no particle alive
+            grown = particles[i].spliced(len(particles[i].tokens), continuation)
+            log_weights[i] += continuation.log_weight.sum() + gained(particles[i], grown)
+            particles[i] = grown
+        if log_weights.max() == -math.inf:  # a constraint or a potential has left no particle alive
             notes.add(weighed(start, particles, log_weights, 0.0, is_first=not start, of=run))
-            return _taken(0, particles, None, run, notes, Answer(particles[0], "approximate", ess=0.0, log_z=-math.inf))
+            return _taken(0, particles, None, run, notes, _nothing(particles))
 
         ess = effective_sample_size(log_weights)
         looked_at = weighed(start, particles, log_weights, ess, is_first=not start, of=run)
@@ -142,6 +151,13 @@ def _run(
         notes.add(looked_at)
 
     log_weights = log_weights + (law.alpha - alpha) * _logp(particles)  # the ramp may not have reached its end
+    if law.judging:
+        progress = Progress(horizon - 1, horizon, {"ess": effective_sample_size(log_weights)})
+        complete = yield from judged(particles, law, progress, notes.take())
+        log_weights = log_weights + np.array([gained(x, y) for x, y in zip(particles, complete, strict=True)])
+        particles = complete
+        if log_weights.max() == -math.inf:
+            return _taken(0, particles, None, run, notes, _nothing(particles))
     ess = effective_sample_size(log_weights)
     smallest_ess = min(smallest_ess, ess)
     weights = np.exp(log_weights - log_weights.max())
@@ -149,6 +165,11 @@ def _run(
     answer = Answer(particles[chosen], "approximate", ess=smallest_ess, log_z=log_mean_exp(log_weights))
     answer = answer._replace(warnings=degeneracy(ess, roots))
     return _taken(chosen, particles, weights, run, notes, answer)
+
+
+def _nothing(particles: list[Chain]) -> Answer:
+    """Where no particle has a weight."""
+    return Answer(particles[0], "approximate", ess=0.0, log_z=-math.inf)
 
 
 def _taken(
@@ -181,9 +202,11 @@ def _finish_one(
     chosen = rng.categorical(weights)
     chain = particles[chosen]
     notes.add(Chosen(0, tuple(x.bare() for x in particles), tuple(weights.tolist()), chosen, run))
-    if not chain.is_terminated:
-        draw = Draw(chain, len(chain.tokens), horizon - len(chain.tokens), law, rng.seed())
-        (continuation,) = yield Round((draw,), settled=chain.tokens, is_live=True, steps=notes.take())
+    by: Judged | None = "final" if law.judging else None
+    if not chain.is_terminated or by:
+        length = 0 if chain.is_terminated else horizon - len(chain.tokens)
+        draw = Draw(chain, len(chain.tokens), length, law, rng.seed(), judged=by)
+        (continuation,) = yield Round((draw,), settled=chain.tokens, is_live=by is None, steps=notes.take())
         chain = chain.spliced(draw.cut, continuation)
         notes.add(Extended(draw.cut, chain.bare(), run))
     return Answer(chain, "approximate", ess=ess, is_budget_spent=True, steps=notes.take())

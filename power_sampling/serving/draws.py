@@ -5,18 +5,22 @@ now. What a new round can no longer lead to is dropped.
 
 A round may ask for more than a model decodes at one time. What is asked for waits here, and is handed to the engine a
 few at a time (`begin`), so that neither side is busy with what nobody can decode yet.
+
+Where a request has potentials, what its draws have made is judged once all draws of the round have ended (`unjudged`,
+`judge`), and answered after that. What was prefetched is judged when it is asked for.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from power_sampling.engines.protocol import LanguageModel, Peeks, PromptHandle
-from power_sampling.types import Chain, Continuation, Draw, Peek, Prefetch, Round, Tokens
+from power_sampling.types import Chain, Continuation, Draw, Judged, Peek, Prefetch, Round, Tokens
 
 __all__ = ["Draws"]
 
@@ -24,26 +28,28 @@ __all__ = ["Draws"]
 class Draws:
     """Used by the worker's thread alone. `tokens_decoded` counts the tokens of all draws, dropped ones included."""
 
-    def __init__(self, model: LanguageModel, handle: PromptHandle) -> None:
-        self._model, self.handle = model, handle
+    def __init__(self, model: LanguageModel, handle: PromptHandle, *, is_judged: bool = False) -> None:
+        self._model, self.handle, self._is_judged = model, handle, is_judged
         self._peeks: Peeks | None = model if isinstance(model, Peeks) and model.capabilities.peek else None
         self.tickets: dict[int, Draw] = {}  # of what the engine has, the youngest last
         self.tokens_decoded = 0
         self.is_limited = False  # an answer was drawn under a mask that may leave out what is legal
         self._running: dict[Any, int] = {}  # their keys
         self._known: dict[Any, Continuation] = {}
-        self._asked: list[Any] = []  # keys of what the round asks for
+        self._asked: list[tuple[Any, Draw]] = []  # what the round asks for, with its keys
         self._open: set[Any] = set()  # those without an answer
         self._waiting: deque[tuple[Any, Draw]] = deque()  # those the engine has not been given yet
 
     def ask(self, current: Round) -> None:
         """Note what this round asks for and is not answered yet, and forget what it does not lead to."""
-        asked = {draw.key: draw for draw in current.draws}
-        self._asked = [draw.key for draw in current.draws]
+        self._asked = [(draw.key, draw) for draw in current.draws]
+        asked = dict(self._asked)
         self._open.clear()
         self._waiting.clear()
         self._forget(current, asked)
         for key, draw in asked.items():
+            if not draw.max_new_tokens:
+                self._known[key] = self._unjudged(draw, draw.undrawn())
             if key in self._running:
                 self._open.add(key)
                 if self._peeks:
@@ -68,10 +74,10 @@ class Draws:
             self._begin(*self._waiting.popleft())
 
     def answers(self) -> list[Continuation] | None:
-        """What the round asked for, once all of it is there."""
-        if self._open:
+        """What the round asked for, once all of it is there and judged."""
+        if self._open or self.unjudged():
             return None
-        known = [self._known[key] for key in self._asked]
+        known = [self._known[key] for key, _ in self._asked]
         self.is_limited = self.is_limited or any(continuation.is_limited for continuation in known)
         return known
 
@@ -80,9 +86,33 @@ class Draws:
         draw = self.tickets.pop(ticket)
         key = draw.key
         del self._running[key]
-        self._known[key] = continuation
+        self._known[key] = self._unjudged(draw, continuation)
         self._open.discard(key)
         self.tokens_decoded += max(0, len(continuation.tokens) - len(draw.given))
+
+    def unjudged(self) -> dict[Any, tuple[Tokens, Judged]]:
+        """What the round's draws have made and has to be judged, by their keys, once all of them have ended."""
+        if self._open or not self._is_judged:
+            return {}
+        made = [(key, draw, self._known[key]) for key, draw in self._asked]
+        return {
+            key: (draw.chain.tokens[: draw.cut] + x.tokens, draw.judged)
+            for key, draw, x in made
+            if draw.judged and math.isnan(x.log_phi)
+        }
+
+    def judge(self, keys: Sequence[Any], log_phi: Sequence[float]) -> None:
+        """Told how it was judged. What is forbidden is not legal."""
+        for key, value in zip(keys, log_phi, strict=True):
+            known = self._known[key]
+            end = "illegal" if value == -math.inf else known.end
+            self._known[key] = known._replace(log_phi=value, end=end)
+
+    def _unjudged(self, draw: Draw, continuation: Continuation) -> Continuation:
+        """To be judged, where its draw says so; not what was abandoned, and what has no weight anyway."""
+        if not (self._is_judged and draw.judged) or continuation.end in ("floor", "illegal"):
+            return continuation
+        return continuation._replace(log_phi=math.nan)
 
     def forget(self, ticket: int) -> None:
         """Told that a draw cannot go on: the engine has it no more."""

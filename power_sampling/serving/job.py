@@ -19,6 +19,7 @@ from power_sampling.errors import (
     without_frames,
 )
 from power_sampling.samplers import Sampler
+from power_sampling.serving.judging import Judge
 from power_sampling.types import Answer, Event, Law, Progress, Ranked, Termination, Tokens
 
 __all__ = ["Job", "Outcome", "Request", "Update", "told", "too_late"]
@@ -65,6 +66,7 @@ class Request:
     started: float | None = None
     listener: Callable[[Update], None] | None = None
     wants_events: bool = False  # whether the listener is told what the sampler does
+    judge: Judge | None = None  # of its potentials; it asks and waits, so that each request has its own
     ranking: tuple[Law, int] | None = None
     """How many of the likeliest tokens are told at every position of the answer, and under the base law of which law;
     only of an engine that `Ranks`."""

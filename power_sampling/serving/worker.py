@@ -6,6 +6,9 @@ their draws and the model run on the worker's thread alone. A stream is a listen
 Whatever a request brings along (sampler, listener, stop rule, constraint) may raise anything: its waiter is told, and
 nobody else. What the model raises reaches every waiter, and the engine starts afresh. A waiter does not depend on the
 thread: limits, cancellations and the end of the worker are told by whoever notices them.
+
+Where a request has potentials, its draws are judged elsewhere (`judging.py`), while the others go on; the thread sleeps
+where nobody else has work for it.
 """
 
 from __future__ import annotations
@@ -16,16 +19,16 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from power_sampling.engines.protocol import LanguageModel, Peeks
 from power_sampling.errors import EngineClosedError, EngineError, PowerSamplingError, caused
-from power_sampling.samplers import Sampler
 from power_sampling.serving.clock import CLOCK
-from power_sampling.serving.draws import Draws
 from power_sampling.serving.job import Job, Outcome, Request, Update, told
+from power_sampling.serving.live import Live
 from power_sampling.serving.ranking import ranked
-from power_sampling.types import Answer, Continuation, Event, Round, Step, Tokens
+from power_sampling.types import Continuation, Event, Round, Step, Tokens
 
 __all__ = ["Job", "Outcome", "Request", "Update", "Worker"]
 
@@ -33,39 +36,6 @@ THREAD_NAME = "power-sampling"
 MOST_LIVE = 1024  # requests that have begun; the others wait, in the order they came
 MOST_DRAWS = 1024  # that an engine is given where it has no row to spare; beyond, one of each request
 PATIENCE = 5.0  # seconds that an end waits for threads whose model does not return
-
-
-class _Live:
-    """A job that has begun: its sampler, and its draws."""
-
-    draws: Draws
-    sampler: Sampler
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.round = Round(())  # none has been asked for yet
-        self.serial_steps = 0
-        self.ranking: Generator[None, None, Outcome] | None = None  # of its answer, once there is one
-
-    def open(self, model: LanguageModel) -> None:
-        request = self.job.request
-        self.draws = Draws(model, model.open(request.prompt, request.termination))
-        self.sampler = request.make_sampler(self.job.is_out_of_time)
-
-    def outcome(self, answer: Answer) -> Outcome:
-        """The answer with what it cost. Draws that are still running are dropped."""
-        seconds, handle = time.monotonic() - self.job.submitted, self.draws.handle
-        if self.draws.is_limited:
-            answer = answer._replace(exactness="approximate")
-        self.draws.drop_all()
-        return Outcome(
-            answer._replace(chain=answer.chain.bare(), steps=()),  # states are freed, however long it is kept
-            self.draws.tokens_decoded,
-            handle.prefilled_tokens,
-            handle.reused_tokens,
-            self.serial_steps,
-            seconds,
-        )
 
 
 class Worker:
@@ -81,7 +51,7 @@ class Worker:
         """Begin without a request and without a thread."""
         self._wakeup = threading.Condition()
         self._inbox: deque[Job] = deque()  # not begun yet
-        self._live: dict[Job, _Live] = {}
+        self._live: dict[Job, Live] = {}
         self._thread: threading.Thread | None = None
 
     def submit(self, request: Request) -> Job:
@@ -142,13 +112,21 @@ class Worker:
 
     def _wait(self) -> None:
         with self._wakeup:
-            while not (self._inbox or self._live or self._is_closed):
+            while not self._is_closed and not self._has_work:
                 self._wakeup.wait()
+
+    @property
+    def _has_work(self) -> bool:
+        """Whether a request can begin, or one that has begun does not only wait for a verdict."""
+        has_room = len(self._live) < MOST_LIVE
+        return (bool(self._inbox) and has_room) or any(live.is_busy for live in self._live.values())
 
     def _turn(self) -> None:
         """One step of the model for everybody."""
         for live in [live for live in self._live.values() if live.job.is_over]:
             self._drop(live)
+        for live in [live for live in self._live.values() if live.verdict is not None]:
+            self._advance(live)
         self._begin()
         self._feed()
         if self._peeks:
@@ -181,9 +159,11 @@ class Worker:
                 job = self._inbox.popleft()
                 if job.is_over:
                     continue
-                live = self._live[job] = _Live(job)
+                live = self._live[job] = Live(job)
             try:
                 live.open(self._model)
+                if job.request.judge is not None:  # who goes away while it is judged wakes the thread
+                    job.future.add_done_callback(partial(_notify, self._wakeup))
             except BaseException as error:  # noqa: BLE001 - a fault of one request reaches its waiter and nobody else
                 self._live.pop(job, None)
                 job.finish(told(error))
@@ -206,13 +186,16 @@ class Worker:
             except BaseException as error:  # noqa: BLE001 - a fault of one request reaches its waiter and nobody else
                 self._fail(live, error)
 
-    def _advance(self, live: _Live, *, begins: bool = False) -> None:
+    def _advance(self, live: Live, *, begins: bool = False) -> None:
         """Run the sampler until it asks for something that is not there yet. A fault here is this request's alone."""
         try:
+            live.hear()
             answers = None if begins else live.draws.answers()
             while begins or answers is not None:
                 live.round = next(live.sampler) if begins else live.sampler.send(answers or [])
                 begins, answers = False, self._ask(live)
+            if live.job in self._live:
+                live.judge(partial(_notify, self._wakeup))
         except StopIteration as stop:
             outcome = live.outcome(stop.value)
             if live.job.request.listener and live.job.request.wants_events:
@@ -234,7 +217,7 @@ class Worker:
         except BaseException as error:  # noqa: BLE001 - a fault of one request reaches its waiter and nobody else
             self._fail(live, error)
 
-    def _ask(self, live: _Live) -> list[Continuation] | None:
+    def _ask(self, live: Live) -> list[Continuation] | None:
         live.draws.ask(live.round)
         if live.job.request.listener:
             self._tell(live, steps=live.round.steps, tokens_decoded=live.draws.tokens_decoded)
@@ -263,7 +246,7 @@ class Worker:
                 busy, spare = busy + 1, spare - 1
                 sources.append((live, rows, source))
 
-    def _tell(self, live: _Live, *, drawn: Tokens = (), steps: Sequence[Step] = (), tokens_decoded: int = 0) -> None:
+    def _tell(self, live: Live, *, drawn: Tokens = (), steps: Sequence[Step] = (), tokens_decoded: int = 0) -> None:
         request, current = live.job.request, live.round
         assert request.listener is not None
         events = [Event(step, tokens_decoded, live.serial_steps) for step in steps] if request.wants_events else []
@@ -275,12 +258,12 @@ class Worker:
 
     # ------------------------------------------------------------ ends
 
-    def _drop(self, live: _Live) -> None:
+    def _drop(self, live: Live) -> None:
         """Nobody waits for it any more."""
         self._live.pop(live.job, None)
         live.draws.drop_all()
 
-    def _finish(self, live: _Live, outcome: Outcome) -> None:
+    def _finish(self, live: Live, outcome: Outcome) -> None:
         """Answer it, once the likeliest tokens are there that it asks for."""
         if live.job.request.ranking is not None and live.ranking is None:
             live.ranking, live.round = ranked(self._model, live.draws.handle, live.job, outcome), Round(())
@@ -288,7 +271,7 @@ class Worker:
         self._drop(live)
         live.job.finish(outcome)
 
-    def _fail(self, live: _Live, error: BaseException) -> None:
+    def _fail(self, live: Live, error: BaseException) -> None:
         self._drop(live)
         live.job.finish(told(error))
 
@@ -305,6 +288,11 @@ class Worker:
         for job in self._live:
             job.finish(failed())
         self._live.clear()
+
+
+def _notify(condition: threading.Condition, _: object = None) -> None:
+    with condition:
+        condition.notify()
 
 
 # ---------------------------------------------------------------- ends of the process

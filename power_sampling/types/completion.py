@@ -28,7 +28,8 @@ class Diagnostics:
     base_law: str | None = None  # what makes p another law than the model's own, as in `top_k=40, top_p=0.9`
     acceptance_rate: float | None  # of proposals; of draws, where the sampler is `rejection`
     ess: float | None  # smallest effective sample size seen, in particles
-    log_z: float | None  # estimate of log sum_x p(x)^alpha
+    log_z: float | None  # estimate of log sum_x p(x)^alpha phi(x), phi of the request's potentials
+    log_phi: float | None = None  # of the completion, by the request's potentials
     is_budget_spent: bool  # `time_budget` ended the refinement early
     tokens_decoded: int  # tokens drawn, those of rejected proposals included
     tokens_prefilled: int  # prompt tokens that went through the model

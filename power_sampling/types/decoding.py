@@ -5,6 +5,7 @@ Nothing here computes a probability, knows a model, a tokenizer or a device.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
@@ -20,6 +21,8 @@ __all__ = [
     "End",
     "Exactness",
     "Floats",
+    "Judged",
+    "Judging",
     "Law",
     "Peek",
     "Prefetch",
@@ -36,6 +39,8 @@ Tokens: TypeAlias = tuple[int, ...]
 Floats: TypeAlias = NDArray[np.float64]
 End: TypeAlias = Literal["eos", "stop", "length", "floor", "illegal"]
 Exactness: TypeAlias = Literal["exact", "asymptotic", "approximate"]
+
+Judged: TypeAlias = Literal["prefix", "final"]  # by potentials of this kind; `final` is all of them
 
 Ranked: TypeAlias = tuple[tuple[int, float], ...]  # tokens of one position with their log p, the likeliest first
 
@@ -73,6 +78,14 @@ class BaseLaw(NamedTuple):
         ]
 
 
+class Judging(NamedTuple):
+    """What a sampler has to know of the potentials phi of its target p(x)^alpha * phi(x): the most that log phi can be
+    by those that judge partial texts, and by all; inf where nobody has said."""
+
+    prefix: float = 0.0
+    final: float = math.inf
+
+
 class Law(NamedTuple):
     """How tokens are drawn and weighed.
 
@@ -89,6 +102,7 @@ class Law(NamedTuple):
     wants_entropy: bool = False  # whether the entropy of p(. | x_<t) is stored at every position
     score_at: tuple[float, ...] = ()  # further proposal temperatures at which log q of every token is stored
     base: BaseLaw | None = None  # None: logits as the model gives them
+    judging: Judging | None = None  # None: no potentials
 
     @property
     def is_greedy(self) -> bool:
@@ -96,8 +110,8 @@ class Law(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """Whether q^1 = p^alpha, so that every weight is 1 where no constraint masks q."""
-        return self.alpha == 1 and self.proposal_temperature == self.temperature
+        """Whether q^1 = p^alpha phi, so that every weight is 1 where no constraint masks q."""
+        return self.alpha == 1 and self.proposal_temperature == self.temperature and self.judging is None
 
     @property
     def is_bounded(self) -> bool:
@@ -148,7 +162,8 @@ class Continuation(NamedTuple):
     logp: Floats  # (T,) log p(x_t | x_<t), the base law
     log_weight: Floats  # (T,) alpha * log p - log q under the law of the draw
     # eos, stop: terminated; length: the limit of the draw; floor: abandoned, certain to be rejected;
-    # illegal: a constraint admits no completion that begins like this, and the last log_weight is -inf;
+    # illegal: a constraint admits no completion that begins like this, and the last log_weight is -inf; or a potential
+    # forbids it, and log_phi is -inf;
     # None: it is still being drawn
     end: End | None
     memo: object = None  # the engine's own note on this row, so that it need not compute it again
@@ -159,6 +174,7 @@ class Continuation(NamedTuple):
     # (T, 2) of an engine that is told of the likeliest tokens alone: -log of the mass of those it draws from, and by
     # how much log q may be too large
     unseen: Floats = _NO_FLOATS
+    log_phi: float = 0.0  # of the chain it makes, where its draw is judged
 
     @property
     def is_complete(self) -> bool:
@@ -177,6 +193,7 @@ class Chain(NamedTuple):
     entropy: Floats = _NO_FLOATS
     logq: Floats = _NO_FLOATS
     unseen: Floats = _NO_FLOATS
+    log_phi: float = 0.0  # as far as its last draw had it judged; nan: its potentials have not answered yet
 
     @classmethod
     def empty(cls) -> Chain:
@@ -186,6 +203,11 @@ class Chain(NamedTuple):
     def is_terminated(self) -> bool:
         """Whether nothing is ever drawn beyond: an EOS, a stop string, or no legal way to go on."""
         return self.end in ("eos", "stop", "illegal")
+
+    @property
+    def is_judged(self) -> bool:
+        """False while its potentials have not answered."""
+        return self.log_phi == self.log_phi
 
     def spliced(self, cut: int, continuation: Continuation) -> Chain:
         """The chain with everything from `cut` on replaced by the continuation."""
@@ -198,6 +220,7 @@ class Chain(NamedTuple):
             _joined(self.entropy[:cut], continuation.entropy),
             _joined(self.logq[:cut], continuation.logq),
             _joined(self.unseen[:cut], continuation.unseen),
+            continuation.log_phi,
         )
 
     def bare(self) -> Chain:
@@ -233,6 +256,9 @@ class Draw(NamedTuple):
 
     `given` are tokens that it begins with: they are weighed as if q had drawn them, and drawing goes on behind them
     unless one of them ends it. The draw fails with InputError where p gives them no probability or q excludes them.
+
+    `judged`: the chain it makes is judged by these potentials before it is answered. A draw of no tokens has a chain
+    judged as it is.
     """
 
     chain: Chain
@@ -241,12 +267,18 @@ class Draw(NamedTuple):
     law: Law
     seed: int  # of the draw's own stream of uniforms, one per token
     floors: Floats | None = None  # (max_new_tokens,)
+    judged: Judged | None = None
     given: Tokens = ()  # only of an engine with `Capabilities.given`
 
     @property
-    def key(self) -> tuple[Tokens, int, Law, int, Tokens]:
+    def key(self) -> tuple[Tokens, int, Law, int, Judged | None, Tokens]:
         """What the continuation is a function of, for one prompt and its ending; floors only cut it short."""
-        return self.chain.tokens[: self.cut], self.max_new_tokens, self.law, self.seed, self.given
+        return self.chain.tokens[: self.cut], self.max_new_tokens, self.law, self.seed, self.judged, self.given
+
+    def undrawn(self) -> Continuation:
+        """The answer to a draw of no tokens, still to be judged: the chain as it is."""
+        x = self.chain
+        return Continuation((), _NO_FLOATS, _NO_FLOATS, x.end or "length", x.memo, log_phi=x.log_phi)
 
 
 class Progress(NamedTuple):

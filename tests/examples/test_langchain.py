@@ -39,6 +39,13 @@ def test_a_chain_is_judged_plain_against_power(run: Callable[..., str]) -> None:
     assert "11 questions of jsonl" in shown and "What I would take" in shown
 
 
+def test_a_judge_has_a_say(run: Callable[..., str]) -> None:
+    free, particles, moves = run("langchain_potentials.py").splitlines()
+    assert free.startswith("nobody judges: ")
+    for judged in (particles, moves):
+        assert not any(word in judged.lower() for word in ("blue", "vast")) and judged.partition(": ")[2]
+
+
 @pytest.mark.slow
 def test_another_file_switches_the_sampler_of_a_process_of_its_own(tmp_path: Path) -> None:
     plain = tmp_path / "plain.yaml"

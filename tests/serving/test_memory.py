@@ -19,8 +19,8 @@ from power_sampling.engines.row import Row
 from power_sampling.engines.stepped.sequence import Prompt
 from power_sampling.engines.torch import kv
 from power_sampling.engines.torch.engine import TorchLM
-from power_sampling.serving import worker as serving
 from power_sampling.serving.draws import Draws
+from power_sampling.serving.live import Live
 from power_sampling.serving.worker import Job, Request, Worker
 from power_sampling.types import Termination
 from tests.support.hostile import ENDLESS, EOS, Panic, bad_rules, of
@@ -37,7 +37,7 @@ SAMPLERS: list[Any] = [
     {"name": "lookahead", "num_candidates": 2, "num_rollouts": 2, "block_size": 4},
     {"name": "rejection", "max_draws": 4},
 ]
-KEPT = (kv.BatchCache, kv.AttentionLayer, kv.Stored, Prompt, Row, Draws, serving._Live, Job)
+KEPT = (kv.BatchCache, kv.AttentionLayer, kv.Stored, Prompt, Row, Draws, Live, Job)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -25,11 +26,16 @@ def table_tokenizer() -> PreTrainedTokenizerFast:
 TABLE, HORIZON, ALPHA = TableLM(4, seed=5, spread=1.0), 3, 2.0
 
 
-def exact_law(alpha: float) -> dict[str, float]:
+def exact_law(alpha: float, log_phi: Callable[[list[str]], list[float]] | None = None) -> dict[str, float]:
+    """Of every text, under p^alpha times a potential."""
     law: Counter[str] = Counter()
     chains = completions(TABLE, (0,), Termination(frozenset({3}), None), HORIZON, Law(alpha, 1.0, 1.0 / alpha))
     for chain, probability in zip(chains, power_law(chains, alpha), strict=True):
         law["".join("abc"[token] for token in chain.tokens if token < 3)] += float(probability)
+    if log_phi is not None:
+        weights = np.exp(log_phi(list(law)))
+        total = sum(p * w for p, w in zip(law.values(), weights, strict=True))
+        law = Counter({x: float(p * w / total) for (x, p), w in zip(law.items(), weights, strict=True) if w})
     return dict(law)
 
 

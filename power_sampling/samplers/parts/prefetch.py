@@ -73,7 +73,7 @@ def _outcomes(
 ) -> Iterator[tuple[float, Chain, Any]]:
     """Where a move may lead: probability (a guess, where it is not decided), chain, key of the draw that made it."""
     chains = [chain for _, chain in proposals if chain is not None]
-    if draws and len(chains) == len(draws) and all(chain.end for chain in (node.chain, *chains)):
+    if draws and len(chains) == len(draws) and all(x.end and x.is_judged for x in (node.chain, *chains)):
         chain = moves.outcome(node.number, node.chain, chains)
         origins = [draw.key for draw, proposal in proposals if proposal is chain]
         yield 1.0, chain, origins[0] if origins else node.origin
