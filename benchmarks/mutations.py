@@ -29,6 +29,7 @@ MH = "power_sampling/samplers/metropolis_hastings.py"
 GIBBS = "power_sampling/samplers/particle_gibbs.py"
 SMC = "power_sampling/samplers/sequential_monte_carlo.py"
 TEMPERING = "power_sampling/samplers/parallel_tempering.py"
+MARGINAL = "power_sampling/samplers/marginal.py"
 PARTS = "power_sampling/samplers/parts"
 DRAWS = "power_sampling/serving/draws.py"
 WORKER = "power_sampling/serving/worker.py"
@@ -46,6 +47,7 @@ OF_CUTS = ("tests/samplers/test_entropy_cuts.py", *OF_MH)
 OF_GIBBS = ("tests/samplers/test_particle_gibbs.py", CONFORMANCE)
 OF_SMC = ("tests/samplers/test_sequential_monte_carlo.py", CONFORMANCE)
 OF_TEMPERING = ("tests/samplers/test_parallel_tempering.py", CONFORMANCE)
+OF_MARGINAL = ("tests/samplers/test_marginal.py", "tests/runtime/test_vote.py")
 OF_PREFETCH = ("tests/samplers/test_prefetch.py", "tests/samplers/test_counts.py")
 OF_CHOICE = ("tests/engines/torch/test_choice.py", "tests/engines/stepped/test_backends.py")
 OF_BASE_LAWS = ("tests/engines/torch/test_base_law.py", "tests/samplers/test_base_law.py", *OF_CHOICE)
@@ -291,6 +293,39 @@ SLIPS = (
         "for i, current in rounds.items()}\n    return",
         "for i, current in reversed(rounds.items())}\n    return",
         (*OF_SMC, *OF_TEMPERING),
+    ),
+    # votes
+    Slip(
+        "a vote raises completions where it should raise answers",
+        MARGINAL,
+        "law._replace(alpha=1.0)",
+        "law",
+        OF_MARGINAL,
+    ),
+    Slip("a vote counts what is illegal", MARGINAL, 'if x.end != "illegal"', "if True", OF_MARGINAL),
+    Slip(
+        "a vote weighs by p alone where q is masked",
+        MARGINAL,
+        "float(chains[i].log_weight.sum())",
+        "float((drawn.alpha - 1) * chains[i].logp.sum())",
+        OF_MARGINAL,
+    ),
+    Slip(
+        "a drawn answer is the winner", MARGINAL, 'if self.returned == "drawn" else 0', "if False else 0", OF_MARGINAL
+    ),
+    Slip(
+        "a vote on the thought and the answer",
+        "power_sampling/prepared.py",
+        "return reader.finish()[1].content",
+        "return text",
+        OF_MARGINAL,
+    ),
+    Slip(
+        "any ballot stands for its answer",
+        "power_sampling/vote.py",
+        "or logps[i] > logps[best[answers[i]]]",
+        "",
+        OF_MARGINAL,
     ),
     # numbers of a row
     Slip(

@@ -28,7 +28,7 @@ RANK = {
     "samplers": 2,
     "names": 1,
     "fields": 3,
-    "vote": 2,
+    "vote": 1,
     "config": 3,
     "sources": 4,
     "engines": 4,

@@ -307,6 +307,7 @@ class Answer(NamedTuple):
     log_z: float | None = None
     is_budget_spent: bool = False
     curve: tuple[tuple[float, float], ...] | None = None
+    answers: tuple[tuple[str | None, float, int], ...] | None = None
     steps: tuple[Step, ...] = ()  # since the last round
 
     def facts(self) -> dict[str, Any]:

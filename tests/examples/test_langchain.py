@@ -39,6 +39,12 @@ def test_a_chain_is_judged_plain_against_power(run: Callable[..., str]) -> None:
     assert "11 questions of jsonl" in shown and "What I would take" in shown
 
 
+def test_a_vote_gives_one_answer_and_tells_the_shares(run: Callable[..., str]) -> None:
+    shown = run("langchain_vote.py")
+    assert "Paris" in shown and shown.count(" votes); as sure as ") == 2
+    assert shown.count("; approximate") == 2
+
+
 @pytest.mark.slow
 def test_another_file_switches_the_sampler_of_a_process_of_its_own(tmp_path: Path) -> None:
     plain = tmp_path / "plain.yaml"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from itertools import product
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -31,6 +33,31 @@ def exact_law(alpha: float) -> dict[str, float]:
     for chain, probability in zip(chains, power_law(chains, alpha), strict=True):
         law["".join("abc"[token] for token in chain.tokens if token < 3)] += float(probability)
     return dict(law)
+
+
+LAST_LETTER = f"{__name__}:last_letter"
+
+
+def last_letter(text: str) -> str | None:
+    """A parser of answers."""
+    return text[-1:] or None
+
+
+def law_of_a_vote_of_two() -> dict[str, float]:
+    """Of the text that `marginal` returns over two plain samples, the answer being its last letter."""
+    chains = completions(TABLE, (0,), Termination(frozenset({3})), HORIZON, Law(ALPHA, 1.0, 1.0))
+    texts = ["".join("abc"[token] for token in chain.tokens if token < 3) for chain in chains]
+    logps = [float(chain.logp.sum()) for chain in chains]
+    law: dict[str, float] = {}
+    for pair in product(range(len(chains)), repeat=2):
+        voting = [k for k in pair if texts[k]] or list(pair)
+        share: dict[str, float] = {}
+        for k in voting:
+            share[texts[k][-1:]] = share.get(texts[k][-1:], 0.0) + math.exp((ALPHA - 1) * logps[k])
+        best = max(share, key=lambda a: share[a])
+        winner = max((k for k in voting if texts[k][-1:] == best), key=lambda k: logps[k])
+        law[texts[winner]] = law.get(texts[winner], 0.0) + math.exp(sum(logps[k] for k in pair))
+    return law
 
 
 def assert_law(texts: list[str], law: dict[str, float]) -> None:
