@@ -95,7 +95,7 @@ SLIPS = (
     Slip("MH counts a rejected move as accepted", MH, "num_accepted + (moved is not chain)", "num_accepted + 1", OF_MH),
     Slip(
         "MH uses one stream for all moves",
-        MH,
+        f"{PARTS}/prefetch.py",
         "return self._streams[number].copy()",
         "return self._streams[min(self._streams)].copy()",
         OF_MH,
@@ -285,6 +285,20 @@ SLIPS = (
         f"{PARTS}/prefetch.py",
         "(weight * chance, next(order)",
         "(chance * -1.0, next(order)",
+        OF_PREFETCH,
+    ),
+    Slip(
+        "particle Gibbs prefetches what no move asks for",
+        GIBBS,
+        "self._planned(self.stream(number), chain)",
+        "self._planned(self.stream(number).fork(), chain)",
+        OF_PREFETCH,
+    ),
+    Slip(
+        "tempering prefetches what no step asks for",
+        TEMPERING,
+        "            rng = self.stream(number)\n",
+        "            rng = self.stream(number).fork()\n",
         OF_PREFETCH,
     ),
     Slip(
