@@ -29,6 +29,7 @@ MH = "power_sampling/samplers/metropolis_hastings.py"
 GIBBS = "power_sampling/samplers/particle_gibbs.py"
 SMC = "power_sampling/samplers/sequential_monte_carlo.py"
 TEMPERING = "power_sampling/samplers/parallel_tempering.py"
+MARGINAL = "power_sampling/samplers/marginal.py"
 PARTS = "power_sampling/samplers/parts"
 DRAWS = "power_sampling/serving/draws.py"
 JUDGING = "power_sampling/serving/judging.py"
@@ -51,6 +52,7 @@ OF_SMC = ("tests/samplers/test_sequential_monte_carlo.py", CONFORMANCE)
 OF_POTENTIALS = ("tests/samplers/test_potentials.py",)
 OF_JUDGES = ("tests/serving/test_judging.py",)
 OF_TEMPERING = ("tests/samplers/test_parallel_tempering.py", CONFORMANCE)
+OF_MARGINAL = ("tests/samplers/test_marginal.py", "tests/runtime/test_vote.py")
 OF_PREFETCH = ("tests/samplers/test_prefetch.py", "tests/samplers/test_counts.py")
 OF_CHOICE = ("tests/engines/torch/test_choice.py", "tests/engines/stepped/test_backends.py")
 OF_BASE_LAWS = ("tests/engines/torch/test_base_law.py", "tests/samplers/test_base_law.py", *OF_CHOICE)
@@ -133,7 +135,7 @@ SLIPS = (
     Slip("MH counts a rejected move as accepted", MH, "num_accepted + (moved is not chain)", "num_accepted + 1", OF_MH),
     Slip(
         "MH uses one stream for all moves",
-        MH,
+        f"{PARTS}/prefetch.py",
         "return self._streams[number].copy()",
         "return self._streams[min(self._streams)].copy()",
         OF_MH,
@@ -369,6 +371,20 @@ SLIPS = (
         OF_PREFETCH,
     ),
     Slip(
+        "particle Gibbs prefetches what no move asks for",
+        GIBBS,
+        "self._planned(self.stream(number), chain)",
+        "self._planned(self.stream(number).fork(), chain)",
+        OF_PREFETCH,
+    ),
+    Slip(
+        "tempering prefetches what no step asks for",
+        TEMPERING,
+        "            rng = self.stream(number)\n",
+        "            rng = self.stream(number).fork()\n",
+        OF_PREFETCH,
+    ),
+    Slip(
         "answers of several samplers change places",
         f"{PARTS}/lockstep.py",
         "for i, current in rounds.items()}\n    return",
@@ -395,6 +411,39 @@ SLIPS = (
         "roots = [roots[i] for i in ancestors]",
         "roots = list(ancestors)",
         OF_MIXING,
+    ),
+    # votes
+    Slip(
+        "a vote raises completions where it should raise answers",
+        MARGINAL,
+        "law._replace(alpha=1.0)",
+        "law",
+        OF_MARGINAL,
+    ),
+    Slip("a vote counts what is illegal", MARGINAL, 'if x.end != "illegal"', "if True", OF_MARGINAL),
+    Slip(
+        "a vote weighs by p alone where q is masked",
+        MARGINAL,
+        "float(chains[i].log_weight.sum())",
+        "float((drawn.alpha - 1) * chains[i].logp.sum())",
+        OF_MARGINAL,
+    ),
+    Slip(
+        "a drawn answer is the winner", MARGINAL, 'if self.returned == "drawn" else 0', "if False else 0", OF_MARGINAL
+    ),
+    Slip(
+        "a vote on the thought and the answer",
+        "power_sampling/prepared.py",
+        "return reader.finish()[1].content",
+        "return text",
+        OF_MARGINAL,
+    ),
+    Slip(
+        "any ballot stands for its answer",
+        "power_sampling/vote.py",
+        "or logps[i] > logps[best[answers[i]]]",
+        "",
+        OF_MARGINAL,
     ),
     # numbers of a row
     Slip(

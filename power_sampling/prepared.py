@@ -74,6 +74,7 @@ class PreparedPrompt:
                 is_constrained=is_constrained,
                 base=self.base,
                 start=self.start,
+                text_of=self.said,
             ),
             time_budget=config.time_budget,
             timeout=config.timeout,
@@ -95,6 +96,14 @@ class PreparedPrompt:
         text, stop = self.codec.decode(tokens[:ended]), self.termination.stop
         found = StopStrings(stop, self.codec.decode).find(text) if stop else None
         return text[: found[0]] if found else text
+
+    def said(self, tokens: Tokens) -> str:
+        """What an answer is read from: the text; in a conversation the content, without the thought."""
+        text = self.text_of(tokens)
+        if (reader := self.reply_reader(0)) is None:
+            return text
+        reader.push(self.control_text(tokens) or text)
+        return reader.finish()[1].content
 
     def reply_reader(self, seed: int) -> ReplyReader | None:
         """Takes the text apart, in a conversation. Calls have the same ids whenever this prompt is answered under this

@@ -1,7 +1,8 @@
 """Votes: which of several completions gives the answer most of them give, each counting one or by its weight.
 
 Of plain samples, votes weighed by p(x)^(alpha - 1) estimate the law of the *answer* under p(x)^alpha by importance
-sampling: the winner tends to the answer that most power samples would give, at the price of plain ones. Pure Python.
+sampling: the winner tends to the answer that most power samples would give, at the price of plain ones. The sampler
+`marginal` counts the same way. Pure Python.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import math
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from power_sampling.errors import InputError, shortened
 from power_sampling.types import Completion
 
-__all__ = ["OneVoteDecidesWarning", "Tally", "tally", "vote"]
+__all__ = ["Count", "OneVoteDecidesWarning", "Tally", "counted", "sharpened", "tally", "vote"]
 
 Key = Callable[[Completion], Hashable]
 
@@ -53,15 +55,15 @@ def vote(completions: Sequence[Completion], key: Key = _text, *, alpha: float = 
     weighs p(x)^(alpha - 1): see `tally`. Warns (OneVoteDecidesWarning) where one vote outweighs all others together.
     Raises InputError for no completions.
     """
-    counted = tally(completions, key, alpha=alpha)
-    if counted.is_decided_by_one:
+    found = tally(completions, key, alpha=alpha)
+    if found.is_decided_by_one:
         warnings.warn(
-            f"One of {len(completions)} votes holds {max(counted.weights):.0%} of the weight and decides alone "
-            f"(effective votes {counted.effective_votes:.1f}): draw more completions, or lower alpha ({alpha:g}).",
+            f"One of {len(completions)} votes holds {max(found.weights):.0%} of the weight and decides alone "
+            f"(effective votes {found.effective_votes:.1f}): draw more completions, or lower alpha ({alpha:g}).",
             OneVoteDecidesWarning,
             stacklevel=2,
         )
-    return counted.winner
+    return found.winner
 
 
 def tally(completions: Sequence[Completion], key: Key = _text, *, alpha: float = 1.0) -> Tally:
@@ -80,31 +82,57 @@ def tally(completions: Sequence[Completion], key: Key = _text, *, alpha: float =
         raise InputError(f"vote: alpha must be a number of at least 1 (1 counts heads), got {shortened(alpha)}.")
     if alpha > 1:
         _check_plain(completions)
-    answers = [_read(completion, key) for completion in completions]
-    has_vote = (
-        [answer is not None for answer in answers] if any(a is not None for a in answers) else [True] * len(answers)
-    )
-    voting = [i for i in range(len(answers)) if has_vote[i]]
-    weights = _weights([completions[i].logp for i in voting], alpha)
-    sums: dict[Hashable, list[float]] = {}
-    best: dict[Hashable, Completion] = {}
-    for i, weight in zip(voting, weights, strict=True):
-        answer, completion = answers[i], completions[i]
-        sums.setdefault(answer, []).append(weight)
-        if answer not in best or completion.logp > best[answer].logp:
-            best[answer] = completion
-    shares = {answer: math.fsum(parts) for answer, parts in sums.items()}
-    # heads are counted as whole numbers: shares of them could differ by rounding
-    count = {answer: len(sums[answer]) if alpha == 1 else shares[answer] for answer in sums}
-    ranked = sorted(shares, key=lambda answer: (count[answer], best[answer].logp), reverse=True)
-    by_place = dict(zip(voting, weights, strict=True))
+    answers, logps = [_read(completion, key) for completion in completions], [one.logp for one in completions]
+    found = counted(answers, logps, [(alpha - 1) * logp for logp in logps] if alpha > 1 else [0.0] * len(logps))
+    answer = next(iter(found.shares))
     return Tally(
-        winner=best[ranked[0]],
-        answer=ranked[0],
+        winner=completions[found.best[answer]],
+        answer=answer,
+        shares=found.shares,
+        weights=found.weights,
+        effective_votes=found.effective_votes,
+    )
+
+
+class Count(NamedTuple):
+    """Ballots counted; they are known by their places."""
+
+    shares: Mapping[Hashable, float]  # of the weight, by answer; of equals the likelier first. They sum to 1
+    best: Mapping[Hashable, int]  # the likeliest ballot of every answer
+    votes: Mapping[Hashable, int]  # how many ballots have the answer
+    weights: tuple[float, ...]  # of all ballots; they sum to 1, and are 0 where there is no vote
+    effective_votes: float
+
+
+def counted(answers: Sequence[Hashable], logps: Sequence[float], log_weights: Sequence[float]) -> Count:
+    """Ballots with these answers, log p and log weights. None as an answer has no vote as long as there is another."""
+    is_answered = any(answer is not None for answer in answers)
+    voting = [i for i, answer in enumerate(answers) if answer is not None or not is_answered]
+    weights = _weights([log_weights[i] for i in voting])
+    parts: dict[Hashable, list[float]] = {}
+    best: dict[Hashable, int] = {}
+    for i, weight in zip(voting, weights, strict=True):
+        parts.setdefault(answers[i], []).append(weight)
+        if answers[i] not in best or logps[i] > logps[best[answers[i]]]:
+            best[answers[i]] = i
+    shares = {answer: math.fsum(part) for answer, part in parts.items()}  # of equal parts they are equal, to the bit
+    ranked = sorted(shares, key=lambda answer: (shares[answer], logps[best[answer]]), reverse=True)
+    by_place = dict(zip(voting, weights, strict=True))
+    return Count(
         shares={answer: shares[answer] for answer in ranked},
+        best=best,
+        votes={answer: len(parts[answer]) for answer in ranked},
         weights=tuple(by_place.get(i, 0.0) for i in range(len(answers))),
         effective_votes=1 / math.fsum(weight**2 for weight in weights),
     )
+
+
+def sharpened(shares: Mapping[Hashable, float], alpha: float) -> dict[Hashable, float]:
+    """Each to the power alpha, their sum 1."""
+    top = max(shares.values())
+    raw = {answer: (share / top) ** alpha for answer, share in shares.items()}
+    total = math.fsum(raw.values())
+    return {answer: part / total for answer, part in raw.items()}
 
 
 def _read(completion: Completion, key: Key) -> Hashable:
@@ -116,12 +144,10 @@ def _read(completion: Completion, key: Key) -> Hashable:
     return answer
 
 
-def _weights(logps: Sequence[float], alpha: float) -> list[float]:
-    """Proportional to p^(alpha - 1), their sum 1. Log p of the size of thousands neither overflows nor vanishes."""
-    if alpha == 1:
-        return [1 / len(logps)] * len(logps)
-    top = max(logps)
-    raw = [math.exp((alpha - 1) * (logp - top)) for logp in logps]
+def _weights(logs: Sequence[float]) -> list[float]:
+    """In proportion to their exponentials, their sum 1. Logs of the size of thousands neither overflow nor vanish."""
+    top = max(logs)
+    raw = [math.exp(log - top) for log in logs]
     total = math.fsum(raw)
     return [weight / total for weight in raw]
 

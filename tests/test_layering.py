@@ -29,7 +29,7 @@ RANK = {
     "names": 1,
     "potentials": 2,
     "fields": 3,
-    "vote": 2,
+    "vote": 1,
     "config": 3,
     "sources": 4,
     "engines": 4,

@@ -5,16 +5,15 @@ which votes are counted.
 from __future__ import annotations
 
 import importlib
-import json
 import re
 import threading
-import unicodedata
 from collections.abc import Callable, Mapping
-from fractions import Fraction
 from typing import Any, NamedTuple, TypeAlias
 
 from power_sampling.errors import ConfigurationError, needed_for
-from power_sampling.evaluation.answers import fenced, last_boxed, last_letter, last_number, number
+from power_sampling.text import parsers
+from power_sampling.text.answers import formula, last_boxed, number
+from power_sampling.text.parsers import canonical, folded, spelled
 
 __all__ = ["GRADERS", "Grade", "Grader", "by_name", "choice", "exact", "math", "numeric", "pattern", "structure"]
 
@@ -34,9 +33,8 @@ Grader: TypeAlias = Callable[[str, str], Grade]
 
 def exact(text: str, expected: str) -> Grade:
     """The whole text, or what its last box holds, but for case, space, quotes and a full stop at the end."""
-    box = last_boxed(text)
-    answer = _folded(text if box is None else box)
-    return Grade(answer == _folded(expected), answer or None)
+    answer = parsers.exact(text)
+    return Grade((answer or "") == folded(expected), answer)
 
 
 def numeric(text: str, expected: str) -> Grade:
@@ -47,11 +45,8 @@ def numeric(text: str, expected: str) -> Grade:
     want = number(expected)
     if want is None:
         raise ConfigurationError(f"numeric: the expected answer is no number: {expected!r:.80}.")
-    box = last_boxed(text)
-    found = number(box) if box is not None else None
-    if found is None and (last := last_number(text if box is None else box)) is not None:
-        found = number(last)
-    return Grade(found == want, None if found is None else _spelled(found))
+    answer = parsers.numeric(text)
+    return Grade(answer == spelled(want), answer)
 
 
 def pattern(text: str, expected: str) -> Grade:
@@ -65,17 +60,16 @@ def pattern(text: str, expected: str) -> Grade:
 
 def structure(text: str, expected: str) -> Grade:
     """The text, or its last block of code, is JSON of the same value, whatever the order of keys; 2.0 is 2."""
-    want = _canonical(expected)
+    want = canonical(expected)
     if want is None:
         raise ConfigurationError(f"json: the expected answer is no JSON: {expected!r:.80}.")
-    blocks = fenced(text)
-    answer = _canonical(blocks[-1] if blocks else text)
+    answer = parsers.structure(text)
     return Grade(answer == want, answer)
 
 
 def choice(text: str, expected: str) -> Grade:
     """The letter of a multiple choice: in a box, after "answer is", or alone on the last line."""
-    answer = last_letter(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    answer = parsers.choice(text)
     return Grade(answer == expected.strip().strip("()").upper(), answer)
 
 
@@ -87,8 +81,8 @@ def math(text: str, expected: str) -> Grade:
     box = last_boxed(text)
     want = parse(f"$\\boxed{{{expected}}}$", parsing_timeout=seconds)
     found = parse(text if box is None else f"$\\boxed{{{box}}}$", parsing_timeout=seconds)
-    spelled = _formula(box) if box is not None else str(found[0]) if found else None
-    if box is not None and _formula(box) == _formula(expected):
+    spelled = formula(box) if box is not None else str(found[0]) if found else None
+    if box is not None and formula(box) == formula(expected):
         return Grade(True, spelled)
     is_right = bool(found and want and verify(want, found, timeout_seconds=seconds))
     # equal answers have one spelling, as far as sympy prints them alike
@@ -133,33 +127,7 @@ def _as_grader(own: Callable[[str, str], Any], name: str) -> Grader:
         if isinstance(given, Grade):
             return given
         if isinstance(given, bool):
-            return Grade(given, _folded(text) or None)
+            return Grade(given, folded(text) or None)
         raise ConfigurationError(f"grader: {name} has to answer True, False or a Grade, got {given!r:.80}.")
 
     return grade
-
-
-def _folded(text: str) -> str:
-    plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    return plain.strip("\"'`\u201c\u201d\u2018\u2019* ").rstrip(".!").strip("\"'`* ")
-
-
-def _canonical(text: str) -> str | None:
-    try:
-        value = json.loads(text, parse_float=_whole_or_float)
-    except (ValueError, RecursionError):
-        return None
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)
-
-
-def _whole_or_float(digits: str) -> int | float:
-    value = float(digits)
-    return int(value) if value.is_integer() else value
-
-
-def _spelled(value: Fraction) -> str:
-    return str(value.numerator) if value.denominator == 1 else f"{value.numerator}/{value.denominator}"
-
-
-def _formula(text: str) -> str:
-    return re.sub(r"\\left|\\right|\\[,;:! ]|\s|\$|\.$", "", text).replace("dfrac", "frac").replace("tfrac", "frac")

@@ -11,6 +11,7 @@ from power_sampling.errors import ConfigurationError
 from power_sampling.evaluation.log import Answer, Key
 from power_sampling.evaluation.methods import POOL, Method
 from power_sampling.evaluation.tasks import Question, Task
+from power_sampling.samplers import Marginal
 
 __all__ = ["Plan", "make_plan", "request_seed"]
 
@@ -73,7 +74,8 @@ def make_plan(
     unlabelled: bool = False,
 ) -> Plan:
     """A plan over the first `questions` of the task in an order that is random and always the same. `unlabelled`: the
-    answers are not to be graded; without that word a task that knows no right answers is refused."""
+    answers are not to be graded; without that word a task that knows no right answers is refused. `marginal` reads the
+    answers of this task, where its settings name no parser."""
     if not task.is_labelled and not unlabelled:
         raise ConfigurationError(
             f"The questions of {task.name} have no answers, so nothing can be graded. Give answers, write outputs for "
@@ -84,6 +86,7 @@ def make_plan(
             f"samplers: {', '.join(votes)}: whether two answers of {task.name} are equal cannot be told, so votes "
             "cannot be counted; leave it out."
         )
+    methods = tuple(_reading(method, task) for method in methods)
     for name, value in {"questions": questions, "samples": samples, "pool": pool}.items():
         if value is not None and value < 1:
             raise ConfigurationError(f"{name}: expected at least 1, got {value}.")
@@ -94,6 +97,20 @@ def make_plan(
     if questions is not None and questions > len(order):
         raise ConfigurationError(f"questions: {task.name} has {len(order)}, got {questions}.")
     return Plan(tuple(order[:questions]), methods, votes, seeds, samples, pool if votes else None)
+
+
+def _reading(method: Method, task: Task) -> Method:
+    """The method, with the task's parser where it counts votes and has none."""
+    sampler = method.generation.sampler
+    if not isinstance(sampler, Marginal) or "parser" in sampler.model_fields_set:
+        return method
+    if not task.is_votable:
+        raise ConfigurationError(
+            f"samplers: {method.label}: whether two answers of {task.name} are equal cannot be told. Name a parser, as "
+            "in marginal(parser=numeric), or leave it out."
+        )
+    told = sampler.model_copy(update={"parser": task.parser})
+    return replace(method, generation=method.generation.model_copy(update={"sampler": told}))
 
 
 def request_seed(key: Key) -> int:

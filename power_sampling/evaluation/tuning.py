@@ -85,7 +85,7 @@ def tune(
         is_stopped = len(table.questions) < questions
         kept = _kept(table, most_tokens)
         reasons.append(_stage(table, kept, is_stopped))
-        methods = tuple(method for method in methods if method.label in {row.label for row in kept})
+        methods = tuple(method for method in plan.methods if method.label in {row.label for row in kept})
         if is_stopped or len(methods) <= 2 or questions == len(task.questions):
             return _chosen(methods, table, kept, reasons)
         questions = min(2 * questions, len(task.questions))

@@ -14,9 +14,10 @@ from pydantic import BeforeValidator, Discriminator
 
 from power_sampling.errors import ConfigurationError, InputError, shortened
 from power_sampling.samplers.ancestral import Ancestral, LowTemperature, constrained_ancestral
-from power_sampling.samplers.base import IsOutOfTime, Sampler, SamplerOptions
+from power_sampling.samplers.base import IsOutOfTime, Sampler, SamplerOptions, TextOf
 from power_sampling.samplers.best_of_n import BestOfN
 from power_sampling.samplers.lookahead import Lookahead
+from power_sampling.samplers.marginal import Marginal
 from power_sampling.samplers.metropolis_hastings import MetropolisHastings
 from power_sampling.samplers.parallel_tempering import ParallelTempering
 from power_sampling.samplers.particle_gibbs import ParticleGibbs
@@ -35,6 +36,7 @@ __all__ = [
     "IsOutOfTime",
     "Lookahead",
     "LowTemperature",
+    "Marginal",
     "MetropolisHastings",
     "NumpyRng",
     "ParallelTempering",
@@ -45,6 +47,7 @@ __all__ = [
     "SamplerConfig",
     "SamplerOptions",
     "SequentialMonteCarlo",
+    "TextOf",
     "sampler_for",
 ]
 
@@ -57,6 +60,7 @@ ALL: tuple[type[SamplerOptions], ...] = (
     ParallelTempering,
     Lookahead,
     Rejection,
+    Marginal,
     BestOfN,
 )
 BY_NAME: dict[str, type[SamplerOptions]] = {options.model_fields["name"].default: options for options in ALL}
@@ -96,13 +100,14 @@ def sampler_for(
     is_constrained: bool = False,
     base: BaseLaw | None = None,
     start: Tokens | Chain | None = None,
+    text_of: TextOf | None = None,
 ) -> Sampler:
     """The generator that answers one prompt under these settings.
 
     A greedy law has one completion, and where every weight is 1 a power sampler is plain sampling: both are run as
     `ancestral`, exact at the cost of one completion. Under a constraint no weight is 1, even at alpha = 1: weights are
     then those of the tokens it forbids. `base` makes p another law, whatever the method. From a `start` the sampler's
-    steps are made, at alpha = 1 too.
+    steps are made, at alpha = 1 too. `text_of` is for methods that look at texts.
     """
     law, options = config.law()._replace(base=base), config.sampler
     if start is not None:
@@ -112,6 +117,8 @@ def sampler_for(
         options, law = Ancestral(), law._replace(wants_entropy=False, score_at=())  # which one draw has no use for
     if is_constrained and options.draws_from_q_alone:
         return constrained_ancestral(law, horizon, rng)
+    if text_of is not None:
+        options = options.reading(text_of)
     return options.run(law, horizon, rng, is_out_of_time)
 
 

@@ -8,13 +8,14 @@ from typing import ClassVar, TypeAlias
 
 from power_sampling.samplers.parts.rng import Rng
 from power_sampling.settings import Settings
-from power_sampling.types import Answer, Chain, Continuation, Exactness, Law, Round
+from power_sampling.types import Answer, Chain, Continuation, Exactness, Law, Round, Tokens
 
-__all__ = ["MOST_COMPLETIONS", "IsOutOfTime", "Sampler", "SamplerOptions"]
+__all__ = ["MOST_COMPLETIONS", "IsOutOfTime", "Sampler", "SamplerOptions", "TextOf"]
 
 MOST_COMPLETIONS = 2**14  # that a request holds at one time: what is done for each of them stays below a second
 Sampler: TypeAlias = Generator[Round, list[Continuation], Answer]
 IsOutOfTime: TypeAlias = Callable[[], bool]
+TextOf: TypeAlias = Callable[[Tokens], str]  # how a completion with these tokens reads
 
 
 class SamplerOptions(Settings, ABC):
@@ -55,6 +56,10 @@ class SamplerOptions(Settings, ABC):
     def takes_start(cls) -> bool:
         """Whether there is `refine`."""
         return cls.refine is not SamplerOptions.refine
+
+    def reading(self, text_of: TextOf) -> SamplerOptions:
+        """The same, told how completions read. Only a method that looks at texts takes note of it."""
+        return self
 
     @abstractmethod
     def run(self, law: Law, horizon: int, rng: Rng, is_out_of_time: IsOutOfTime) -> Sampler:

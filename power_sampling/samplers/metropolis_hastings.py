@@ -32,7 +32,7 @@ from power_sampling.samplers.parts.accept import Decision, decided
 from power_sampling.samplers.parts.cuts import SuffixCuts, choose_cut, floors, log_span
 from power_sampling.samplers.parts.mixing import has_settled
 from power_sampling.samplers.parts.notes import Notes
-from power_sampling.samplers.parts.prefetch import candidates
+from power_sampling.samplers.parts.prefetch import Streams, candidates
 from power_sampling.samplers.parts.rng import Rng
 from power_sampling.types import (
     Answer,
@@ -280,9 +280,7 @@ class _Stage:
     """The moves of a stage by number, each with its own stream of chance (see `prefetch.Moves`)."""
 
     def __init__(self, move: Move, options: MetropolisHastings, num_steps: int, rng: Rng) -> None:
-        self.move, self._options, self._num_steps, self._rng = move, options, num_steps, rng
-        self._streams: dict[int, Rng] = {}
-        self._num_forked = 0
+        self.move, self._options, self._num_steps, self._streams = move, options, num_steps, Streams(rng)
         self._plans: dict[tuple[int, int | Tokens], Plan] = {}
 
     def __len__(self) -> int:
@@ -290,14 +288,11 @@ class _Stage:
 
     def stream(self, number: int) -> Rng:
         """The stream of a move, at its beginning."""
-        while self._num_forked <= number:
-            self._streams[self._num_forked] = self._rng.fork()
-            self._num_forked += 1
-        return self._streams[number].copy()
+        return self._streams.stream(number)
 
     def forget(self, number: int) -> None:
         """The moves before this one are made."""
-        self._streams = {k: rng for k, rng in self._streams.items() if k >= number}
+        self._streams.forget(number)
         self._plans = {key: plan for key, plan in self._plans.items() if key[0] >= number}
 
     def draws(self, number: int, chain: Chain) -> tuple[Draw, ...]:

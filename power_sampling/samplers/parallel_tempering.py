@@ -17,12 +17,17 @@ beyond the mildest power its weights are unbounded: no early rejection, chains t
 Tuning moves the powers between the first and the last so that swaps succeed equally often, before the steps that
 count; then they are frozen, since a kernel that adapts for ever has no fixed target. Proposals keep the temperatures
 they began with, so the stored numbers stay right: weights are exact for any pair of power and proposal.
+
+Every step has a stream of chance of its own, so that proposals of later steps can be decoded in advance: what a step
+asks for is a function of the chains it starts from. These are known for the step that follows if every move that is
+not decided yet is rejected, its swaps included, and so on from there. (A tree of all outcomes, as one chain has it in
+`parts/prefetch.py`, would branch by the rungs too.)
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from itertools import pairwise
 from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
@@ -31,9 +36,10 @@ from pydantic import Field, model_validator
 
 from power_sampling.errors import ConfigurationError
 from power_sampling.samplers.base import IsOutOfTime, Sampler
-from power_sampling.samplers.metropolis_hastings import Move, SuffixMoves
-from power_sampling.samplers.parts.lockstep import lockstep
+from power_sampling.samplers.metropolis_hastings import Move, Plan, SuffixMoves
+from power_sampling.samplers.parts.lockstep import lockstep, with_rounds
 from power_sampling.samplers.parts.notes import Notes
+from power_sampling.samplers.parts.prefetch import LIKELY, Streams
 from power_sampling.samplers.parts.rng import Rng
 from power_sampling.types import (
     Answer,
@@ -44,9 +50,12 @@ from power_sampling.types import (
     Extended,
     Floats,
     Law,
+    Peek,
+    Prefetch,
     Progress,
     Round,
     Swapped,
+    Tokens,
 )
 
 __all__ = ["ParallelTempering", "Step", "ladder_of", "respaced", "step", "sweep"]
@@ -72,6 +81,9 @@ class ParallelTempering(SuffixMoves):
     frozen."""
     proposal_temperature: float | None = Field(default=None, gt=0)
     """Temperature of the proposal q of every rung; None: temperature / power, each rung its own."""
+    prefetch: int = Field(default=0, ge=0)
+    """Rows up to which proposals of later steps are decoded in advance, in rows that nothing else wants. Saves time,
+    costs tokens, never changes the chains. 0: none."""
 
     @model_validator(mode="after")
     def _check_ladder(self) -> Self:
@@ -115,18 +127,23 @@ class ParallelTempering(SuffixMoves):
             num_tuning = self.num_tuning_steps if stage_end == horizon else 0
             done = (math.ceil(stage_end / block_size) - 1) * (self.num_steps + 1)
             chains = yield from _extended(chains, stage_end, laws, rng, Progress(done, total, {}), notes)
+            steps = _Steps(self, laws, stage_end, rng.fork())
             for i in range(num_tuning + self.num_steps):
                 is_spent = is_spent or is_out_of_time()
                 if is_spent:
                     break
                 stats = {"logp": float(chains[-1].logp.sum()), "swap_rate": float(rates.mean())}
                 before = chains[-1]
+                steps.forget(i)
+                is_frozen, acceptance = i >= num_tuning, (num_accepted + 1) / (num_tried + 2)
+                prefetch = steps.prefetch(i, num_tuning + self.num_steps, chains, acceptance) if is_frozen else None
+                progress = Progress(done + i, total, stats)
                 coldest, chains, rates = yield from step(
-                    chains, stage_end, self, laws, rng, Progress(done + i, total, stats), notes
+                    chains, stage_end, self, laws, steps.stream(i), progress, notes, prefetch
                 )
                 num_tried, num_accepted = num_tried + 1, num_accepted + (coldest is not before)
                 if i < num_tuning:
-                    laws = respaced(laws, rates, 1 / math.sqrt(i + 1))
+                    steps.laws = laws = respaced(laws, rates, 1 / math.sqrt(i + 1))
                     chains = [_weighed(x, laws, k) for k, x in enumerate(chains)]
                 elif stage_end == horizon:
                     num_moved += chains[-1] is not before
@@ -169,6 +186,7 @@ def step(
     rng: Rng,
     progress: Progress,
     notes: Notes | None = None,
+    prefetch: Prefetch | None = None,
 ) -> Generator[Round, list[Continuation], Step]:
     """A move of every rung, then a sweep of swaps."""
     notes, coldest = notes or Notes(), len(chains) - 1
@@ -176,8 +194,80 @@ def step(
         Move(options, law, stage_end, coldest - k).run(x, rng.fork(), progress, notes=notes)
         for k, (x, law) in enumerate(zip(chains, laws, strict=True))
     ]
-    moved = yield from lockstep(moves, progress)
+    moved = yield from with_rounds(lockstep(moves, progress), lambda asked: asked._replace(prefetch=prefetch))
     return Step(moved[-1], *sweep(moved, laws, rng, notes))
+
+
+class _Steps:
+    """The steps of a stage by number, as functions of the chains they start from."""
+
+    def __init__(self, options: ParallelTempering, laws: list[Law], stage_end: int, rng: Rng) -> None:
+        self.laws = laws
+        self._options, self._stage_end, self._streams = options, stage_end, Streams(rng)
+        self._chance: dict[int, tuple[list[Rng], Rng]] = {}  # of the moves of a step, and of its swaps
+        self._plans: dict[tuple[int, int, Tokens], Plan] = {}
+
+    def stream(self, number: int) -> Rng:
+        """The stream of a step, at its beginning."""
+        return self._streams.stream(number)
+
+    def forget(self, number: int) -> None:
+        """The steps before this one are made."""
+        self._streams.forget(number)
+        self._chance = {k: chance for k, chance in self._chance.items() if k >= number}
+        self._plans = {key: plan for key, plan in self._plans.items() if key[0] >= number}
+
+    def prefetch(self, number: int, end: int, chains: list[Chain], acceptance: float) -> Prefetch | None:
+        """The proposals of this step and of those after it, up to `end`, as long as they are likely to be asked for and
+        there may be a row for them."""
+        rows = self._options.prefetch
+
+        def likeliest_first(peek: Peek) -> Iterator[Draw]:
+            state, likely, num_open, n = chains, 1.0, 0, number
+            while n < end and likely >= LIKELY and num_open < rows:
+                asked = [self._draws(n, k, x) for k, x in enumerate(state)]
+                yield from (draw for draws in asked for draw in draws)
+                drawn = [[peek(draw) for draw in draws] for draws in asked]
+                num_open += sum(x is None or x.end is None for proposals in drawn for x in proposals)
+                state, num_guessed = self._after(n, state, drawn)
+                likely, n = likely * (1 - acceptance) ** num_guessed, n + 1
+
+        return Prefetch(rows, likeliest_first) if rows else None
+
+    def _draws(self, number: int, k: int, chain: Chain) -> tuple[Draw, ...]:
+        return self._move(k).draws(chain, self._plan(number, k, chain))
+
+    def _after(self, number: int, chains: list[Chain], drawn: list[list[Chain | None]]) -> tuple[list[Chain], int]:
+        """The chains after a step, and in how many moves that is a guess: what is not decided yet is rejected."""
+        moved, num_guessed = list(chains), 0
+        for k, chain in enumerate(chains):
+            proposals = [x for x in drawn[k] if x is not None and x.end is not None]
+            if len(proposals) < len(drawn[k]):
+                num_guessed += 1
+                continue
+            plan, rng = self._plan(number, k, chain), self._streams_of(number)[0][k].copy()
+            move = self._move(k)
+            move.plan(chain, rng)  # the decision draws behind it
+            accepted, _ = move.decide(chain, plan, proposals, rng)
+            moved[k] = chain if accepted is None else proposals[accepted]
+        swept, _ = sweep(moved, self.laws, self._streams_of(number)[1].copy())
+        return swept, num_guessed
+
+    def _move(self, k: int) -> Move:
+        return Move(self._options, self.laws[k], self._stage_end)
+
+    def _plan(self, number: int, k: int, chain: Chain) -> Plan:
+        key = number, k, chain.tokens
+        if key not in self._plans:
+            self._plans[key] = self._move(k).plan(chain, self._streams_of(number)[0][k].copy())
+        return self._plans[key]
+
+    def _streams_of(self, number: int) -> tuple[list[Rng], Rng]:
+        """As `step` forks them."""
+        if number not in self._chance:
+            rng = self.stream(number)
+            self._chance[number] = [rng.fork() for _ in self.laws], rng
+        return self._chance[number]
 
 
 def sweep(

@@ -29,6 +29,9 @@ conditionals; a lineage has N^(1 + times resampled) possible indices, equally li
 Special cases: no resampling is i-SIR from a random cut; with N = 2 it is Barker's rule, w(y) / (w(x) + w(y)); a cut at
 0 is particle Gibbs over the whole completion. The first completion is that of a run of sequential Monte Carlo: the
 moves make its answer a chain that converges to p^alpha for every N.
+
+Every move has a stream of chance of its own, so that suffixes of later moves can be decoded in advance where the
+weights are looked at once, at the end (`parts/prefetch.py`).
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ from power_sampling.samplers.parts.cuts import SuffixCuts, choose_cut, log_span
 from power_sampling.samplers.parts.judging import gained, judged, judgement
 from power_sampling.samplers.parts.lockstep import with_rounds
 from power_sampling.samplers.parts.notes import Notes, weighed
+from power_sampling.samplers.parts.prefetch import Streams, candidates
 from power_sampling.samplers.parts.resampling import effective_sample_size
 from power_sampling.samplers.parts.rng import Rng
 from power_sampling.samplers.sequential_monte_carlo import SequentialMonteCarlo
@@ -59,8 +63,10 @@ from power_sampling.types import (
     Judged,
     Law,
     Moved,
+    Prefetch,
     Progress,
     Round,
+    Tokens,
 )
 
 __all__ = ["ParticleGibbs", "move"]
@@ -85,6 +91,9 @@ class ParticleGibbs(SuffixCuts):
     """Resample when the effective sample size falls below this share of the particles; 0 never, 1 at every look."""
     proposal_temperature: float | None = Field(default=None, gt=0)
     """Temperature of the proposal q; None: temperature / alpha."""
+    prefetch: int = Field(default=0, ge=0)
+    """Rows up to which suffixes of later moves are decoded in advance, in rows that nothing else wants; it acts where
+    `block_size` is None. Saves time, costs tokens, never changes the chain. 0: none."""
 
     def counts(self) -> dict[str, int]:
         return {"num_particles": self.num_particles}
@@ -112,7 +121,7 @@ class ParticleGibbs(SuffixCuts):
     def _refined(self, answer: Answer, law: Law, horizon: int, rng: Rng, is_out_of_time: IsOutOfTime) -> Sampler:
         total = horizon * (self.num_steps + 1)
         chain, is_spent, num_tried, num_moved = answer.chain, answer.is_budget_spent, 0, 0
-        notes, trace = Notes(), list[float]()
+        notes, trace, moves = Notes(), list[float](), _Moves(self, law, horizon, rng.fork())
         notes.add(*answer.steps)
         for step in range(self.num_steps):
             is_spent = is_spent or is_out_of_time()
@@ -120,7 +129,9 @@ class ParticleGibbs(SuffixCuts):
                 break
             stats = {"logp": float(chain.logp.sum()), "length": float(len(chain.tokens))}
             progress = Progress(horizon * (step + 1), total, stats)
-            moved = yield from move(chain, horizon, self, law, rng, progress, notes)
+            moves.forget(step)
+            prefetch = moves.prefetch(step, chain, (num_moved + 1) / (num_tried + 2))
+            moved = yield from move(chain, horizon, self, law, moves.stream(step), progress, notes, prefetch)
             num_tried, num_moved = num_tried + 1, num_moved + (moved is not chain)
             chain = moved
             trace.append(float(chain.logp.sum()))
@@ -153,6 +164,7 @@ def move(
     rng: Rng,
     progress: Progress,
     notes: Notes | None = None,
+    prefetch: Prefetch | None = None,
 ) -> Generator[Round, list[Continuation], Chain]:
     """One cut and one conditional particle filter behind it; the chain itself where its own suffix is picked. What was
     done goes into the notes."""
@@ -169,7 +181,7 @@ def move(
         if by:
             live, draws = [*live, 0], [*draws, judgement(particles[0], law, by)]
         if draws:
-            continuations = yield Round(tuple(draws), progress=progress, steps=notes.take())
+            continuations = yield Round(tuple(draws), progress=progress, prefetch=prefetch, steps=notes.take())
             for i, draw, continuation in zip(live, draws, continuations, strict=True):
                 particles[i] = particles[i].spliced(draw.cut, continuation)
                 log_weights[i] += continuation.log_weight.sum() + gained(before[i], particles[i])
@@ -191,12 +203,63 @@ def move(
         log_weights = log_weights + np.array([gained(x, y) for x, y in zip(particles, complete, strict=True)])
         particles = complete
     log_weights = log_weights - np.array([log_span(x, options) for x in particles])
-    picked, ess = 0, 0.0  # where nothing is legal: stay, and hope for the next cut
-    if log_weights.max() > -math.inf:
-        ess = effective_sample_size(log_weights)
-        picked = rng.categorical(np.exp(log_weights - log_weights.max()))
+    picked = _picked(log_weights, rng)
+    ess = effective_sample_size(log_weights) if log_weights.max() > -math.inf else 0.0
     moved = particles[picked] if picked else chain
     notes.add(weighed(start, particles, log_weights, ess, is_first=start == cut))
     told = tuple(x.bare() for x in particles[1:])
     notes.add(Moved(cut, told, None, None, None if moved is chain else picked - 1, moved.bare()))
     return moved
+
+
+def _picked(log_weights: Floats, rng: Rng) -> int:
+    """By weight; where nothing is legal the kept one, in hope for the next cut."""
+    top = float(log_weights.max())
+    return rng.categorical(np.exp(log_weights - top)) if top > -math.inf else 0
+
+
+class _Moves:
+    """The moves by number, as far as they look at the weights once (see `prefetch.Moves`)."""
+
+    def __init__(self, options: ParticleGibbs, law: Law, horizon: int, rng: Rng) -> None:
+        self._options, self._law, self._horizon, self._streams = options, law, horizon, Streams(rng)
+        self._draws: dict[tuple[int, int | Tokens], tuple[int, list[int]]] = {}  # cut and seeds
+
+    def __len__(self) -> int:
+        return self._options.num_steps
+
+    def stream(self, number: int) -> Rng:
+        """The stream of a move, at its beginning."""
+        return self._streams.stream(number)
+
+    def forget(self, number: int) -> None:
+        """The moves before this one are made."""
+        self._streams.forget(number)
+        self._draws = {key: planned for key, planned in self._draws.items() if key[0] >= number}
+
+    def draws(self, number: int, chain: Chain) -> tuple[Draw, ...]:
+        has_entropy_cuts = self._options.cut == "entropy"
+        if has_entropy_cuts and chain.end is None:
+            return ()  # where the entropy will rise is not known
+        length = len(chain.tokens) if chain.end else self._horizon
+        key = number, chain.tokens if has_entropy_cuts else length
+        if key not in self._draws:
+            self._draws[key] = self._planned(self.stream(number), chain)
+        cut, seeds = self._draws[key]
+        return tuple(Draw(chain, cut, self._horizon - cut, self._law, seed) for seed in seeds)
+
+    def outcome(self, number: int, chain: Chain, proposals: list[Chain]) -> Chain:
+        rng, particles = self.stream(number), [chain, *proposals]
+        cut, _ = self._planned(rng, chain)
+        log_weights = [x.log_weight[cut:].sum() - log_span(x, self._options) for x in particles]
+        return particles[_picked(np.array(log_weights), rng)]
+
+    def prefetch(self, number: int, chain: Chain, acceptance: float) -> Prefetch | None:
+        can_foresee = self._options.block_size is None and self._law.judging is None  # a judge is not asked in advance
+        rows = self._options.prefetch if can_foresee else 0
+        return Prefetch(rows, candidates(self, number, chain, acceptance)) if rows else None
+
+    def _planned(self, rng: Rng, chain: Chain) -> tuple[int, list[int]]:
+        """Cut and seeds, in the order in which `move` draws them."""
+        cut = choose_cut(chain, self._options, rng) if chain.end else rng.integers(self._horizon)
+        return cut, [rng.seed() for _ in range(1, self._options.num_particles)]

@@ -19,6 +19,7 @@ from power_sampling.server.conversations import constraint_of, conversation_of
 from power_sampling.server.faults import Fault
 from power_sampling.server.limits import Limits
 from power_sampling.server.wire import ChatRequest, CompletionRequest, GenerationRequest
+from power_sampling.text.parsers import PARSERS
 
 __all__ = ["Asked", "Served", "asked_chat", "asked_completion", "refused"]
 
@@ -170,6 +171,7 @@ def _sampler(
     if doubled := [name for name in CONSTRAINTS if name in further and name in fields]:
         raise ConfigurationError(f"{doubled[0]} stands in response_format too; give one.")
     _check_effort(fields.get("sampler"), served.limits)
+    _check_parser(fields.get("sampler"))
     fields |= {**further, "top_logprobs": top_logprobs or 0}
     return _bounded(served.sampler.with_settings(**fields), served.limits)
 
@@ -195,6 +197,13 @@ def _check_effort(sampler: Any, limits: Limits) -> None:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if name.startswith(("num_", "max_")) and is_number and value > limits.max_effort:
             raise _beyond(f"sampler.{name}", f"{value!r}", limits.max_effort)
+
+
+def _check_parser(sampler: Any) -> None:
+    """A request names a parser; code, and expressions that may run for ever, are given where the server is started."""
+    parser = sampler.get("parser", "exact") if isinstance(sampler, Mapping) else "exact"
+    if parser not in list(PARSERS):
+        raise refused("sampler.parser", parser, f"a request can name {', '.join(PARSERS)}")
 
 
 def _bounded(sampler: PowerSampler, limits: Limits) -> PowerSampler:

@@ -27,7 +27,7 @@ class Diagnostics:
     exactness: Exactness
     base_law: str | None = None  # what makes p another law than the model's own, as in `top_k=40, top_p=0.9`
     acceptance_rate: float | None  # of proposals; of draws, where the sampler is `rejection`
-    ess: float | None  # smallest effective sample size seen, in particles
+    ess: float | None  # smallest effective sample size seen, in particles; of a vote, its effective number of votes
     log_z: float | None  # estimate of log sum_x p(x)^alpha phi(x), phi of the request's potentials
     log_phi: float | None = None  # of the completion, by the request's potentials
     is_budget_spent: bool  # `time_budget` ended the refinement early
@@ -37,6 +37,8 @@ class Diagnostics:
     serial_steps: int  # steps of the model this request waited for
     seconds: float
     curve: tuple[tuple[float, float], ...] | None = None  # (alpha, mean log p under p^alpha), of a ladder of alphas
+    # (answer, its share, how many completions give it) of a vote, the largest share first; None as an answer: none
+    answers: tuple[tuple[str | None, float, int], ...] | None = None
     support: str | None = None  # which completions the target is on, as in `top 64`; None: all of them
     mass_left_out: float | None = None  # probability that p leaves them somewhere beside this completion
     error_bound: float | None = None  # by how much log q of this completion may be off, in nats

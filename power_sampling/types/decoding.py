@@ -343,6 +343,7 @@ class Answer(NamedTuple):
     log_z: float | None = None
     is_budget_spent: bool = False
     curve: tuple[tuple[float, float], ...] | None = None
+    answers: tuple[tuple[str | None, float, int], ...] | None = None
     steps: tuple[Step, ...] = ()  # since the last round
     trace: tuple[float, ...] = ()  # log p of the chain after each step at full length
     num_moved: int = 0  # how many of these steps were accepted

@@ -8,8 +8,9 @@ from fractions import Fraction
 import pytest
 
 from power_sampling import ConfigurationError
-from power_sampling.evaluation import answers, graders
+from power_sampling.evaluation import graders
 from power_sampling.evaluation.graders import Grade
+from power_sampling.text import answers
 
 # grader, text, expected, whether it is right
 PAIRS: list[tuple[str, str, str, bool]] = [

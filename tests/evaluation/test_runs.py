@@ -265,3 +265,19 @@ def test_votes_over_a_pool_are_those_of_disjoint_groups(whole: Table) -> None:
         shares.append(np.mean(right))
     three = next(accuracy for n, _, accuracy in whole.frontier["vote"] if n == 3)
     assert three.value == pytest.approx(np.mean(shares))
+
+
+def test_a_vote_as_a_sampler_reads_the_answers_of_the_task(tmp_path: Path) -> None:
+    sampler = PowerSampler.from_model(tiny_model(layers=1), tiny_tokenizer(), max_new_tokens=2, use_chat_template=False)
+    data = tmp_path / "q.jsonl"
+    data.write_text("".join(f'{{"question": "{i}?", "answer": "{i}", "id": "{i}"}}\n' for i in range(3)))
+    methods, _ = parse_methods("ancestral,marginal(num_completions=3),marginal(parser=exact)", sampler.generation)
+    plan = make_plan(load_task("jsonl", data, grader="numeric"), methods, ())
+    assert [m.generation.model_dump()["sampler"].get("parser") for m in plan.methods] == [None, "numeric", "exact"]
+    table = run(sampler, load_task("jsonl", data, grader="numeric"), plan, tmp_path / "run")
+    one = next(row for row in table.methods if row.label == "marginal(num_completions=3)")
+    assert one.tokens > 3 and one.ess is not None and 1 <= one.ess <= 3
+    unclear = load_task("jsonl", data, grader="regex")
+    with pytest.raises(ConfigurationError, match=r"cannot be told. Name a parser, as in marginal\(parser=numeric\)"):
+        make_plan(unclear, methods, ())
+    assert make_plan(unclear, methods[2:], ()).methods == methods[2:]

@@ -46,6 +46,12 @@ def test_a_judge_has_a_say(run: Callable[..., str]) -> None:
         assert not any(word in judged.lower() for word in ("blue", "vast")) and judged.partition(": ")[2]
 
 
+def test_a_vote_gives_one_answer_and_tells_the_shares(run: Callable[..., str]) -> None:
+    shown = run("langchain_vote.py")
+    assert "Paris" in shown and shown.count(" votes); as sure as ") == 2
+    assert shown.count("; approximate") == 2
+
+
 @pytest.mark.slow
 def test_another_file_switches_the_sampler_of_a_process_of_its_own(tmp_path: Path) -> None:
     plain = tmp_path / "plain.yaml"

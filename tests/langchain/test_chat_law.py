@@ -9,7 +9,16 @@ import pytest
 
 from langchain_power_sampling import ChatPowerSampling
 from tests.support.chat import merged
-from tests.support.law import ALPHA, HORIZON, TABLE, assert_law, exact_law, table_tokenizer
+from tests.support.law import (
+    ALPHA,
+    HORIZON,
+    LAST_LETTER,
+    TABLE,
+    assert_law,
+    exact_law,
+    law_of_a_vote_of_two,
+    table_tokenizer,
+)
 
 DRAWS, ONE_BY_ONE = 200, 120
 
@@ -39,3 +48,14 @@ def test_alpha_one_is_plain_sampling(enumerable: ChatPowerSampling) -> None:
         assert_law(drawn(one), exact_law(1.0))
     with pytest.raises(AssertionError):  # the tests can tell the two laws apart
         assert_law(drawn(plain, ONE_BY_ONE), exact_law(ALPHA))
+
+
+def test_a_vote_has_the_law_of_the_vote() -> None:
+    """By settings alone; false alarms below 1e-4 (`assert_law`)."""
+    settings: Any = {"sampler": {"name": "marginal", "num_completions": 2, "parser": LAST_LETTER}, "alpha": ALPHA}
+    chat = ChatPowerSampling.from_model(TABLE, table_tokenizer(), max_new_tokens=HORIZON, **settings)
+    assert_law(drawn(chat), law_of_a_vote_of_two())
+    *_, last = chat.stream("a")
+    told = chat.invoke("a").response_metadata["power_sampling"]
+    assert last.response_metadata["power_sampling"]["exactness"] == told["exactness"] == "approximate"
+    assert sum(votes for _, _, votes in told["answers"]) in (1, 2)

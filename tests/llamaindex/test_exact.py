@@ -22,6 +22,9 @@ from transformers import PreTrainedTokenizerFast
 from llamaindex_power_sampling import PowerSamplingLLM
 from power_sampling.testing import TableLM, completions, power_law
 from power_sampling.types import Law, Termination
+from tests.support.law import ALPHA as ALPHA_OF_TABLE
+from tests.support.law import HORIZON as HORIZON_OF_TABLE
+from tests.support.law import LAST_LETTER, TABLE, assert_law, law_of_a_vote_of_two, table_tokenizer
 
 WORDS = ["a", "b", "c", "<eos>"]
 HORIZON, ALPHA = 2, 2.5
@@ -133,3 +136,15 @@ def test_the_check_tells_the_laws_apart(llm: PowerSamplingLLM, law: dict[str, fl
         with pytest.raises(AssertionError, match="expected"):
             check([llm.complete("a", sampler=sampler) for _ in range(ONE_BY_ONE)], law)
     assert np.isclose(sum(law.values()), 1.0)
+
+
+def test_a_vote_has_the_law_of_the_vote() -> None:
+    """By settings alone; false alarms below 1e-4 (`assert_law`). The settings can be written, parser included."""
+    settings: Any = {"sampler": {"name": "marginal", "num_completions": 2, "parser": LAST_LETTER}}
+    llm = PowerSamplingLLM.from_model(
+        TABLE, table_tokenizer(), max_new_tokens=HORIZON_OF_TABLE, alpha=ALPHA_OF_TABLE, **settings
+    )
+    assert_law([llm.complete("a").text for _ in range(ONE_BY_ONE)], law_of_a_vote_of_two())
+    assert "".join(str(part.delta) for part in llm.stream_complete("a", seed=3)) == llm.complete("a", seed=3).text
+    given = PowerSamplingLLM(sampler={"name": "marginal", "parser": told})
+    assert PowerSamplingLLM.from_json(given.to_json()).sampler.parser == f"{__name__}:told"

@@ -78,15 +78,15 @@ def test_every_small_election_is_decided_by_the_rule() -> None:
 @pytest.mark.parametrize(
     ("part", "wrong"),
     [
-        ("len(sums[answer]) if", "1 if"),
-        ("len(sums[answer]) if", "-len(sums[answer]) if"),
-        ("(count[answer], best[answer].logp)", "(count[answer], 0)"),
-        ("(count[answer], best[answer].logp)", "(count[answer], -best[answer].logp)"),
-        ("or completion.logp > best[answer].logp", ""),
-        ("completion.logp > best[answer].logp", "True"),
+        ("(shares[answer], logps[best[answer]])", "(1, logps[best[answer]])"),
+        ("(shares[answer], logps[best[answer]])", "(-shares[answer], logps[best[answer]])"),
+        ("(shares[answer], logps[best[answer]])", "(shares[answer], 0)"),
+        ("(shares[answer], logps[best[answer]])", "(shares[answer], -logps[best[answer]])"),
+        ("or logps[i] > logps[best[answers[i]]]", ""),
+        ("logps[i] > logps[best[answers[i]]]", "True"),
         ("reverse=True", "reverse=False"),
-        ("if any(a is not None for a in answers)", "if False"),
-        ("if any(a is not None for a in answers)", "if len(set(answers)) > 2"),
+        ("is_answered = any(answer is not None for answer in answers)", "is_answered = False"),
+        ("is_answered = any(answer is not None for answer in answers)", "is_answered = len(set(answers)) > 2"),
     ],
 )
 def test_another_rule_would_be_noticed(part: str, wrong: str) -> None:

@@ -21,6 +21,7 @@ from tests.support.hostile import ENDLESS, EOS, PROMPT, of
 
 HORIZON = 20
 MH = {"name": "metropolis_hastings", "block_size": 6, "num_steps": 5}
+TEMPERING = {"name": "parallel_tempering", "num_rungs": 3, "block_size": 8, "num_steps": 4}
 
 
 class Engine(SteppedEngine):
@@ -105,8 +106,10 @@ def config_of(sampler: Any) -> Any:
         pytest.param({**MH, "prefetch": 0}, marks=pytest.mark.slow),
         pytest.param({**MH, "num_proposals": 3, "prefetch": 6}, marks=pytest.mark.slow),
         {**MH, "cut": "entropy", "prefetch": 4},
-        {"name": "parallel_tempering", "num_rungs": 3, "block_size": 8, "num_steps": 4},
+        TEMPERING,
         {"name": "particle_gibbs", "num_particles": 4, "num_steps": 5, "block_size": 5},
+        pytest.param({**TEMPERING, "prefetch": 16}, marks=pytest.mark.slow),
+        pytest.param({"name": "particle_gibbs", "num_particles": 2, "prefetch": 6}, marks=pytest.mark.slow),
         {"name": "sequential_monte_carlo", "num_particles": 5, "block_size": 7},
         pytest.param({"name": "rejection", "num_parallel": 6}, marks=pytest.mark.slow),
     ],

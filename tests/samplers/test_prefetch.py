@@ -78,6 +78,45 @@ def test_the_chain_is_identical(num_seeds: int, prefetch: int, ending: Terminati
     assert sum(o.tokens_decoded for o in prefetched) == cost_ahead.row_steps >= cost.row_steps
 
 
+GIBBS = {"name": "particle_gibbs", "block_size": None, "num_particles": 3}
+TEMPERING = {"name": "parallel_tempering", "num_rungs": 3}
+
+
+@pytest.mark.parametrize(
+    ("num_seeds", "prefetch", "ending", "fields"),
+    [
+        (10, 12, EOS, GIBBS),
+        (8, 6, STOP, {**GIBBS, "cut": "entropy", "cut_exponent": 1.0}),
+        pytest.param(15, 12, legal(PLAIN, 12), {**GIBBS, "proposal_temperature": 0.9}, marks=pytest.mark.slow),
+        (4, 12, EOS, TEMPERING),
+        (3, 16, STOP, {**TEMPERING, "cut": "entropy", "num_tuning_steps": 2}),
+        pytest.param(10, 16, legal(PLAIN, 12), {**TEMPERING, "num_proposals": 2}, marks=pytest.mark.slow),
+        pytest.param(10, 24, ENDLESS, {**TEMPERING, "early_rejection": False}, marks=pytest.mark.slow),
+    ],
+    ids=label,
+)
+def test_steps_of_several_chains_are_identical(
+    num_seeds: int, prefetch: int, ending: Termination, fields: dict[str, Any]
+) -> None:
+    vocab, seeds = 3 if ending.stop or ending.constraint else 5, list(range(num_seeds))
+    sequential, cost = run(TableLM(vocab, seed=4, rules=table_rules), seeds, ending, prefetch=0, **fields)
+    prefetched, cost_ahead = run(TableLM(vocab, seed=4, rules=table_rules), seeds, ending, prefetch=prefetch, **fields)
+    for one, many in zip(sequential, prefetched, strict=True):
+        assert same(one, many) and one.answer.curve == many.answer.curve
+        assert many.serial_steps <= one.serial_steps
+    assert sum(bool(o.answer.acceptance_rate) for o in sequential) > num_seeds / 4
+    assert cost_ahead.serial_steps < 0.8 * cost.serial_steps
+    assert sum(o.tokens_decoded for o in prefetched) == cost_ahead.row_steps >= cost.row_steps
+
+
+def test_looks_at_the_weights_in_between_leave_nothing_to_prefetch() -> None:
+    fields = {**GIBBS, "block_size": 4}
+    sequential, cost = run(TableLM(5, seed=4, rules=table_rules), [0, 1], EOS, prefetch=0, **fields)
+    prefetched, cost_ahead = run(TableLM(5, seed=4, rules=table_rules), [0, 1], EOS, prefetch=16, **fields)
+    assert all(same(one, many) for one, many in zip(sequential, prefetched, strict=True))
+    assert cost_ahead.row_steps == cost.row_steps
+
+
 @pytest.mark.parametrize(("family", "lag"), [("llama", True), pytest.param("mistral", False, marks=pytest.mark.slow)])
 def test_on_a_model_with_states_forked_while_they_are_drawn(
     family: str, lag: bool, monkeypatch: pytest.MonkeyPatch

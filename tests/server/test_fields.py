@@ -74,6 +74,9 @@ def test_what_frameworks_send_without_meaning_it_is_accepted(client: httpx.Clien
 
 
 REFUSED: list[tuple[dict[str, Any], str | None, str]] = [
+    ({"sampler": {"name": "marginal", "parser": "os:system"}}, "sampler.parser", "a request can name exact, numeric"),
+    ({"sampler": {"name": "marginal", "parser": ["regex:(a*)*"]}}, "sampler.parser", "a request can name exact"),
+    ({"model": "M:marginal@parser=os:system"}, "sampler.parser", "a request can name exact"),
     ({"top_p": 1.5}, "top_p", "less than or equal to 1"),
     ({"frequency_penalty": 0.1}, "frequency_penalty", "power alpha"),
     ({"presence_penalty": -1}, "presence_penalty", "power alpha"),

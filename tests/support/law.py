@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -37,6 +39,31 @@ def exact_law(alpha: float, log_phi: Callable[[list[str]], list[float]] | None =
         total = sum(p * w for p, w in zip(law.values(), weights, strict=True))
         law = Counter({x: float(p * w / total) for (x, p), w in zip(law.items(), weights, strict=True) if w})
     return dict(law)
+
+
+LAST_LETTER = f"{__name__}:last_letter"
+
+
+def last_letter(text: str) -> str | None:
+    """A parser of answers."""
+    return text[-1:] or None
+
+
+def law_of_a_vote_of_two() -> dict[str, float]:
+    """Of the text that `marginal` returns over two plain samples, the answer being its last letter."""
+    chains = completions(TABLE, (0,), Termination(frozenset({3})), HORIZON, Law(ALPHA, 1.0, 1.0))
+    texts = ["".join("abc"[token] for token in chain.tokens if token < 3) for chain in chains]
+    logps = [float(chain.logp.sum()) for chain in chains]
+    law: dict[str, float] = {}
+    for pair in product(range(len(chains)), repeat=2):
+        voting = [k for k in pair if texts[k]] or list(pair)
+        share: dict[str, float] = {}
+        for k in voting:
+            share[texts[k][-1:]] = share.get(texts[k][-1:], 0.0) + math.exp((ALPHA - 1) * logps[k])
+        best = max(share, key=lambda a: share[a])
+        winner = max((k for k in voting if texts[k][-1:] == best), key=lambda k: logps[k])
+        law[texts[winner]] = law.get(texts[winner], 0.0) + math.exp(sum(logps[k] for k in pair))
+    return law
 
 
 def assert_law(texts: list[str], law: dict[str, float]) -> None:

@@ -39,6 +39,8 @@ class Task:
     grade: Callable[[Question, str], Grade]
     is_votable: bool = True
     """Whether equal answers can be told to be equal, so that a majority can be counted."""
+    parser: str = "exact"
+    """How the sampler `marginal` reads answers to be voted on, where its settings do not say it."""
     stop: tuple[str, ...] = ()
     """Where the answer of a base model ends; a chat model ends its turn by itself."""
     is_labelled: bool = True

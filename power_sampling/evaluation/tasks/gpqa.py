@@ -30,7 +30,9 @@ def gpqa(path: Path) -> Task:
         text = multiple_choice(asked, choices)
         answer = letters(len(choices))[choices.index(right)]
         questions.append(Question(f"gpqa/{name}", user_turn(text), text, answer, row))
-    return Task(name="gpqa", source=path, questions=tuple(questions), grade=_grade, max_new_tokens=1024)
+    return Task(
+        name="gpqa", source=path, questions=tuple(questions), grade=_grade, max_new_tokens=1024, parser="choice"
+    )
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

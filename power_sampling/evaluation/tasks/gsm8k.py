@@ -6,9 +6,9 @@ from pathlib import Path
 
 from power_sampling.errors import ConfigurationError
 from power_sampling.evaluation import graders
-from power_sampling.evaluation.answers import after
 from power_sampling.evaluation.graders import Grade
 from power_sampling.evaluation.tasks.base import Question, Task, field, read_rows, user_turn
+from power_sampling.text.answers import after
 
 __all__ = ["gsm8k"]
 
@@ -27,7 +27,9 @@ def gsm8k(path: Path) -> Task:
             raise ConfigurationError(f"{str(path)!r}, row {i + 1}: the answer has no line '#### N': {solution!r:.80}.")
         chat, text = user_turn(ASK.format(question=question)), COMPLETE.format(question=question)
         questions.append(Question(f"gsm8k/{i}", chat, text, answer, row))
-    return Task(name="gsm8k", source=path, questions=tuple(questions), grade=_grade, stop=("\nQuestion:",))
+    return Task(
+        name="gsm8k", source=path, questions=tuple(questions), grade=_grade, stop=("\nQuestion:",), parser="numeric"
+    )
 
 
 def _grade(question: Question, text: str) -> Grade:

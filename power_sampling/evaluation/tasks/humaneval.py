@@ -6,10 +6,10 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from power_sampling.evaluation.answers import code
 from power_sampling.evaluation.contained import run_contained
 from power_sampling.evaluation.graders import Grade
 from power_sampling.evaluation.tasks.base import Question, Task, field, read_rows, user_turn
+from power_sampling.text.answers import code
 
 __all__ = ["humaneval"]
 

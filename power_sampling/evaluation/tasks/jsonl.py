@@ -17,6 +17,7 @@ from power_sampling.evaluation.tasks.base import (
     read_rows,
     user_turn,
 )
+from power_sampling.text.parsers import PARSERS
 
 __all__ = ["jsonl"]
 
@@ -50,6 +51,7 @@ def jsonl(path: Path, grader: str = "exact") -> Task:
         questions=tuple(questions),
         grade=grade,
         is_votable=grader in GRADERS and grader != "regex",
+        parser=grader if grader in PARSERS else "exact",
         is_labelled=is_labelled,
     )
 

@@ -28,6 +28,7 @@ def math500(path: Path) -> Task:
         source=path,
         questions=tuple(questions),
         grade=_grade,
+        parser="math",
         stop=("\nProblem:",),
         max_new_tokens=1024,
     )

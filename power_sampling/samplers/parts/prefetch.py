@@ -16,11 +16,35 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any, NamedTuple, Protocol
 
+from power_sampling.samplers.parts.rng import Rng
 from power_sampling.types import Chain, Draw, Peek
 
-__all__ = ["Moves", "candidates"]
+__all__ = ["LIKELY", "Moves", "Streams", "candidates"]
 
 LIKELY = 0.01  # the probability of being reached below which a move is not worth a row
+
+
+class Streams:
+    """Streams of chance by number, one for every move, whichever of them is asked for first."""
+
+    def __init__(self, rng: Rng) -> None:
+        self._rng, self._num_forked = rng, 0
+        self._streams: dict[int, Rng] = {}
+
+    def __len__(self) -> int:
+        """How many are kept."""
+        return len(self._streams)
+
+    def stream(self, number: int) -> Rng:
+        """The stream of a move, at its beginning."""
+        while self._num_forked <= number:
+            self._streams[self._num_forked] = self._rng.fork()
+            self._num_forked += 1
+        return self._streams[number].copy()
+
+    def forget(self, number: int) -> None:
+        """The moves before this one are made."""
+        self._streams = {k: rng for k, rng in self._streams.items() if k >= number}
 
 
 class Moves(Protocol):

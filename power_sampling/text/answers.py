@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-__all__ = ["after", "code", "fenced", "last_boxed", "last_letter", "last_number", "number"]
+__all__ = ["after", "code", "fenced", "formula", "last_boxed", "last_letter", "last_number", "number", "number_alone"]
 
 BOX = re.compile(r"\\f?box(?:ed)?\s*")
 # digits with thousands separators (comma, thin or plain space, underscore), a decimal part, an exponent
@@ -59,6 +59,12 @@ def number(text: str) -> Fraction | None:
     return _value(found[0]) if len(found) == 1 else None
 
 
+def number_alone(text: str) -> Fraction | None:
+    """The number that a text is and nothing else."""
+    match = NUMBER.fullmatch(text.strip())
+    return None if match is None else _value(match)
+
+
 def last_number(text: str) -> str | None:
     """The last number of a text, as it stands."""
     found = [match.group().strip() for match in NUMBER.finditer(text) if _value(match) is not None]
@@ -106,3 +112,8 @@ def code(text: str, name: str) -> str:
         return text
     defining = [block for block in blocks if re.search(rf"^\s*def\s+{re.escape(name)}\b", block, re.MULTILINE)]
     return defining[-1] if defining else max(blocks, key=len)
+
+
+def formula(text: str) -> str:
+    """A formula without its space and sizes."""
+    return re.sub(r"\\left|\\right|\\[,;:! ]|\s|\$|\.$", "", text).replace("dfrac", "frac").replace("tfrac", "frac")
