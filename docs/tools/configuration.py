@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,8 @@ def _type(annotation: Any) -> str:
         return f"{_type(arguments[0])} or a list"
     if origin is dict:
         return "mapping"
+    if origin is Callable:
+        return "function"
     if arguments:
         return " or ".join(_type(each) for each in classes)
     return {"str": "text", "SecretStr": "text", "bool": "true or false"}.get(annotation.__name__, annotation.__name__)
