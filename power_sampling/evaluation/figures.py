@@ -80,6 +80,8 @@ def _frontier(axes: Any, table: Table) -> None:
     for row, marker in zip(table.methods, _cycle(len(table.methods)), strict=True):
         axes.errorbar([row.tokens], [row.accuracy.value], yerr=_errors(row), fmt=marker, capsize=3, label=row.label)
     axes.set_xscale("log")
+    for formatted in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        formatted(_numbers())
     axes.set_xlabel("tokens decoded per answer")
     axes.set_ylabel("accuracy")
 
@@ -150,6 +152,13 @@ def _sweep(axes: Any, name: str, lines: Mapping[str, Sequence[tuple[float, Row]]
         axes.fill_between(x, [r.accuracy.low for _, r in points], [r.accuracy.high for _, r in points], alpha=0.15)
     axes.set_xlabel(name)
     axes.set_ylabel("accuracy")
+
+
+def _numbers() -> Any:
+    """60, 100, 200 along an axis of logarithms, as many as have room."""
+    from matplotlib.ticker import LogFormatter
+
+    return LogFormatter(minor_thresholds=(2, 0.4))
 
 
 def _errors(row: Row) -> list[list[float]]:
