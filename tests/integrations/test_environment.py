@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from langchain_power_sampling import ChatPowerSampling
 from langchain_power_sampling import PowerSamplingLLM as LangChainLLM
 from llamaindex_power_sampling import PowerSamplingLLM as LlamaIndexLLM
-from power_sampling import Config, ConfigurationError, GenerationConfig, ModelConfig, PowerSampler
+from power_sampling import Config, ConfigurationError, GenerationConfig, ModelConfig, Potential, PowerSampler
 from power_sampling.engines.options import TorchOptions
 from tests.support.tiny import tiny_model, tiny_tokenizer
 
@@ -34,6 +35,7 @@ GENERATION = {
     "top_logprobs": ("3", 3),
     "chat_template_kwargs": ("{enable_thinking: false}", {"enable_thinking": False}),
     "thinking_budget": ("40", 40),
+    "potentials": ("[{function: math:fsum, kind: prefix}]", (Potential(math.fsum, kind="prefix"),)),
     "json_schema": ("{type: object}", {"type": "object"}),
     "regex": ("'[ab]+'", "[ab]+"),
     "choices": ("[a, b]", ("a", "b")),
