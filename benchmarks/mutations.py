@@ -107,8 +107,15 @@ SLIPS = (
     Slip(
         "the pilot answers",
         MH,
-        "if pilot.is_budget_spent:",
+        "if pilot.is_budget_spent and chain.end is None:",
         "if pilot.trace:",
+        ("tests/samplers/test_auto_steps.py",),
+    ),
+    Slip(
+        "the pilot begins where the chain does",
+        MH,
+        "grown = Chain.empty()",
+        "grown = chain",
         ("tests/samplers/test_auto_steps.py",),
     ),
     Slip(

@@ -109,12 +109,13 @@ class MetropolisHastings(SuffixMoves):
 
         Under `auto` a pilot's states decide how many steps the chain makes. The two are independent, so the law is a
         mixture of those after fixed numbers of steps, each of which leaves p^alpha as it is. A chain that looked at
-        its own states would be biased by where it stops.
+        its own states would be biased by where it stops; so would one whose pilot began at its own given completion.
         """
         steps = self.num_steps
         if steps == "auto":
-            pilot = yield from self._chain(chain, law, horizon, rng.fork(), is_out_of_time, self.max_steps, of=1)
-            if pilot.is_budget_spent:  # there is no time for another one
+            grown = Chain.empty()
+            pilot = yield from self._chain(grown, law, horizon, rng.fork(), is_out_of_time, self.max_steps, of=1)
+            if pilot.is_budget_spent and chain.end is None:  # there is no time for another one
                 return pilot._replace(steps=(*pilot.steps, Chosen(0, (pilot.chain.bare(),), None, 0)))
             steps, told = len(pilot.trace), pilot.steps
             return (yield from self._chain(chain, law, horizon, rng.fork(), is_out_of_time, steps, told=told))

@@ -20,10 +20,12 @@ from tests.support.tiny import tiny_model, tiny_tokenizer
 AUTO = {"name": "metropolis_hastings", "num_steps": "auto", "max_steps": 2, "early_rejection": False}
 
 
+@pytest.mark.parametrize("temperature", [None, 1.0])  # of the proposal; at 1 a move depends on where it is made from
 def test_the_law_is_left_as_it_is_and_would_not_be_by_a_chain_that_looks_at_itself(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, temperature: float | None
 ) -> None:
-    config = GenerationConfig(sampler=AUTO, alpha=2.0, max_new_tokens=1, start="x")  # type: ignore[arg-type]
+    sampler: Any = {**AUTO, "proposal_temperature": temperature}
+    config = GenerationConfig(sampler=sampler, alpha=2.0, max_new_tokens=1, start="x")
     world = World(4, 1, 3, config.law(), EOS)
     likely = sorted(float(x.logp.sum()) for x in world.chains)[-2]
     monkeypatch.setattr(metropolis_hastings, "has_settled", lambda trace, num_moved: trace[-1] >= likely)
