@@ -43,8 +43,8 @@ class Live:
         return not self.is_waiting or self.verdict is not None or self.job.is_over or bool(self.draws.tickets)
 
     def judge(self, wake: Callable[[], None]) -> None:
-        """Have judged what its draws have made, once they have ended."""
-        if not (made := self.draws.unjudged()):
+        """Have judged what its draws have made, once they have ended; once, though prefetched draws end meanwhile."""
+        if self.is_waiting or not (made := self.draws.unjudged()):
             return
         assert self.job.request.judge is not None
         self.is_waiting, keys = True, list(made)

@@ -177,6 +177,30 @@ def test_a_slow_potential_stops_nobody_else_and_nothing_turns_meanwhile(worker: 
     waiting.future.result(60)
 
 
+def test_a_round_is_asked_of_once_though_prefetched_draws_end_meanwhile(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, waiting, most = Judge.ask, [0], [0]
+
+    def counted(self: Judge, chains: Any, is_over: Any, tell: Callable[[Any], None]) -> None:
+        def heard(verdict: Any) -> None:
+            waiting[0] -= 1
+            tell(verdict)
+
+        waiting[0] += 1
+        most[0] = max(most[0], waiting[0])
+        ask(self, chains, is_over, heard)
+
+    def judge(texts: list[str]) -> list[float]:
+        time.sleep(0.02)  # draws that were prefetched end meanwhile
+        return longer(texts)
+
+    monkeypatch.setattr(Judge, "ask", counted)
+    asked = request(judge, sampler={**MH, "prefetch": 8, "num_steps": 8}, ending=ENDLESS)
+    assert worker.submit(asked).future.result(60).answer.chain.log_phi > 0
+    assert most[0] == 1
+
+
 @pytest.mark.parametrize("way", ["cancelled", "late", "closed"])
 def test_who_waits_for_a_slow_potential_can_go_away(way: str) -> None:
     errors: dict[str, type[PowerSamplingError]] = {
