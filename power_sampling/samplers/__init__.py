@@ -21,12 +21,11 @@ from power_sampling.samplers.marginal import Marginal
 from power_sampling.samplers.metropolis_hastings import MetropolisHastings
 from power_sampling.samplers.parallel_tempering import ParallelTempering
 from power_sampling.samplers.particle_gibbs import ParticleGibbs
-from power_sampling.samplers.parts.judging import judged
 from power_sampling.samplers.parts.rng import NumpyRng, Rng
 from power_sampling.samplers.rejection import Rejection
 from power_sampling.samplers.sequential_monte_carlo import SequentialMonteCarlo
 from power_sampling.settings import hint
-from power_sampling.types import BaseLaw, Chain, Draw, Law, Progress, Round, Tokens
+from power_sampling.types import BaseLaw, Chain, Draw, Law, Round, Tokens
 
 __all__ = [
     "ALL",
@@ -125,12 +124,11 @@ def sampler_for(
 def _started(
     options: SamplerOptions, start: Tokens | Chain, law: Law, horizon: int, rng: Rng, is_out_of_time: IsOutOfTime
 ) -> Sampler:
-    """From a given completion on. Tokens are weighed once, as if q had drawn them."""
+    """From a given completion on. Tokens are weighed once, as if q had drawn them; of a chain the numbers are known."""
     if not isinstance(start, Chain):
-        given = Draw(Chain.empty(), 0, horizon, law, rng.seed(), given=start)
+        given = Draw(Chain.empty(), 0, horizon, law, rng.seed(), judged="final" if law.judging else None, given=start)
         (continuation,) = yield Round((given,))
         start = Chain.empty().spliced(0, continuation)
-    (start,) = yield from judged([start], law, Progress(0, horizon, {}))
-    if start.log_phi == -math.inf:
-        raise InputError("start: a potential forbids this completion; give one that it allows.")
+        if start.log_phi == -math.inf:
+            raise InputError("start: a potential forbids this completion; give one that it allows.")
     return (yield from options.refine(start, law, horizon, rng, is_out_of_time))

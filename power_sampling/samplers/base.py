@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from typing import ClassVar, TypeAlias
 
+from power_sampling.errors import ConfigurationError
 from power_sampling.samplers.parts.rng import Rng
 from power_sampling.settings import Settings
 from power_sampling.types import Answer, Chain, Continuation, Exactness, Law, Round, Tokens
@@ -50,7 +51,7 @@ class SamplerOptions(Settings, ABC):
         """As `run`, from a given completion on, which ends by itself or at the horizon: no other one is made first.
         Only of samplers that say so (`takes_start`): their steps leave the law p^alpha as it is, so that a completion
         of that law goes on to have it."""
-        raise NotImplementedError
+        raise ConfigurationError(f"start: {self.name} makes no steps from a completion.")
 
     @classmethod
     def takes_start(cls) -> bool:
