@@ -83,7 +83,7 @@ LEGAL = ((1, 4), (2, 4))  # "the word green": the likely beginning goes on with 
 
 
 def rules(termination: Termination) -> Rule | None:
-    return Listed(LEGAL) if termination.constraint else None  # type: ignore[return-value]
+    return Listed(LEGAL) if termination.constraint else None  # type: ignore[return-value] # a guide is used as far as it goes
 
 
 class World:

@@ -49,12 +49,12 @@ def test_a_package_of_another_version_is_missing_too(tmp_path: Path, monkeypatch
         pytest.raises(MissingDependencyError, match=r"It needs the package old_package: .*\[x\].*cannot import name"),
         needed_for("It", "x"),
     ):
-        from old_package import newer  # type: ignore[import-not-found]  # noqa: F401
+        from old_package import newer  # type: ignore[import-not-found]  # noqa: F401 - it is not there
 
 
 def test_what_is_missing_of_the_project_itself_is_told_as_it_is() -> None:
     with pytest.raises(ModuleNotFoundError) as caught, needed_for("It", "x"):
-        import power_sampling.nothing  # type: ignore[import-not-found]  # noqa: F401
+        import power_sampling.nothing  # type: ignore[import-not-found]  # noqa: F401 - it is not there
     assert not isinstance(caught.value, MissingDependencyError)
 
 

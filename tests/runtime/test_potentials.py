@@ -48,7 +48,7 @@ def sampler() -> PowerSampler:
 def test_every_way_to_give_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = (Potential(few_bs),)
     for given in (few_bs, [few_bs], f"{HERE}:few_bs", [{"function": few_bs}], Potential(few_bs), expected):
-        assert GenerationConfig(potentials=given).potentials == expected  # type: ignore[arg-type]
+        assert GenerationConfig(potentials=given).potentials == expected  # type: ignore[arg-type] # settings read more than they hold
     settings = tmp_path / "settings.yaml"
     settings.write_text(
         f"potentials:\n  - {HERE}:few_bs\n  - {{function: '{HERE}:no_bs', kind: prefix, reads: tokens}}\n"
@@ -56,11 +56,11 @@ def test_every_way_to_give_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert load_config(settings).potentials == (*expected, Potential(no_bs, kind="prefix", reads="tokens"))
     monkeypatch.setenv("POWER_SAMPLING_POTENTIALS", f"[{HERE}:few_bs]")
     assert load_config().potentials == expected
-    assert GenerationConfig(potentials=None).potentials == ()  # type: ignore[arg-type]
+    assert GenerationConfig(potentials=None).potentials == ()  # type: ignore[arg-type] # settings read more than they hold
 
 
 def test_settings_with_one_can_be_written_copied_and_pickled() -> None:
-    config = Config(potentials=[Potential(few_bs, kind="prefix", at_most=0.0)])  # type: ignore[arg-type]
+    config = Config(potentials=[Potential(few_bs, kind="prefix", at_most=0.0)])  # type: ignore[arg-type] # settings read a list
     written = json.loads(json.dumps(config.model_dump(mode="json")["potentials"]))
     assert written == [{"function": f"{HERE}:few_bs", "kind": "prefix", "reads": "text", "at_most": 0.0}]
     assert Config(potentials=written) == config
@@ -78,7 +78,7 @@ def test_settings_with_one_can_be_written_copied_and_pickled() -> None:
 @pytest.mark.parametrize("options", ALL, ids=lambda options: options.model_fields["name"].default)
 def test_other_samplers_refuse_them(options: Any) -> None:
     if options.takes_potentials:
-        assert GenerationConfig(sampler=options(), potentials=few_bs).law().judging is not None  # type: ignore[arg-type]
+        assert GenerationConfig(sampler=options(), potentials=few_bs).law().judging is not None  # type: ignore[arg-type] # settings read more than they hold
         return
     with pytest.raises(ConfigurationError, match="does not weigh what it draws by them"):
         GenerationConfig.parse({"sampler": options(), "potentials": [few_bs]})
@@ -138,11 +138,11 @@ def test_what_is_forbidden_is_never_answered(sampler: PowerSampler) -> None:
     particles = {"name": "sequential_monte_carlo", "num_particles": 4, "block_size": 1}
     for kind in ("final", "prefix"):
         for method in (MOVES, particles, {"name": "particle_gibbs", "num_particles": 3, "num_steps": 2}):
-            given = {"potentials": [Potential(no_bs, kind=kind)], "sampler": method}  # type: ignore[arg-type]
+            given = {"potentials": [Potential(no_bs, kind=kind)], "sampler": method}  # type: ignore[arg-type] # settings read a name
             answered = 0
             for seed in range(6):
                 try:
-                    answered += "b" not in sampler.complete("a", **given, seed=seed).text  # type: ignore[arg-type]
+                    answered += "b" not in sampler.complete("a", **given, seed=seed).text  # type: ignore[arg-type] # of several types
                 except NoLegalCompletionError as error:
                     assert "forbid every completion" in str(error)
                     answered += 1

@@ -195,13 +195,13 @@ def test_what_cannot_be_gone_on_from_says_so(small: PowerSampler) -> None:
     with pytest.raises(InputError, match="makes no steps"):
         small.complete("ab", sampler="ancestral").resume()
     with pytest.raises(ConfigurationError, match="alpha stays"):
-        small.resume(first, alpha=2.0)  # type: ignore[call-overload]
+        small.resume(first, alpha=2.0)  # type: ignore[call-overload] # what is refused
     with pytest.raises(ConfigurationError, match="num_steps"):
         first.resume(-1)
     other = PowerSampler.from_model(TABLE, table_tokenizer(), max_new_tokens=3)
     for wrong in (first, "text", replace(first, origin=None)):
         with pytest.raises(InputError, match="this model drew"):
-            other.resume(wrong)  # type: ignore[call-overload]
+            other.resume(wrong)  # type: ignore[call-overload] # what is refused
     theirs = other.complete("a")
     del other
     gc.collect()

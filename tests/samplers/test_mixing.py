@@ -46,8 +46,8 @@ def test_split_r_hat() -> None:
     apart = [autoregression(0.3, 400, seed) + 9.0 * (seed == 0) for seed in range(4)]
     alike = [autoregression(0.3, 400, seed) for seed in range(4)]
     drifting = [x + np.linspace(0, 9, 400) for x in alike]
-    assert (split_r_hat(alike) or 0) < 1.05  # type: ignore[arg-type]
-    assert (split_r_hat(apart) or 0) > 2 and (split_r_hat(drifting) or 0) > 1.5  # type: ignore[arg-type]
+    assert (split_r_hat(alike) or 0) < 1.05  # type: ignore[arg-type] # arrays are read too
+    assert (split_r_hat(apart) or 0) > 2 and (split_r_hat(drifting) or 0) > 1.5  # type: ignore[arg-type] # arrays are read too
     assert split_r_hat([[1.0] * 6, [2.0] * 6]) == math.inf and split_r_hat([[1.0] * 6] * 2) == 1.0
     assert split_r_hat([[1.0, 2.0, 3.0]] * 3) is None and split_r_hat([[1.0, 2.0, 3.0, 4.0]]) is None
 
@@ -61,7 +61,7 @@ def test_split_r_hat_is_the_formula() -> None:
 
 def answer(sampler: dict[str, object], *, alpha: float = 2.0, horizon: int = 12, spread: float = 1.5) -> Answer:
     lm = TableLM(6, seed=4, spread=spread)
-    config = GenerationConfig(sampler=sampler, alpha=alpha, max_new_tokens=horizon)  # type: ignore[arg-type]
+    config = GenerationConfig(sampler=sampler, alpha=alpha, max_new_tokens=horizon)  # type: ignore[arg-type] # settings read a mapping
     handle = lm.open(PROMPT, ENDLESS)
     return drive(sampler_for(config, horizon, NumpyRng(3), lambda: False), lambda r: run_draws(lm, handle, r.draws))
 
@@ -97,14 +97,14 @@ def test_particles_that_do_not_count_are_told() -> None:
 def test_a_genealogy_that_has_collapsed_is_told_and_no_other() -> None:
     for seed, options in enumerate([{"block_size": 1, "ess_threshold": 1.0}, {"block_size": 2}, {"block_size": 6}] * 4):
         lm, config = TableLM(6, seed=seed), {"name": "sequential_monte_carlo", "num_particles": 3, **options}
-        asked = GenerationConfig(sampler=config, alpha=3.0, max_new_tokens=12)  # type: ignore[arg-type]
+        asked = GenerationConfig(sampler=config, alpha=3.0, max_new_tokens=12)  # type: ignore[arg-type] # settings read a mapping
         handle, steps = lm.open(PROMPT, EOS), []
 
         def run(current: object, lm: TableLM = lm, handle: object = handle, steps: list[object] = steps) -> object:
-            steps += current.steps  # type: ignore[attr-defined]
-            return run_draws(lm, handle, current.draws)  # type: ignore[attr-defined]
+            steps += current.steps  # type: ignore[attr-defined] # a round
+            return run_draws(lm, handle, current.draws)  # type: ignore[attr-defined] # a round
 
-        found = drive(sampler_for(asked, 12, NumpyRng(seed), lambda: False), run)  # type: ignore[arg-type]
+        found = drive(sampler_for(asked, 12, NumpyRng(seed), lambda: False), run)  # type: ignore[arg-type] # settings read a mapping
         roots = [0, 1, 2]
         for step in (*steps, *found.steps):
             if isinstance(step, Weighed) and step.ancestors is not None:

@@ -87,7 +87,7 @@ def test_early_rejection_goes_by_the_most_that_potentials_can_be() -> None:
     wrong = JudgedWorld(3, 2, 5, config.law(2.0, 1.0), most=(0.4, -2.5), **kinds)
     assert wrong.gap(kernel_of_moves(wrong, config)) > 1e-4
     for most, has_floors in ((0.7, True), (math.inf, False)):
-        law = config.law(2.0, 1.0)._replace(judging=exact.law.judging._replace(final=most))  # type: ignore[union-attr]
+        law = config.law(2.0, 1.0)._replace(judging=exact.law.judging._replace(final=most))  # type: ignore[union-attr] # there are potentials
         one = Move(config, law, 2)
         plan = one.plan(exact.chains[0], NumpyRng(0))
         assert all((draw.floors is not None) == has_floors for draw in one.draws(exact.chains[0], plan))

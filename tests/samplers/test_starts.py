@@ -43,7 +43,7 @@ def kernel(world: World, config: GenerationConfig, *, is_known: bool = False) ->
 
 def config_of(horizon: int, alpha: float, sampler: str, **options: Any) -> GenerationConfig:
     given = {"name": sampler, **options}
-    return GenerationConfig(sampler=given, alpha=alpha, max_new_tokens=horizon, start="x")  # type: ignore[arg-type]
+    return GenerationConfig(sampler=given, alpha=alpha, max_new_tokens=horizon, start="x")  # type: ignore[arg-type] # settings read a mapping
 
 
 CASES = [
@@ -146,6 +146,6 @@ def test_samplers_that_make_no_steps_say_so() -> None:
     assert {options.model_fields["name"].default for options in ALL if options.takes_start()} == {MH, GIBBS}
     for sampler in ("ancestral", "sequential_monte_carlo", "parallel_tempering"):
         with pytest.raises(ConfigurationError, match="metropolis_hastings or particle_gibbs"):
-            GenerationConfig(sampler=sampler, start="x")  # type: ignore[arg-type]
+            GenerationConfig(sampler=sampler, start="x")  # type: ignore[arg-type] # settings read a mapping
     with pytest.raises(ConfigurationError, match="temperature=0"):
         GenerationConfig(start="x", temperature=0)

@@ -163,7 +163,7 @@ def test_a_slow_potential_stops_nobody_else_and_nothing_turns_meanwhile(worker: 
         steps[0] += 1
         return step()
 
-    worker._model.step = counted  # type: ignore[method-assign]
+    worker._model.step = counted  # type: ignore[method-assign] # the real one, counted
     waiting = worker.submit(request(slow, sampler={**MH, "prefetch": 0}))
     assert slow.asked.wait(60)
     for each in bystanders():
