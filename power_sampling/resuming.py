@@ -64,8 +64,9 @@ class Resuming(ConfiguredModel):
             _cancel(submitted)
         return found[0] if isinstance(completions, Completion) else found
 
-    def _gone_on(self, completions: Completion | Sequence[Completion], asked: Mapping[str, Any]) -> list[Submitted]:
-        every = [completions] if isinstance(completions, Completion) else list(completions)
+    def _gone_on(self, completions: Any, asked: Mapping[str, Any]) -> list[Submitted]:
+        several = isinstance(completions, Sequence) and not isinstance(completions, str)
+        every: Sequence[Any] = completions if several else [completions]
         given = {name: value for name, value in asked.items() if value is not None}
         submitted: list[Submitted] = []
         try:

@@ -15,8 +15,9 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from power_sampling.errors import ConfigurationError
+from power_sampling.types import Completion
 
-__all__ = ["Answer", "Key", "Log", "read_log"]
+__all__ = ["Answer", "Key", "Log", "answer_of", "read_log"]
 
 FILE = "log.jsonl"
 
@@ -57,6 +58,26 @@ class Answer:
     @property
     def key(self) -> Key:
         return Key(self.method, self.question, self.seed, self.sample)
+
+
+def answer_of(key: Key, completion: Completion, **judged: Any) -> Answer:
+    """A completion as the log keeps it, with what was thought of it."""
+    cost = completion.diagnostics
+    return Answer(
+        **key._asdict(),
+        **judged,
+        text=completion.text,
+        finish_reason=completion.finish_reason,
+        length=len(completion.tokens),
+        logp=completion.logp,
+        tokens_decoded=cost.tokens_decoded,
+        tokens_prefilled=cost.tokens_prefilled,
+        serial_steps=cost.serial_steps,
+        seconds=cost.seconds,
+        acceptance_rate=cost.acceptance_rate,
+        ess=cost.ess,
+        request_seed=completion.seed,
+    )
 
 
 class Contents(NamedTuple):

@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 
 from power_sampling.errors import ConfigurationError, InputError
 from power_sampling.evaluation.flight import Bounds, in_flight
-from power_sampling.evaluation.log import Answer, Key, Log
+from power_sampling.evaluation.log import Answer, Key, Log, answer_of
 from power_sampling.evaluation.plan import request_seed
 from power_sampling.evaluation.runs import OWN_FAULTS
 from power_sampling.evaluation.tasks.base import Row, digest, read_rows, user_turn
 from power_sampling.runtime import PowerSampler, Prompt
-from power_sampling.types import Completion
 
 __all__ = ["Rewritten", "rewrite"]
 
@@ -95,7 +94,7 @@ async def _drawn(
             (found,) = await sampler.agenerate([prompt], start=trace.completion, seed=request_seed(trace.key))
         except (*OWN_FAULTS, InputError) as error:
             return Answer(**trace.key._asdict(), error=f"{type(error).__name__}: {error}")
-        return _answer(trace.key, found)
+        return answer_of(trace.key, found, note=" ".join(found.diagnostics.warnings))
 
     def keep(answer: Answer) -> None:
         nonlocal tokens
@@ -105,24 +104,6 @@ async def _drawn(
 
     waiting = bounds.within(missing, lambda: tokens, time.monotonic())
     await in_flight(waiting, draw, keep, bounds.in_flight)
-
-
-def _answer(key: Key, found: Completion) -> Answer:
-    cost = found.diagnostics
-    return Answer(
-        **key._asdict(),
-        text=found.text,
-        note=" ".join(cost.warnings),
-        finish_reason=found.finish_reason,
-        length=len(found.tokens),
-        logp=found.logp,
-        tokens_decoded=cost.tokens_decoded,
-        tokens_prefilled=cost.tokens_prefilled,
-        serial_steps=cost.serial_steps,
-        seconds=cost.seconds,
-        acceptance_rate=cost.acceptance_rate,
-        request_seed=found.seed,
-    )
 
 
 def _write(out: Path, rows: list[Row], traces: list[_Trace], answers: Mapping[Key, Answer]) -> None:

@@ -20,7 +20,7 @@ from power_sampling.errors import (
 )
 from power_sampling.evaluation.contained import protection
 from power_sampling.evaluation.flight import Bounds, in_flight
-from power_sampling.evaluation.log import Answer, Key, Log
+from power_sampling.evaluation.log import Answer, Key, Log, answer_of
 from power_sampling.evaluation.methods import Method
 from power_sampling.evaluation.plan import Plan, request_seed
 from power_sampling.evaluation.table import Table, table_of, votes_for
@@ -126,24 +126,8 @@ class _Run:
     def _graded(self, key: Key, question: Question, completion: Completion) -> Answer:
         # of a conversation the content is graded, not what the model thought before it
         text = completion.reply.content if completion.reply is not None else completion.text
-        grade, cost = self._task.grade(question, text), completion.diagnostics
-        return Answer(
-            **key._asdict(),
-            text=completion.text,
-            answer=grade.answer,
-            is_right=grade.is_right,
-            note=grade.note,
-            finish_reason=completion.finish_reason,
-            length=len(completion.tokens),
-            logp=completion.logp,
-            tokens_decoded=cost.tokens_decoded,
-            tokens_prefilled=cost.tokens_prefilled,
-            serial_steps=cost.serial_steps,
-            seconds=cost.seconds,
-            acceptance_rate=cost.acceptance_rate,
-            ess=cost.ess,
-            request_seed=completion.seed,
-        )
+        grade = self._task.grade(question, text)
+        return answer_of(key, completion, answer=grade.answer, is_right=grade.is_right, note=grade.note)
 
 
 def _facts(sampler: PowerSampler, task: Task) -> dict[str, Any]:

@@ -199,7 +199,7 @@ def test_what_cannot_be_gone_on_from_says_so(small: PowerSampler) -> None:
     with pytest.raises(ConfigurationError, match="num_steps"):
         first.resume(-1)
     other = PowerSampler.from_model(TABLE, table_tokenizer(), max_new_tokens=3)
-    for wrong in (first, "text", replace(first, origin=None)):
+    for wrong in (first, "text", 5, None, [5], replace(first, origin=None)):
         with pytest.raises(InputError, match="this model drew"):
             other.resume(wrong)  # type: ignore[call-overload] # what is refused
     theirs = other.complete("a")
