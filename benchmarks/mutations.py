@@ -107,7 +107,7 @@ SLIPS = (
     Slip(
         "the pilot answers",
         MH,
-        "if pilot.is_budget_spent and chain.end is None:",
+        "if pilot.is_budget_spent:",
         "if pilot.trace:",
         ("tests/samplers/test_auto_steps.py",),
     ),

@@ -58,6 +58,7 @@ __all__ = [
     "RequestTimeoutError",
     "UnsupportedModelError",
     "caused",
+    "described",
     "needed_for",
     "shortened",
     "without_frames",
@@ -74,6 +75,16 @@ def shortened(value: Any, most: int = 160) -> str:
     except Exception:  # noqa: BLE001 - `repr` may do anything, and whole numbers of 5,000 digits have none
         text = f"a value of type {type(value).__name__}"
     return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def described(error: BaseException, most: int = 500) -> str:
+    """An error of somebody's own code, as a message quotes it: its type and its text, of at most so many letters. Its
+    text may not be had, for that is code too."""
+    try:
+        text = str(error)
+    except BaseException:  # noqa: BLE001 - whatever it raises, somebody waits for the word that follows
+        text = "(its text raises)"
+    return f"{type(error).__name__}: {text[:most]}"
 
 
 class PowerSamplingError(Exception):

@@ -151,7 +151,9 @@ class Origin:
                 f"resume: {', '.join(sorted(other))} stays as the completion's request had it; only "
                 f"{', '.join(RESUMED)} may be given."
             )
-        if not config.sampler.takes_start() or not config.temperature:
+        if not config.temperature:
+            raise InputError("resume: at temperature=0 there is one completion, and no step leads to another.")
+        if not config.sampler.takes_start():
             raise InputError(
                 f"resume: the sampler {config.sampler.name} makes no steps from a completion. Ask one that does for a "
                 "further one: sampler='metropolis_hastings', start=completion.tokens."

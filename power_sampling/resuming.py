@@ -72,7 +72,7 @@ class Resuming(ConfiguredModel):
         try:
             for i, completion in enumerate(every):
                 origin = self._origin_of(completion)
-                own = {**given, "seed": given["seed"] + i} if "seed" in given else given
+                own = {**given, "seed": given["seed"] + i} if isinstance(given.get("seed"), int) else given
                 submitted.append(origin.submitted(completion.seed, own))
         except BaseException:
             _cancel(submitted)

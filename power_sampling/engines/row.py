@@ -17,6 +17,7 @@ from power_sampling.errors import (
     PowerSamplingError,
     RequestFailedError,
     caused,
+    described,
 )
 from power_sampling.types import Continuation, Draw, End, Floats, Tokens
 
@@ -182,7 +183,7 @@ class Row:
 
 
 def _raised(error: BaseException) -> PowerSamplingError:
-    told = RequestFailedError(f"A stop rule or constraint raised {type(error).__name__}: {error!s:.500}")
+    told = RequestFailedError(f"A stop rule or constraint raised {described(error)}")
     return caused(told, error)
 
 

@@ -115,8 +115,9 @@ class MetropolisHastings(SuffixMoves):
         if steps == "auto":
             grown = Chain.empty()
             pilot = yield from self._chain(grown, law, horizon, rng.fork(), is_out_of_time, self.max_steps, of=1)
-            if pilot.is_budget_spent and chain.end is None:  # there is no time for another one
-                return pilot._replace(steps=(*pilot.steps, Chosen(0, (pilot.chain.bare(),), None, 0)))
+            if pilot.is_budget_spent:  # there is no time for another one
+                kept = pilot if chain.end is None else pilot._replace(chain=chain, acceptance_rate=None, trace=())
+                return kept._replace(steps=(*pilot.steps, Chosen(0, (kept.chain.bare(),), None, 0)))
             steps, told = len(pilot.trace), pilot.steps
             return (yield from self._chain(chain, law, horizon, rng.fork(), is_out_of_time, steps, told=told))
         return (yield from self._chain(chain, law, horizon, rng, is_out_of_time, steps))

@@ -16,6 +16,7 @@ from power_sampling.errors import (
     RequestFailedError,
     RequestTimeoutError,
     caused,
+    described,
     without_frames,
 )
 from power_sampling.samplers import Sampler
@@ -137,5 +138,5 @@ def told(error: BaseException) -> PowerSamplingError:
             "its sampler holds."
         )
     else:
-        typed = RequestFailedError(f"This request's own work raised {type(error).__name__}: {error!s:.500}")
+        typed = RequestFailedError(f"This request's own work raised {described(error)}")
     return caused(typed, error)

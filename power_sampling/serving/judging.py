@@ -14,13 +14,14 @@ import threading
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from power_sampling.errors import PotentialError, PowerSamplingError, caused, shortened
+from power_sampling.errors import PotentialError, PowerSamplingError, caused, described, shortened
 from power_sampling.potentials import Potential
 from power_sampling.types import Judged, Tokens
 
 __all__ = ["Judge", "Verdict"]
 
 THREAD_NAME = "power-sampling-potential"
+LARGEST = 1e12  # of log phi: beyond it, sums with log p lose what p says
 MOST_KEPT = 2**14  # values of a potential that a request remembers
 
 Verdict: TypeAlias = "list[float] | PowerSamplingError"
@@ -125,14 +126,13 @@ class _Case(NamedTuple):
         self.known.forget()
 
     def _checked(self, value: float, of: Hashable) -> float:
-        most = self.potential.at_most
-        if math.isnan(value) or value == math.inf or (most is not None and value > most):
-            expected = "below inf" if most is None else f"of at most {most:g} (at_most)"
-            raise PotentialError(
-                f"The potential {self.potential.name} answered {value} of {shortened(of)}; expected log phi, a number "
-                f"{expected}, -inf for what is forbidden."
-            )
-        return value
+        most = LARGEST if self.potential.at_most is None else min(LARGEST, self.potential.at_most)
+        if value == -math.inf or -LARGEST <= value <= most:
+            return value
+        raise PotentialError(
+            f"The potential {self.potential.name} answered {value} of {shortened(of)}; expected log phi, a number from "
+            f"{-LARGEST:g} to {most:g}{'' if most == LARGEST else ' (at_most)'}, or -inf for what is forbidden."
+        )
 
 
 class Docket:
@@ -186,8 +186,8 @@ def _answer(cases: list[_Case]) -> None:
     for case, seen in zip(cases, read, strict=True):
         try:
             case.answer(seen, new)
-        except PotentialError as error:
-            case.hearing.failed(error)
+        except BaseException as error:  # noqa: BLE001 - as above: the thread has others to answer
+            case.hearing.failed(_told(case.potential, error))
 
 
 def _asked(potential: Potential, judged: list[Any]) -> list[float]:
@@ -210,9 +210,7 @@ def _asked(potential: Potential, judged: list[Any]) -> list[float]:
 def _told(potential: Potential, error: BaseException) -> PowerSamplingError:
     if isinstance(error, PotentialError):
         return error
-    return caused(
-        PotentialError(f"The potential {potential.name} raised {type(error).__name__}: {error!s:.500}"), error
-    )
+    return caused(PotentialError(f"The potential {potential.name} raised {described(error)}"), error)
 
 
 DOCKET = Docket()

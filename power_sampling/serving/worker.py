@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from power_sampling.engines.protocol import LanguageModel, Peeks
-from power_sampling.errors import EngineClosedError, EngineError, PowerSamplingError, caused
+from power_sampling.errors import EngineClosedError, EngineError, PowerSamplingError, caused, described
 from power_sampling.serving.clock import CLOCK
 from power_sampling.serving.job import Job, Outcome, Request, Update, told
 from power_sampling.serving.live import Live
@@ -281,7 +281,7 @@ class Worker:
         request begun, those that wait end."""
 
         def failed() -> EngineError:
-            return caused(EngineError(f"The model raised {type(error).__name__}: {error!s:.500}"), error)
+            return caused(EngineError(f"The model raised {described(error)}"), error)
 
         if not self._live:
             self._end_all(failed)

@@ -7,6 +7,8 @@ from fractions import Fraction
 
 __all__ = ["after", "code", "fenced", "formula", "last_boxed", "last_letter", "last_number", "number", "number_alone"]
 
+MOST_DIGITS = 400  # of a number
+
 BOX = re.compile(r"\\f?box(?:ed)?\s*")
 # digits with thousands separators (comma, thin or plain space, underscore), a decimal part, an exponent
 DIGITS = r"(?:\d{1,3}(?:(?:,|\\,|_|\{,\}|[\u2009\u202f\u00a0])\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
@@ -18,7 +20,7 @@ LATEX_FRACTION = (  # \frac12 is one half
 )
 NUMBER = re.compile(
     rf"(?P<sign>(?<![\w.)]){SIGN}\s?)\$?\\?\$?(?P<money>{SIGN})"
-    rf"(?:(?P<whole>\d+)\s+(?P<part>\d+)/(?P<of>\d+)|(?P<whole_latex>\d+)?\s*{LATEX_FRACTION}"
+    rf"(?:(?P<whole>\d+)\s+(?P<part>\d+)/(?P<of>\d+)|(?:(?P<whole_latex>\d+)\s*|\s{{0,4}}){LATEX_FRACTION}"
     rf"|(?P<plain>{PLAIN})(?:\s*/\s*(?P<under>{PLAIN}))?)"
 )
 FENCED = re.compile(r"```[ \t]*\w*[ \t]*\r?\n(.*?)(?:```|\Z)", re.DOTALL)
@@ -27,22 +29,35 @@ LETTER_SAID = re.compile(
     r"(?:answer|choice|option)\W{0,4}(?:is|:|=)?\W{0,8}(?:\\text\{|\\mathrm\{)?\(?\*{0,2}([A-Z])\b(?!['\u2019])",
     re.IGNORECASE,
 )
-LETTER_ALONE = re.compile(r"^\W*(?:\\boxed\{|\\text\{)*\W*([A-Z])(?:\}|\W)*$|^\W*\(?([A-Z])[).:](?=\s)")
+# possessive: what is passed over is never tried again, however long it is
+LETTER_ALONE = re.compile(r"^(?:\\boxed\{|\\text\{|\W)*+([A-Z])\W*+$|^\W*+([A-Z])[).:](?=\s)")
+BRACE = re.compile(r"(?<!\\)[{}]")
+BARE = re.compile(r"[^\s{}$.,]+")
 
 
 def last_boxed(text: str) -> str | None:
     r"""What stands in the last `\boxed{...}` that is closed, braces balanced; also `\fbox{...}` and `\boxed 5`."""
+    ends = _closing(text)
     for match in reversed(list(BOX.finditer(text))):
-        if text[match.end() : match.end() + 1] != "{":
-            if bare := re.match(r"[^\s{}$.,]+", text[match.end() :]):
+        start = match.end()
+        if text[start : start + 1] != "{":
+            if bare := BARE.match(text, start):
                 return bare.group()
-            continue
-        depth = 0
-        for i in range(match.end(), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[i], 0) if text[i - 1] != "\\" else 0
-            if depth == 0:
-                return text[match.end() + 1 : i].strip()
+        elif start in ends:
+            return text[start + 1 : ends[start]].strip()
     return None
+
+
+def _closing(text: str) -> dict[int, int]:
+    """Where every brace that is closed is closed, by its place; in one pass, however deep they are nested."""
+    ends: dict[int, int] = {}
+    opened: list[int] = []
+    for match in BRACE.finditer(text):
+        if match.group() == "{":
+            opened.append(match.start())
+        elif opened:
+            ends[opened.pop()] = match.start()
+    return ends
 
 
 def after(marker: str, text: str) -> str | None:
@@ -75,19 +90,25 @@ def _value(match: re.Match[str]) -> Fraction | None:
     part = match.groupdict()
     is_negative = any(sign in (part[name] or "") for name in ("sign", "money") for sign in "-\u2212\u2013")
     if part["whole"]:
-        top, bottom = _plain(part["part"]), _plain(part["of"])
-        value = _plain(part["whole"]) + top / bottom if bottom else None
+        whole, top, bottom = part["whole"], part["part"], part["of"]
     elif part["plain"] is None:
-        top, bottom = Fraction(part["top"] or part["one_top"]), Fraction(part["bottom"] or part["one_bottom"])
-        value = Fraction(part["whole_latex"] or 0) + top / bottom if bottom else None
+        whole, top, bottom = part["whole_latex"], part["top"] or part["one_top"], part["bottom"] or part["one_bottom"]
     else:
-        bottom = _plain(part["under"] or "1")
-        value = _plain(part["plain"]) / bottom if bottom else None
-    return value if value is None or not is_negative else -value
+        whole, top, bottom = None, part["plain"], part["under"]
+    first, over, under = _plain(whole or "0"), _plain(top), _plain(bottom or "1")
+    if first is None or over is None or not under:
+        return None
+    value = first + over / under
+    return -value if is_negative else value
 
 
-def _plain(digits: str) -> Fraction:
-    return Fraction(re.sub(r"\\,|\{,\}|[,_\u2009\u202f\u00a0]", "", digits)[:400])
+def _plain(digits: str) -> Fraction | None:
+    """None where there are more digits, or a larger exponent, than a number to compare has."""
+    bare = re.sub(r"\\,|\{,\}|[,_\u2009\u202f\u00a0]", "", digits)
+    mantissa, _, exponent = bare.lower().partition("e")
+    if len(mantissa) > MOST_DIGITS or len(exponent) > len("+400") or abs(int(exponent or 0)) > MOST_DIGITS:
+        return None
+    return Fraction(bare)
 
 
 def last_letter(text: str, letters: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import re
 import unicodedata
@@ -82,6 +83,9 @@ def parser_of(given: str | Parser) -> Parser:
     """A function as it is, one of `PARSERS`, `regex:EXPRESSION` (its last match, or the first group of that), or
     `module:function` of the user's own. Raises ConfigurationError for what names none of them."""
     if not isinstance(given, str):
+        name = parser_name(given)
+        if inspect.iscoroutinefunction(given):
+            raise ConfigurationError(f"parser: expected a function that answers, got the async {name}.")
         return given
     if given in PARSERS:
         return PARSERS[given]

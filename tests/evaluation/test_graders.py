@@ -46,6 +46,12 @@ PAIRS: list[tuple[str, str, str, bool]] = [
     ("numeric", "Step 1: 10-3=7", "7", True),
     ("numeric", "the years 2010-2015", "2015", True),
     ("numeric", "**42**", "42", True),
+    ("numeric", "1e999999999", "1", False),  # could not be written down
+    ("numeric", "1e-999999999", "0", False),
+    ("numeric", "\\boxed{\\frac{" + "9" * 5000 + "}{3}}", "3", False),
+    ("numeric", "9" * 5000, "9" * 400, False),
+    ("numeric", "- \\frac{1}{2}", "-0.5", True),
+    ("numeric", "2  \\frac{1}{2}", "2.5", True),
     ("exact", " Paris. ", "paris", True),
     ("exact", '"Paris"', "Paris", True),
     ("exact", "**Paris**", "Paris", True),

@@ -78,6 +78,14 @@ def test_out_of_time_the_pilot_answers() -> None:
     assert len(rounds) <= 2 and type(found.steps[-1]).__name__ == "Chosen"
 
 
+def test_out_of_time_a_given_start_stays() -> None:
+    lm, config = TableLM(5, seed=4, spread=1.0), GenerationConfig(sampler=AUTO, max_new_tokens=8, start="x")  # type: ignore[arg-type] # settings read a mapping
+    handle, start = lm.open(PROMPT, Termination(frozenset())), (1, 2, 3, 4, 1, 2, 3, 4)
+    sampler = sampler_for(config, 8, NumpyRng(1), lambda: True, start=start)
+    found = drive(sampler, lambda current: run_draws(lm, handle, current.draws))
+    assert found.chain.tokens == start and found.is_budget_spent and found.exactness == "approximate"
+
+
 def test_what_looks_settled() -> None:
     def noise(n: int) -> Sequence[float]:
         return np.random.default_rng(n).normal(size=n).tolist()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import multiprocessing
+import re
 import subprocess
 import sys
 import threading
@@ -29,12 +30,13 @@ from power_sampling.config import GenerationConfig
 from power_sampling.engines.protocol import LanguageModel
 from power_sampling.engines.stepped.engine import SteppedEngine
 from power_sampling.engines.torch.engine import TorchLM
+from power_sampling.errors import described
 from power_sampling.serving.clock import Clock
 from power_sampling.serving.job import Job
 from power_sampling.serving.worker import Request, Worker
 from power_sampling.testing import TableBackend, TableLM
 from power_sampling.types import Termination
-from tests.support.hostile import ENDLESS, Broken, Panic, Stuck, bad_rules, bystanders, of
+from tests.support.hostile import ENDLESS, Broken, Panic, Speechless, Stuck, bad_rules, bystanders, of
 from tests.support.tiny import tiny_model, tiny_tokenizer
 
 VOCAB, ROOT = 12, Path(__file__).parents[2]
@@ -44,7 +46,9 @@ LONG = GenerationConfig(sampler="ancestral", max_new_tokens=100_000)
 MODEL = tiny_model(vocab_size=VOCAB, layers=1)
 TABLE = lambda: TableLM(VOCAB, seed=2)  # noqa: E731
 ERRORS = pytest.mark.parametrize(
-    "error", [ValueError("no"), Panic("panicked"), pytest.param(SystemExit(3), marks=pytest.mark.slow)], ids=repr
+    "error",
+    [ValueError("no"), Panic("panicked"), Speechless(), pytest.param(SystemExit(3), marks=pytest.mark.slow)],
+    ids=repr,
 )
 
 
@@ -73,9 +77,9 @@ def check_beside(make: Callable[[], LanguageModel], bad: Request, error: type[Po
 def test_a_stop_rule_or_constraint_that_raises(place: str, error: BaseException) -> None:
     bad = of(MOVES, ending=Termination(frozenset(), constraint=place))
     make, on_torch = engines(bad_rules(VOCAB, error))[1:]
-    check_beside(make, bad, RequestFailedError, f"{type(error).__name__}: {error}")
+    check_beside(make, bad, RequestFailedError, re.escape(described(error)))
     if place in ("allowed", "push") and isinstance(error, Panic):
-        check_beside(on_torch, bad, RequestFailedError, f"{type(error).__name__}: {error}")
+        check_beside(on_torch, bad, RequestFailedError, re.escape(described(error)))
 
 
 def test_a_constraint_that_allows_nothing() -> None:
@@ -95,7 +99,7 @@ def test_a_sampler_or_listener_that_raises(error: BaseException) -> None:
 
     for fields in ({"make_sampler": raises}, {"make_sampler": later}, {"listener": raises}):
         bad = of(PLAIN, ending=ENDLESS, **fields)
-        check_beside(TABLE, bad, RequestFailedError, f"{type(error).__name__}: {error}")
+        check_beside(TABLE, bad, RequestFailedError, re.escape(described(error)))
 
 
 def test_memory_that_runs_out_in_a_sampler() -> None:

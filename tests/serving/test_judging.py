@@ -23,7 +23,7 @@ from power_sampling.serving.judging import DOCKET, Judge
 from power_sampling.serving.worker import Request, Worker
 from power_sampling.testing import TableLM
 from power_sampling.types import Tokens
-from tests.support.hostile import ENDLESS, Panic, bystanders, of
+from tests.support.hostile import ENDLESS, Panic, Speechless, bystanders, of
 
 SMC = {"name": "sequential_monte_carlo", "num_particles": 4, "block_size": 4}
 MH = {"name": "metropolis_hastings", "num_steps": 4, "block_size": 6}
@@ -96,14 +96,20 @@ async def later(texts: list[str]) -> list[float]:
     [
         (raises(ValueError("no")), "raised ValueError: no"),
         (raises(Panic("panicked")), "raised Panic: panicked"),
+        (raises(Speechless()), "raised Speechless: .its text raises"),
         (lambda texts: [0.0] * (len(texts) + 1), "expected a list of as many numbers, got"),
         (lambda texts: None, "expected a list of as many numbers, got None"),
         (lambda texts: ["well"] * len(texts), "expected a list of as many numbers, got"),
-        (lambda texts: [math.nan] * len(texts), "answered nan of 'a?b?.*expected log phi, a number below inf"),
+        (
+            lambda texts: [math.nan] * len(texts),
+            "answered nan of 'a?b?.*expected log phi, a number from -1e.12 to 1e.12, or",
+        ),
         (lambda texts: [math.inf] * len(texts), "answered inf"),
-        (Potential(longer, at_most=0.0), "longer answered .* expected log phi, a number of at most 0"),
+        (lambda texts: [1e308] * len(texts), "answered 1e.308"),
+        (lambda texts: [-1e308] * len(texts), "answered -1e.308"),
+        (Potential(longer, at_most=0.0), "longer answered .* expected log phi, a number from -1e.12 to 0 .at_most"),
     ],
-    ids=["raises", "panics", "too many", "nothing", "words", "nan", "inf", "above at_most"],
+    ids=["raises", "panics", "has no text", "many", "nothing", "words", "nan", "inf", "huge", "tiny", "above at_most"],
 )
 @pytest.mark.parametrize("sampler", [SMC, pytest.param(MH, marks=pytest.mark.slow)], ids=lambda s: str(s["name"]))
 def test_a_fault_of_a_potential_is_its_requests_alone(worker: Worker, judge: Any, match: str, sampler: Any) -> None:

@@ -22,6 +22,13 @@ class Panic(BaseException):
     """What a parser in another language raises: no `Exception`."""
 
 
+class Speechless(Exception):
+    """What cannot even be quoted."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
 def of(config: GenerationConfig, seed: int = 0, *, ending: Termination = EOS, **fields: Any) -> Request:
     """A request under these settings."""
     return Request(

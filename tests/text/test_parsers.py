@@ -6,6 +6,7 @@ from collections.abc import Hashable
 
 import pytest
 
+from power_sampling import ConfigurationError
 from power_sampling.text.parsers import PARSERS, parser_name, parser_of
 
 
@@ -49,3 +50,30 @@ def test_names_lead_back() -> None:
             return len(text)
 
     assert parser_name(Callable()).endswith("Callable")
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\\boxed{" * 50_000,
+        "{" * 50_000 + "}" * 50_000,
+        " " * 50_000 + "x",
+        "." * 50_000,
+        "\"'* " * 20_000,
+        "1e" + "9" * 50,
+    ],
+    ids=["boxes", "braces", "space", "dots", "quotes", "exponent"],
+)
+def test_no_text_takes_long(parser: str, text: str) -> None:
+    """With a search that goes back and forth, or a number written down, each of these takes minutes: the suite's limit
+    ends it."""
+    hash(parser_of(parser)(text))
+
+
+def test_an_async_function_is_no_parser() -> None:
+    async def late(text: str) -> str:
+        return text
+
+    with pytest.raises(ConfigurationError, match="got the async"):
+        parser_of(late)
