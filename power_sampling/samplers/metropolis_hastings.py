@@ -49,7 +49,6 @@ from power_sampling.types import (
     Progress,
     Round,
     Step,
-    Tokens,
 )
 
 __all__ = ["MetropolisHastings", "Move", "SuffixMoves"]
@@ -278,24 +277,15 @@ class Move(NamedTuple):
         return float(chain.log_weight[cut:].sum()) - log_span(chain, self.options) + chain.log_phi
 
 
-class _Stage:
+class _Stage(Streams):
     """The moves of a stage by number, each with its own stream of chance (see `prefetch.Moves`)."""
 
     def __init__(self, move: Move, options: MetropolisHastings, num_steps: int, rng: Rng) -> None:
-        self.move, self._options, self._num_steps, self._streams = move, options, num_steps, Streams(rng)
-        self._plans: dict[tuple[int, int | Tokens], Plan] = {}
+        super().__init__(rng)
+        self.move, self._options, self._num_steps = move, options, num_steps
 
     def __len__(self) -> int:
         return self._num_steps
-
-    def stream(self, number: int) -> Rng:
-        """The stream of a move, at its beginning."""
-        return self._streams.stream(number)
-
-    def forget(self, number: int) -> None:
-        """The moves before this one are made."""
-        self._streams.forget(number)
-        self._plans = {key: plan for key, plan in self._plans.items() if key[0] >= number}
 
     def draws(self, number: int, chain: Chain) -> tuple[Draw, ...]:
         has_entropy_cuts = self._options.cut == "entropy"
@@ -303,9 +293,9 @@ class _Stage:
             return ()  # where the entropy will rise is not known
         length = len(chain.tokens) if chain.end else self.move.stage_end
         key = number, chain.tokens if has_entropy_cuts else length
-        if key not in self._plans:
-            self._plans[key] = self.move.plan(chain, self.stream(number))
-        return self.move.draws(chain, self._plans[key])
+        if key not in self.plans:
+            self.plans[key] = self.move.plan(chain, self.stream(number))
+        return self.move.draws(chain, self.plans[key])
 
     def outcome(self, number: int, chain: Chain, proposals: list[Chain]) -> Chain:
         rng = self.stream(number)

@@ -55,7 +55,6 @@ from power_sampling.types import (
     Progress,
     Round,
     Swapped,
-    Tokens,
 )
 
 __all__ = ["ParallelTempering", "Step", "ladder_of", "respaced", "step", "sweep"]
@@ -198,24 +197,13 @@ def step(
     return Step(moved[-1], *sweep(moved, laws, rng, notes))
 
 
-class _Steps:
+class _Steps(Streams):
     """The steps of a stage by number, as functions of the chains they start from."""
 
     def __init__(self, options: ParallelTempering, laws: list[Law], stage_end: int, rng: Rng) -> None:
+        super().__init__(rng)
         self.laws = laws
-        self._options, self._stage_end, self._streams = options, stage_end, Streams(rng)
-        self._chance: dict[int, tuple[list[Rng], Rng]] = {}  # of the moves of a step, and of its swaps
-        self._plans: dict[tuple[int, int, Tokens], Plan] = {}
-
-    def stream(self, number: int) -> Rng:
-        """The stream of a step, at its beginning."""
-        return self._streams.stream(number)
-
-    def forget(self, number: int) -> None:
-        """The steps before this one are made."""
-        self._streams.forget(number)
-        self._chance = {k: chance for k, chance in self._chance.items() if k >= number}
-        self._plans = {key: plan for key, plan in self._plans.items() if key[0] >= number}
+        self._options, self._stage_end = options, stage_end
 
     def prefetch(self, number: int, end: int, chains: list[Chain], acceptance: float) -> Prefetch | None:
         """The proposals of this step and of those after it, up to `end`, as long as they are likely to be asked for and
@@ -258,16 +246,18 @@ class _Steps:
 
     def _plan(self, number: int, k: int, chain: Chain) -> Plan:
         key = number, k, chain.tokens
-        if key not in self._plans:
-            self._plans[key] = self._move(k).plan(chain, self._streams_of(number)[0][k].copy())
-        return self._plans[key]
+        if key not in self.plans:
+            self.plans[key] = self._move(k).plan(chain, self._streams_of(number)[0][k].copy())
+        plan: Plan = self.plans[key]
+        return plan
 
     def _streams_of(self, number: int) -> tuple[list[Rng], Rng]:
-        """As `step` forks them."""
-        if number not in self._chance:
+        """Of the moves of a step and of its swaps, as `step` forks them."""
+        if (number,) not in self.plans:
             rng = self.stream(number)
-            self._chance[number] = [rng.fork() for _ in self.laws], rng
-        return self._chance[number]
+            self.plans[number,] = [rng.fork() for _ in self.laws], rng
+        streams: tuple[list[Rng], Rng] = self.plans[number,]
+        return streams
 
 
 def sweep(

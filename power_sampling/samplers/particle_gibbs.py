@@ -66,7 +66,6 @@ from power_sampling.types import (
     Prefetch,
     Progress,
     Round,
-    Tokens,
 )
 
 __all__ = ["ParticleGibbs", "move"]
@@ -218,24 +217,15 @@ def _picked(log_weights: Floats, rng: Rng) -> int:
     return rng.categorical(np.exp(log_weights - top)) if top > -math.inf else 0
 
 
-class _Moves:
+class _Moves(Streams):
     """The moves by number, as far as they look at the weights once (see `prefetch.Moves`)."""
 
     def __init__(self, options: ParticleGibbs, law: Law, horizon: int, rng: Rng) -> None:
-        self._options, self._law, self._horizon, self._streams = options, law, horizon, Streams(rng)
-        self._draws: dict[tuple[int, int | Tokens], tuple[int, list[int]]] = {}  # cut and seeds
+        super().__init__(rng)
+        self._options, self._law, self._horizon = options, law, horizon
 
     def __len__(self) -> int:
         return self._options.num_steps
-
-    def stream(self, number: int) -> Rng:
-        """The stream of a move, at its beginning."""
-        return self._streams.stream(number)
-
-    def forget(self, number: int) -> None:
-        """The moves before this one are made."""
-        self._streams.forget(number)
-        self._draws = {key: planned for key, planned in self._draws.items() if key[0] >= number}
 
     def draws(self, number: int, chain: Chain) -> tuple[Draw, ...]:
         has_entropy_cuts = self._options.cut == "entropy"
@@ -243,9 +233,9 @@ class _Moves:
             return ()  # where the entropy will rise is not known
         length = len(chain.tokens) if chain.end else self._horizon
         key = number, chain.tokens if has_entropy_cuts else length
-        if key not in self._draws:
-            self._draws[key] = self._planned(self.stream(number), chain)
-        cut, seeds = self._draws[key]
+        if key not in self.plans:
+            self.plans[key] = self._planned(self.stream(number), chain)
+        cut, seeds = self.plans[key]
         return tuple(Draw(chain, cut, self._horizon - cut, self._law, seed) for seed in seeds)
 
     def outcome(self, number: int, chain: Chain, proposals: list[Chain]) -> Chain:

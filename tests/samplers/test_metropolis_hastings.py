@@ -179,7 +179,7 @@ def test_what_is_kept_of_a_stage_does_not_grow_with_its_moves(monkeypatch: pytes
 
     def watched(self: Any, number: int, chain: Chain) -> tuple[Draw, ...]:
         found = draws(self, number, chain)
-        most[0] = max(most[0], len(self._streams) + len(self._plans))
+        most[0] = max(most[0], len(self._streams) + len(self.plans))
         return found
 
     monkeypatch.setattr(metropolis_hastings._Stage, "draws", watched)

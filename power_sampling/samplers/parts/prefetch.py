@@ -25,15 +25,13 @@ LIKELY = 0.01  # the probability of being reached below which a move is not wort
 
 
 class Streams:
-    """Streams of chance by number, one for every move, whichever of them is asked for first."""
+    """Streams of chance by number, one for every move, whichever of them is asked for first; and `plans`, what has been
+    worked out of a move by keys that begin with its number."""
 
     def __init__(self, rng: Rng) -> None:
         self._rng, self._num_forked = rng, 0
         self._streams: dict[int, Rng] = {}
-
-    def __len__(self) -> int:
-        """How many are kept."""
-        return len(self._streams)
+        self.plans: dict[Any, Any] = {}
 
     def stream(self, number: int) -> Rng:
         """The stream of a move, at its beginning."""
@@ -45,6 +43,7 @@ class Streams:
     def forget(self, number: int) -> None:
         """The moves before this one are made."""
         self._streams = {k: rng for k, rng in self._streams.items() if k >= number}
+        self.plans = {key: plan for key, plan in self.plans.items() if key[0] >= number}
 
 
 class Moves(Protocol):
