@@ -20,7 +20,8 @@ from tests.support.tiny import tiny_model, tiny_tokenizer
 AUTO = {"name": "metropolis_hastings", "num_steps": "auto", "max_steps": 2, "early_rejection": False}
 
 
-@pytest.mark.parametrize("temperature", [None, 1.0])  # of the proposal; at 1 a move depends on where it is made from
+# of the proposal; at 1 a move depends on where it is made from
+@pytest.mark.parametrize("temperature", [pytest.param(None, marks=pytest.mark.slow), 1.0])
 def test_the_law_is_left_as_it_is_and_would_not_be_by_a_chain_that_looks_at_itself(
     monkeypatch: pytest.MonkeyPatch, temperature: float | None
 ) -> None:
