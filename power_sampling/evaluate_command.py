@@ -26,6 +26,17 @@ else:
     Argument, Option = typer.Argument, typer.Option
     TASK_HELP = "gsm8k, math500, humaneval, gpqa, alpaca or jsonl."
     TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help=TASK_HELP)]
+    ModelOption = Annotated[str | None, Option("--model", help="Hub id, folder, GGUF file, or embedded.")]
+    EngineOption = Annotated[str | None, Option("--engine", help="See docs; else chosen by the model.")]
+    GraderOption = Annotated[str | None, Option("--grader", help="Of jsonl: exact, numeric, ..., module:function.")]
+    CodeOption = Annotated[bool, Option("--allow-code-execution", help="Run code of the model.")]
+    DeviceOption = Annotated[str | None, Option("--device", help="cpu, cuda, cuda:1, mps.")]
+    DtypeOption = Annotated[str | None, Option("--dtype", help="auto, float32, bfloat16, float16, float64.")]
+    ConfigOption = Annotated[str | None, Option("--config", help="Settings in a YAML or TOML file.")]
+    SetOption = Annotated[list[str] | None, Option("--set", metavar="FIELD=VALUE", help="Any other setting.")]
+    ChatOption = Annotated[bool | None, Option("--chat/--raw", help="As a chat, or as a base model.")]
+    DataOption = Annotated[Path, Option("--data", help="The task's local file; nothing is downloaded.")]
+    LengthOption = Annotated[int | None, Option("--max-new-tokens", help="The longest answer; else the task's.")]
 
 __all__ = ["evaluate", "rewrite", "tune"]
 
@@ -34,28 +45,26 @@ SAMPLERS = "greedy,ancestral,low_temperature,metropolis_hastings,sequential_mont
 
 def evaluate(
     task: TaskArgument,
-    data: Annotated[Path, Option("--data", help="The task's local file; nothing is downloaded.")],
+    data: DataOption,
     out: Annotated[Path, Option("--out", help="Folder of the run: its log and its report. The same one goes on.")],
-    model: Annotated[str | None, Option("--model", help="Hub id, folder, GGUF file, or embedded.")] = None,
-    engine: Annotated[str | None, Option("--engine", help="See docs; else chosen by the model.")] = None,
+    model: ModelOption = None,
+    engine: EngineOption = None,
     samplers: Annotated[str, Option("--samplers", help="With commas; settings in parentheses.")] = SAMPLERS,
     questions: Annotated[int | None, Option("--questions", help="How many, in a fixed random order; all.")] = None,
     samples: Annotated[int, Option("--samples", help="Answers per question, sampler and seed.")] = 1,
     seeds: Annotated[str, Option("--seeds", help="Whole numbers with commas between them.")] = "0",
     votes: Annotated[int | None, Option("--votes", help="Plain samples to vote over; else as the tokens say.")] = None,
-    grader: Annotated[str | None, Option("--grader", help="Of jsonl: exact, numeric, ..., module:function.")] = None,
-    allow_code_execution: Annotated[bool, Option("--allow-code-execution", help="Run code of the model.")] = False,
+    grader: GraderOption = None,
+    allow_code_execution: CodeOption = False,
     max_tokens: Annotated[int | None, Option("--max-tokens", help="Begin no answer after so many decoded.")] = None,
     max_seconds: Annotated[float | None, Option("--max-seconds", help="Begin no answer after so long.")] = None,
-    max_new_tokens: Annotated[
-        int | None, Option("--max-new-tokens", help="The longest answer; else the task's.")
-    ] = None,
+    max_new_tokens: LengthOption = None,
     alpha: Annotated[float | None, Option("--alpha", help="The power, where a sampler names none.")] = None,
-    device: Annotated[str | None, Option("--device", help="cpu, cuda, cuda:1, mps.")] = None,
-    dtype: Annotated[str | None, Option("--dtype", help="auto, float32, bfloat16, float16, float64.")] = None,
-    config: Annotated[str | None, Option("--config", help="Settings in a YAML or TOML file.")] = None,
-    settings: Annotated[list[str] | None, Option("--set", metavar="FIELD=VALUE", help="Any other setting.")] = None,
-    use_chat_template: Annotated[bool | None, Option("--chat/--raw", help="As a chat, or as a base model.")] = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    use_chat_template: ChatOption = None,
 ) -> None:
     """Compare samplers on a task: accuracy against decoded tokens, and which differences are real.
 
@@ -96,26 +105,24 @@ def evaluate(
 
 def tune(
     task: TaskArgument,
-    data: Annotated[Path, Option("--data", help="The task's local file; nothing is downloaded.")],
+    data: DataOption,
     out: Annotated[Path, Option("--out", help="Folder of the search: its log and power.yaml. The same one goes on.")],
     max_tokens: Annotated[int, Option("--max-tokens", help="Begin no answer after so many decoded in all.")],
-    model: Annotated[str | None, Option("--model", help="Hub id, folder, GGUF file, or embedded.")] = None,
-    engine: Annotated[str | None, Option("--engine", help="See docs; else chosen by the model.")] = None,
+    model: ModelOption = None,
+    engine: EngineOption = None,
     samplers: Annotated[str | None, Option("--samplers", help="Candidates; else a dozen of them.")] = None,
     first: Annotated[int, Option("--first", help="Questions that every candidate answers.")] = 8,
     max_cost: Annotated[float | None, Option("--max-cost", help="Decoded tokens an answer may take.")] = None,
     samples: Annotated[int, Option("--samples", help="Plain samples a question, where there are no answers.")] = 8,
-    grader: Annotated[str | None, Option("--grader", help="Of jsonl: exact, numeric, ..., module:function.")] = None,
-    allow_code_execution: Annotated[bool, Option("--allow-code-execution", help="Run code of the model.")] = False,
-    max_new_tokens: Annotated[
-        int | None, Option("--max-new-tokens", help="The longest answer; else the task's.")
-    ] = None,
+    grader: GraderOption = None,
+    allow_code_execution: CodeOption = False,
+    max_new_tokens: LengthOption = None,
     alpha: Annotated[float | None, Option("--alpha", help="The power, where a candidate names none.")] = None,
-    device: Annotated[str | None, Option("--device", help="cpu, cuda, cuda:1, mps.")] = None,
-    dtype: Annotated[str | None, Option("--dtype", help="auto, float32, bfloat16, float16, float64.")] = None,
-    config: Annotated[str | None, Option("--config", help="Settings in a YAML or TOML file.")] = None,
-    settings: Annotated[list[str] | None, Option("--set", metavar="FIELD=VALUE", help="Any other setting.")] = None,
-    use_chat_template: Annotated[bool | None, Option("--chat/--raw", help="As a chat, or as a base model.")] = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    use_chat_template: ChatOption = None,
 ) -> None:
     """Find sampler, power and budget on a few questions of your own, and write them to a settings file.
 
@@ -154,8 +161,8 @@ def tune(
 def rewrite(
     traces: Annotated[Path, Argument(metavar="TRACES", help="JSON Lines: prompt or messages, and completion.")],
     out: Annotated[Path, Option("--out", help="JSON Lines of the rewritten rows; the same one goes on.")],
-    model: Annotated[str | None, Option("--model", help="Hub id, folder, GGUF file, or embedded.")] = None,
-    engine: Annotated[str | None, Option("--engine", help="See docs; else chosen by the model.")] = None,
+    model: ModelOption = None,
+    engine: EngineOption = None,
     sampler: Annotated[str | None, Option("--sampler", help="metropolis_hastings or particle_gibbs.")] = None,
     max_tokens: Annotated[int | None, Option("--max-tokens", help="Begin no row after so many decoded.")] = None,
     max_seconds: Annotated[float | None, Option("--max-seconds", help="Begin no row after so long.")] = None,
@@ -164,11 +171,11 @@ def rewrite(
     ] = None,
     alpha: Annotated[float | None, Option("--alpha", help="The power.")] = None,
     seed: Annotated[int | None, Option("--seed", help="Of the whole; every row has one that follows from it.")] = None,
-    device: Annotated[str | None, Option("--device", help="cpu, cuda, cuda:1, mps.")] = None,
-    dtype: Annotated[str | None, Option("--dtype", help="auto, float32, bfloat16, float16, float64.")] = None,
-    config: Annotated[str | None, Option("--config", help="Settings in a YAML or TOML file.")] = None,
-    settings: Annotated[list[str] | None, Option("--set", metavar="FIELD=VALUE", help="Any other setting.")] = None,
-    use_chat_template: Annotated[bool | None, Option("--chat/--raw", help="As a chat, or as a base model.")] = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    use_chat_template: ChatOption = None,
 ) -> None:
     """Rewrite a data set of traces: a chain begins at each completion, and its answer takes the completion's place.
 
