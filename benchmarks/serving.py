@@ -70,7 +70,7 @@ def serve(kind: str) -> None:
 
     from power_sampling import PowerSampler
     from power_sampling.server import Limits, app
-    from power_sampling.server.process import rare_searches, transport
+    from power_sampling.server.process import short_waits, transport
 
     if kind == "tiny":
         from tests.support.tiny import tiny_model, tiny_tokenizer
@@ -84,7 +84,7 @@ def serve(kind: str) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
         _ = sampler.context_window  # loads it
         print(listener.getsockname()[1], flush=True)
-        with rare_searches():
+        with short_waits():
             uvicorn.Server(uvicorn.Config(probed, log_config=None, **transport(limits))).run([listener])
 
 

@@ -94,12 +94,13 @@ class Generation:
         course.asked = asked = await asyncio.to_thread(self._read, body, self._served)
         async with self._gate.place(asked.num_completions):
             if asked.is_stream:
-                async with followed(asked) as box:
+                async with followed(asked, self._gate.turns) as box:
                     written = await write_stream(asked, box, send, self._served.limits)
                 course.completions = written.completions
                 course.status = written.fault.status if written.fault else 200
             else:
                 course.completions = await asked.sampler.agenerate(asked.prompts, n=asked.n)
+                await self._gate.turns.turn()
                 answer = JSONResponse(form_of(asked).answer(course.completions))
                 await answer(request.scope, request.receive, send)
 

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pydantic import Field
 
 from power_sampling.server.faults import Fault
+from power_sampling.server.turns import Turns
 from power_sampling.settings import Settings
 
 __all__ = ["Gate", "Limits"]
@@ -41,12 +42,13 @@ class Limits(Settings):
 
 
 class Gate:
-    """Lets so many requests in at once, lets so many wait, and refuses the others."""
+    """Lets so many requests in at once, lets so many wait, and refuses the others; those that are in take turns."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._places = asyncio.Semaphore(limits.max_running)
         self.running = self.waiting = self.completions = 0
+        self.turns = Turns()
 
     @asynccontextmanager
     async def place(self, completions: int) -> AsyncIterator[None]:

@@ -22,6 +22,7 @@ from power_sampling.server.asked import Asked
 from power_sampling.server.faults import Fault, fault_of
 from power_sampling.server.forms import form_of
 from power_sampling.server.limits import Limits
+from power_sampling.server.turns import Turns
 from power_sampling.types import Chunk, Completion
 
 __all__ = ["Gone", "Mailbox", "followed", "write_stream"]
@@ -41,9 +42,10 @@ HEADERS = (
 
 
 class Mailbox:
-    """Pieces of several completions, on their way from the runtime to one reader."""
+    """Pieces of several completions, on their way from the runtime to one reader, who takes them in turn."""
 
-    def __init__(self) -> None:
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
         self._pieces: dict[int, Chunk] = {}
         self._fault: Fault | None = None
         self._has_come = asyncio.Event()
@@ -67,6 +69,7 @@ class Mailbox:
                 await self._has_come.wait()
         except TimeoutError:
             return {}
+        await self._turns.turn()
         pieces, self._pieces = self._pieces, {}
         if not pieces and self._fault is not None:
             raise self._fault
@@ -87,9 +90,9 @@ def _joined(a: Chunk, b: Chunk) -> Chunk:
 
 
 @asynccontextmanager
-async def followed(asked: Asked) -> AsyncIterator[Mailbox]:
+async def followed(asked: Asked, turns: Turns) -> AsyncIterator[Mailbox]:
     """The mailbox that all completions of a request come into. Leaving stops what is not done."""
-    box = Mailbox()
+    box = Mailbox(turns)
     tasks = [
         asyncio.create_task(_follow(i, sampler.astream(prompt, with_frames=asked.wants_trace), box))
         for i, (sampler, prompt) in enumerate(_streams(asked))

@@ -248,7 +248,7 @@ def test_where_the_model_raises_each_of_its_requests_hears_it(running: Running) 
 
 
 def test_requests_leave_nothing_to_the_search_for_garbage(running: Running) -> None:
-    """It stops every thread, and `rare_searches` puts it off. What asyncio leaves of a connection is small."""
+    """It stops every thread, and `short_waits` puts it off. What asyncio leaves of a connection is small."""
     answered(running)
     gc.collect()
     gc.set_debug(gc.DEBUG_SAVEALL)

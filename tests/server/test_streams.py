@@ -19,6 +19,7 @@ from power_sampling.server import Limits, app
 from power_sampling.server.asked import Served, asked_chat
 from power_sampling.server.faults import Fault
 from power_sampling.server.streams import Gone, Mailbox, followed, write_stream
+from power_sampling.server.turns import Turns
 from power_sampling.server.wire import ChatRequest
 from power_sampling.types import Chunk, Progress
 from tests.support.llamaindex import broken, call
@@ -198,7 +199,7 @@ def test_a_client_that_goes_away_stops_its_work(is_stream: bool) -> None:
 
 
 async def test_pieces_that_wait_are_joined() -> None:
-    box = Mailbox()
+    box = Mailbox(Turns())
     for i in range(1000):
         box.put(0, Chunk(str(i % 10), None, Progress(i, 1000, {}), str(i % 10), "r"))
     box.put(1, Chunk("x"))
@@ -209,7 +210,7 @@ async def test_pieces_that_wait_are_joined() -> None:
     for _ in range(2):
         with pytest.raises(Fault):
             await box.take()
-    assert await Mailbox().take(0.001) == {}
+    assert await Mailbox(Turns()).take(0.001) == {}
 
 
 def of_chat(sampler: PowerSampler, limits: Limits) -> Any:
@@ -219,7 +220,7 @@ def of_chat(sampler: PowerSampler, limits: Limits) -> Any:
 
 async def test_silence_is_broken_by_comments() -> None:
     limits, sent, asked = Limits(keep_alive_seconds=0.02), list[bytes](), of_chat(spoken(rule), Limits())
-    box, last = Mailbox(), [piece async for piece in asked.sampler.astream(asked.prompts[0])][-1]
+    box, last = Mailbox(Turns()), [piece async for piece in asked.sampler.astream(asked.prompts[0])][-1]
 
     async def send(message: Any) -> None:
         sent.append(message.get("body", b""))
@@ -240,7 +241,7 @@ async def test_who_does_not_read_is_given_up_and_holds_nobody_up() -> None:
             await asyncio.Event().wait()
 
     with pytest.raises(Gone):
-        async with followed(asked) as box:
+        async with followed(asked, Turns()) as box:
             await box.take()  # it is under way
             assert (await slow.with_settings(sampler="ancestral").achat([USER])).finish_reason, "others are answered"
             assert not is_idle(slow)
