@@ -40,3 +40,9 @@ def test_a_query_engine_is_judged_plain_against_power(run: Callable[..., str]) -
     shown = run("llamaindex_evaluate.py")
     assert "3 questions of jsonl" in shown and "What I would take" in shown
     assert "by LlamaIndex's runner: " in shown
+
+
+def test_a_query_engine_votes(run: Callable[..., str]) -> None:
+    shown = run("llamaindex_vote.py")
+    assert shown.startswith("When was the lighthouse built? ") and "1871" in shown.splitlines()[0]
+    assert " votes); as sure as " in shown and shown.rstrip().endswith("; approximate")

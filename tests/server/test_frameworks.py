@@ -1,4 +1,7 @@
-"""Frameworks that reach the server by its address alone, each a program of its own in an environment of its own."""
+"""Frameworks that reach the server by its address alone, each a program of its own in an environment of its own.
+
+SERVED_GGUF names a GGUF file of an instruct model; the snippets are tried on it too.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from power_sampling import PowerSampler
 from power_sampling.server import app
 from tests.support.scripted import ANSWER, example, hermes_call
 from tests.support.server import is_idle, listening, spoken, until
@@ -20,6 +24,8 @@ ROOT = Path(__file__).parents[2]
 CLIENTS = Path(__file__).parent / "clients"
 PAGE = (ROOT / "docs" / "server.md").read_text(encoding="utf-8")
 OTHERS = re.findall(r"```python\n(.*?)```", PAGE.partition("### Other frameworks")[2], flags=re.DOTALL)
+NAMED = [re.findall(r"^(?:from|import) (\w+)", code, re.MULTILINE)[-1] for code in OTHERS]
+FILE = os.environ.get("SERVED_GGUF", "")
 ENVIRONMENT = Path(os.environ.get("CLIENTS_ENVIRONMENT", ROOT / ".venv-clients"))
 
 pytestmark = [
@@ -64,10 +70,29 @@ def test_a_program_of_another_framework(url: str, script: str) -> None:
     run([*command, url, ANSWER])
 
 
-@pytest.mark.parametrize("code", OTHERS, ids=lambda code: re.findall(r"^(?:from|import) (\w+)", code, re.MULTILINE)[-1])
+@pytest.mark.parametrize("code", OTHERS, ids=NAMED)
 def test_a_snippet_of_the_page(url: str, code: str) -> None:
+    assert ANSWER in run_snippet(url, code)
+
+
+@pytest.fixture(scope="module")
+def real_url() -> Iterator[str]:
+    if not FILE:
+        pytest.skip("SERVED_GGUF names no model")
+    sampler = PowerSampler.from_pretrained(FILE, sampler="low_temperature", max_new_tokens=48, seed=1)
+    with listening(app(sampler, name="M", api_keys=["key"])) as url:
+        yield f"{url}/v1"
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("code", OTHERS, ids=NAMED)
+def test_a_snippet_of_the_page_on_a_real_model(real_url: str, code: str) -> None:
+    assert "Paris" in run_snippet(real_url, code)
+
+
+def run_snippet(url: str, code: str) -> str:
     keyed = code.replace('"none"', '"key"')
-    assert ANSWER in run([str(ENVIRONMENT / "bin" / "python"), "-c", f"BASE_URL = {url!r}\n{keyed}"])
+    return run([str(ENVIRONMENT / "bin" / "python"), "-c", f"BASE_URL = {url!r}\n{keyed}"])
 
 
 def run(command: list[str]) -> str:
