@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from power_sampling.errors import ConfigurationError
+from power_sampling.errors import ConfigurationError, shortened
 from power_sampling.types import Completion
 
 __all__ = ["Answer", "Key", "Log", "answer_of", "read_log"]
@@ -169,12 +169,21 @@ def read_log(folder: Path) -> Contents:
 
 
 def _check_same(what: str, known: Mapping[str, Any], given: Mapping[str, Any], folder: Path) -> None:
+    for name, before, now in _differences(known, given):
+        raise ConfigurationError(
+            f"{str(folder)!r} holds a run under other settings; {what}: {name} was {shortened(before)} and is "
+            f"{shortened(now)}. Give the old settings to go on with it, or choose another folder."
+        )
+
+
+def _differences(known: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """What differs, where it is, as `model.engine.name`; None where there is nothing."""
     for name in {**known, **given}:
-        if known.get(name) != given.get(name):
-            raise ConfigurationError(
-                f"{str(folder)!r} holds a run under other settings; {what}: {name} was {known.get(name)!r:.120} and is "
-                f"{given.get(name)!r:.120}. Give the old settings to go on with it, or choose another folder."
-            )
+        before, now = known.get(name), given.get(name)
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            yield from ((f"{name}.{rest}", *values) for rest, *values in _differences(before, now))
+        elif before != now:
+            yield name, before, now
 
 
 def _lock(file: Any, folder: Path) -> None:

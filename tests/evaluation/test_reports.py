@@ -200,8 +200,8 @@ def test_the_command_from_a_task_to_a_verdict(folder: Path, tmp_path: Path) -> N
     assert {key.seed for key in contents.answers} == {0, 1}
     again = command(folder, *words)
     assert again.stdout == result.stdout and "answers," not in again.stderr  # nothing is left to draw
-    other = command(folder, *words, "--alpha", "3")
-    assert other.exit_code == 1 and "holds a run under other settings" in other.stderr
+    other = command(folder, *words, "--set", "max_rows=8")
+    assert other.exit_code == 1 and "other settings; settings: model.max_rows was 32 and is 8." in other.stderr
 
 
 @pytest.mark.parametrize(
