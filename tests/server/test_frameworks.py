@@ -9,6 +9,7 @@ import json
 import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,11 @@ def run_snippet(url: str, code: str) -> str:
 
 
 def run(command: list[str]) -> str:
-    """What a program prints. Nothing of ours is on its path, and it asks nobody for prices of models."""
+    """What a program prints. Nothing of ours is on its path; it asks nobody for prices of models, and remembers no
+    answer of another server."""
     env = {**os.environ, "PYTHONPATH": "", "PYTHONWARNINGS": "ignore", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=240, env=env)
+    with tempfile.TemporaryDirectory() as empty:
+        env["DSPY_CACHEDIR"] = empty
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=600, env=env)
     assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-4000:]
     return ran.stdout
