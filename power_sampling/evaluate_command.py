@@ -7,6 +7,7 @@ Apart from `power_sampling.evaluation`, which is imported when the command runs:
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,7 @@ else:
 
 __all__ = ["evaluate", "rewrite", "tune"]
 
+SILENCE = 60.0  # seconds without a line, where there is no terminal
 SAMPLERS = "greedy,ancestral,low_temperature,metropolis_hastings,sequential_monte_carlo,vote"
 
 
@@ -229,23 +231,24 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int, int], None]]:
-    """A bar of answers with time left and tokens so far; without a terminal, a line for every twentieth of them."""
+    """A bar of answers with time left and tokens so far; without a terminal, a line for every
+    twentieth of them and after every minute."""
     from tqdm.auto import tqdm
 
     is_terminal = sys.stderr.isatty()
     bar: Any = tqdm(unit="answer", disable=not is_terminal)
-    told = -1
+    told, spoke = -1, time.monotonic()
 
     def listener(done: int, total: int, tokens: int) -> None:
-        nonlocal told
+        nonlocal told, spoke
         if is_terminal:
             bar.total = total
             if not bar.n:
                 bar.initial = done - 1  # what was there already took no time of this session
             bar.n = done
             bar.set_postfix_str(f"{tokens} tokens decoded")
-        elif 20 * done // total != told:
-            told = 20 * done // total
+        elif 20 * done // total != told or time.monotonic() - spoke > SILENCE:
+            told, spoke = 20 * done // total, time.monotonic()
             typer.echo(f"{done} of {total} answers, {tokens} tokens decoded", err=True)
 
     try:
