@@ -10,20 +10,12 @@ from typing import Any, NoReturn
 from power_sampling.config import ModelConfig
 from power_sampling.engines.options import VllmOptions
 from power_sampling.engines.vllm.client import Client, Look
+from power_sampling.engines.vllm.command import SUPPORT_SIZE, serve_command
 from power_sampling.engines.vllm.engine import VllmLM
 from power_sampling.engines.vllm.logprobs import Support
 from power_sampling.engines.vllm.servers import Server
 from power_sampling.engines.vllm.tokenizer import eos_ids_of, fields_of, tokenizer_of
-from power_sampling.engines.vllm.trial import (
-    SUPPORT_SIZE,
-    Served,
-    Shown,
-    check_alike,
-    num_listed,
-    serve_command,
-    served,
-    tried,
-)
+from power_sampling.engines.vllm.trial import Served, Shown, check_alike, num_listed, served, tried
 from power_sampling.engines.vllm.wire import ServerFault
 from power_sampling.errors import ConfigurationError, ModelError, ModelNotFoundError, PowerSamplingError
 
@@ -76,6 +68,14 @@ class _Loading:
         prompt = tuple(tokenizer(TEXT, add_special_tokens=False)["input_ids"]) or (0,)
         shown = [await self._fit(client, server, model, support, prompt, tokenizer) for server, model in found.items()]
         check_alike(shown)
+        if shown[0].rounds:
+            log.warning(
+                "%s computes in few bits: two passes tell log p of a token that differs by %.2g. Every token keeps the "
+                "log p of the pass that drew it; a given `start`, which needs another pass, is refused. In float32: %s",
+                shown[0].url,
+                shown[0].noise,
+                serve_command(first.root, dtype="float32"),
+            )
         return self._engine(first, support, found, source, shown[0], prompt, tokenizer), tokenizer
 
     async def _support(self, client: Client, found: dict[Server, Served], vocab_size: int) -> Support:
@@ -143,6 +143,7 @@ class _Loading:
             most=self._options.max_requests,
             context_window=min(windows, default=None),
             eos_ids=eos_ids_of(*files),
+            noise=shown.noise if shown.rounds else 0.0,
             model_type=str(files[0].get("model_type", "")),
         )
 

@@ -101,6 +101,22 @@ def test_other_numbers_than_log_p_are_refused(server: ScriptedServer, mode: str)
         sampler_of(server).complete("a")
 
 
+def test_servers_of_few_bits_are_told_and_weigh_nothing(server: ScriptedServer, caplog: Any) -> None:
+    server.noise = 0.05
+    model = sampler_of(server, sampler={"name": "metropolis_hastings", "num_steps": 2})
+    assert model.complete("a").tokens
+    (told,) = [record.getMessage() for record in caplog.records if "few bits" in record.getMessage()]
+    assert "differs by 0.05" in told and "--dtype float32" in told
+    with pytest.raises(UnsupportedModelError, match=f"start: the servers compute in few bits.*{COMMAND}.*float32"):
+        model.complete("a", start="bc")
+
+
+def test_servers_of_different_bits_are_refused(pair: list[ScriptedServer]) -> None:
+    pair[1].noise = 0.05
+    with pytest.raises(UnsupportedModelError, match="compute in different numbers of bits"):
+        sampler_of(*pair).complete("a")
+
+
 def test_a_shorter_list_is_used_where_none_was_asked_for(folder: Path) -> None:
     with scripted(folder, TABLE) as (server,):
         server.max_logprobs = 3
