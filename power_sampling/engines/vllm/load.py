@@ -68,15 +68,7 @@ class _Loading:
         prompt = tuple(tokenizer(TEXT, add_special_tokens=False)["input_ids"]) or (0,)
         shown = [await self._fit(client, server, model, support, prompt, tokenizer) for server, model in found.items()]
         check_alike(shown)
-        if shown[0].rounds:
-            log.warning(
-                "%s computes in few bits: two passes tell log p of a token that differs by %.2g. Every token keeps the "
-                "log p of the pass that drew it; a given `start`, which needs another pass, is refused. In float32: %s",
-                shown[0].url,
-                shown[0].noise,
-                serve_command(first.root, dtype="float32"),
-            )
-        return self._engine(first, support, found, source, shown[0], prompt, tokenizer), tokenizer
+        return self._engine(first, support, found, source, shown[0], prompt), tokenizer
 
     async def _support(self, client: Client, found: dict[Server, Served], vocab_size: int) -> Support:
         options = self._options
@@ -115,7 +107,6 @@ class _Loading:
         source: str,
         shown: Shown,
         prompt: tuple[int, ...],
-        tokenizer: Any,
     ) -> VllmLM:
         async def look(client: Client, server: Server) -> None:
             """Whether a server may be used again: it might have been started anew, with other settings."""
@@ -134,6 +125,15 @@ class _Loading:
                     client.set_aside(server, "it did not answer at first")
             return client
 
+        exact_command = serve_command(model.root, dtype="float32") if shown.rounds else None
+        if exact_command:
+            log.warning(
+                "%s computes in few bits (log p of a token differed by %.2g between two passes). Every token keeps the "
+                "log p of the pass that drew it; a given `start`, which needs another pass, is refused. In float32: %s",
+                shown.url,
+                shown.noise,
+                exact_command,
+            )
         files = [fields_of(source, name, self._config) for name in ("config.json", "generation_config.json")]
         windows = [each.window for each in found.values() if each.window]
         return VllmLM(
@@ -143,7 +143,7 @@ class _Loading:
             most=self._options.max_requests,
             context_window=min(windows, default=None),
             eos_ids=eos_ids_of(*files),
-            noise=shown.noise if shown.rounds else 0.0,
+            exact_command=exact_command,
             model_type=str(files[0].get("model_type", "")),
         )
 

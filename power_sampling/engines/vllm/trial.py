@@ -9,7 +9,10 @@ from __future__ import annotations
 import math
 import re
 import statistics
+from collections.abc import Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from power_sampling.engines.vllm.client import Client
 from power_sampling.engines.vllm.command import serve_command
@@ -19,12 +22,13 @@ from power_sampling.engines.vllm.wire import draw_body, listed_of, score_body
 from power_sampling.errors import EngineError, ModelNotFoundError, UnsupportedModelError
 from power_sampling.types import Law, Tokens
 
-__all__ = ["Served", "Shown", "check_alike", "num_listed", "served", "tried"]
+__all__ = ["Served", "Shown", "check_alike", "in_16_bits", "num_listed", "served", "tried"]
 
 TRIED = 16  # tokens, drawn and then scored
 MASKED = -9000.0  # JSON has no infinite number: vLLM writes -9999
 SAME = 0.25  # nats between two passes of one model in 16 bits; other settings and other models are further apart
 EXACT = 1e-3  # nats between two passes in float32, at most
+GRID, NEAR = 2.0**-12, 0.06  # on which logits in 16 bits lie, but for small ones; how near, as a part of it
 
 
 class Served(NamedTuple):
@@ -41,11 +45,13 @@ class Shown(NamedTuple):
     url: str
     likeliest: tuple[float, ...]
     noise: float  # nats by which log p of a token differed at most, drawn and scored
+    is_coarse: bool  # see `in_16_bits`
 
     @property
     def rounds(self) -> bool:
-        """Whether it computes in fewer bits than float32 has."""
-        return self.noise > EXACT
+        """Whether it computes in fewer bits than float32 has: another pass may give a token another log p, though the
+        passes of the trial may have rounded alike."""
+        return self.is_coarse or self.noise > EXACT
 
 
 async def served(client: Client, server: Server, model: str | None) -> Served:
@@ -115,7 +121,16 @@ async def tried(client: Client, server: Server, model: Served, support: Support,
             f"{'unknown log p' if first is None else f'log p {first:.3f}'}): its --logprobs-mode is another. Start it "
             f"by: {serve_command(model.root, support.num_listed - 1)}"
         )
-    return Shown(server.url, drawn[0].likeliest[: support.num_listed], max(off))
+    is_coarse = in_16_bits([each.likeliest for each in drawn])
+    return Shown(server.url, drawn[0].likeliest[: support.num_listed], max(off), is_coarse)
+
+
+def in_16_bits(lists: Sequence[Sequence[float]]) -> bool:
+    """Whether these log probabilities, a list for each position, are of logits in 16 bits: their differences lie on a
+    grid, on which 16 or more of float32 are by chance below 1e-10."""
+    every = [np.array([x for x in each if x > MASKED]) for each in lists]
+    off = np.concatenate([(each[0] - each[1:]) / GRID for each in every if len(each)] or [np.empty(0)])
+    return len(off) >= 16 and bool(np.mean(np.abs(off - np.round(off)) < NEAR) > 0.9)
 
 
 def check_alike(shown: list[Shown]) -> None:
@@ -128,10 +143,9 @@ def check_alike(shown: list[Shown]) -> None:
                 "or different weights of one. Draws of one answer go to any of them; name alike servers only."
             )
         if other.rounds != shown[0].rounds:
-            coarse = other if other.rounds else shown[0]
             raise UnsupportedModelError(
-                f"{shown[0].url} and {other.url} compute in different numbers of bits ({coarse.url} differs by "
-                f"{coarse.noise:.2g} nats between two passes). Start all of them with the same --dtype."
+                f"{shown[0].url} and {other.url} compute in different numbers of bits. Start all of them with the same "
+                "--dtype."
             )
 
 
