@@ -56,7 +56,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]
     LlamaForCausalLM(config).float().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     with vllm_processes(folder, OPTIONS) as (server,):
-        fields = {"model": "tiny", "engine": {"name": "vllm", "base_url": server.url}}
+        fields: dict[str, Any] = {"model": "tiny", "engine": {"name": "vllm", "base_url": server.url}}
         kept = PowerSampler.from_pretrained(**fields)
         kept.complete("a", max_new_tokens=1)
         yield fields
