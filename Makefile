@@ -53,7 +53,7 @@ test-mutations: setup
 test-engines: export OMP_NUM_THREADS := 1
 test-engines: setup .cache/llama-cpp/.ready
 	PYTHONPATH=.cache/llama-cpp $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m 'slow or not slow' \
-		tests/engines/llama_cpp tests/engines/stepped
+		tests/engines/llama_cpp tests/engines/stepped tests/examples/test_gguf.py
 
 .cache/llama-cpp/.ready: constraints.txt
 	CMAKE_ARGS="-DGGML_NATIVE=ON" $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \

@@ -319,7 +319,7 @@ class ModelConfig(TorchFields):
         if "base_url" in options and not options["base_url"]:
             raise ConfigurationError(
                 "engine: vllm needs the address of a server: base_url='http://localhost:8000', or a list of them. One "
-                "is started by `vllm serve MODEL --max-logprobs 65 --logprobs-mode raw_logprobs`."
+                "is started as `power-sampling vllm-command MODEL` says."
             )
         return engine if options == dict(engine) else type(engine).parse(options)
 

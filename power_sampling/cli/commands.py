@@ -29,6 +29,7 @@ try:
     from power_sampling.cli.following import followed, log, write
     from power_sampling.cli.printing import as_dict, diagnostics_table, print_comparison, tables
     from power_sampling.cli.tracing import FramePrinter, check_target, write_page
+    from power_sampling.cli.vllm_command import vllm_command
 except ModuleNotFoundError as error:
     _MISSING = error.name
 else:
@@ -83,7 +84,7 @@ def app() -> typer.Typer:
     )
     from power_sampling.server.command import serve
 
-    for command in (generate, compare, trace, evaluate, tune, rewrite, samplers, serve):
+    for command in (generate, compare, trace, evaluate, tune, rewrite, samplers, serve, vllm_command):
         commands.command()(_told_in_one_line(command))
     return commands
 

@@ -185,6 +185,18 @@ class LlamaCppOptions(Settings):
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Further fields of llama.cpp's `llama_model_params`, as numbers: `main_gpu`, `split_mode`, `load_mode`, ..."""
 
+    @model_validator(mode="after")
+    def _check_values(self) -> Self:
+        if self.type_v not in (None, "f32", "f16", "bf16") and self.flash_attn is False:
+            raise ConfigurationError(f"type_v={self.type_v!r} needs flash_attn; leave out flash_attn=False.")
+        return self
+
+    @model_validator(mode="after")
+    def _check_model_kwargs(self) -> Self:
+        if own := sorted(name for name in ("no_alloc", "vocab_only") if self.model_kwargs.get(name)):
+            raise ConfigurationError(f"model_kwargs: {', '.join(own)} loads no weights, and nothing can be computed.")
+        return self
+
     def cache_type(self, field: str) -> int | None:
         """ggml's number of the type that is asked for."""
         name = getattr(self, field)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -396,3 +397,13 @@ def test_a_trace_shows_the_steps_to_the_answer_and_writes_a_page(run: Any, model
     for target in (tmp_path, tmp_path / "none" / "x.html"):
         refused = run(*arguments, "--html", str(target))
         assert refused.exit_code == 1 and refused.stderr.startswith("error: --html:") and not refused.stdout
+
+
+def test_the_command_that_starts_a_server() -> None:
+    shown = CliRunner().invoke(app(), ["vllm-command", "my models/Qwen3", "--support-size", "20", "--dtype", "float32"])
+    assert shown.exit_code == 0
+    words = shlex.split(shown.stdout)
+    assert words[:3] == ["vllm", "serve", "my models/Qwen3"]
+    for option, value in {"--max-logprobs": "21", "--logprobs-mode": "raw_logprobs", "--dtype": "float32"}.items():
+        assert words[words.index(option) + 1] == value
+    assert CliRunner().invoke(app(), ["vllm-command"]).exit_code == 2

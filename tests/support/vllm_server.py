@@ -46,6 +46,7 @@ class ScriptedServer:
         self.tokenizer = table_tokenizer()
         self.max_logprobs, self.logprobs_mode, self.max_tokens = 65, "raw_logprobs", 10**6
         self.key: str | None = None
+        self.noise = 0.0  # of log p between two passes
         self.delay = 0.0  # seconds between tokens
         self.fails_after: int | None = None  # tokens of a draw, and how:
         self.failure = "broken"  # off; or: error (in the stream), hang, status (503 at once)
@@ -187,7 +188,7 @@ class ScriptedServer:
     def _scored(self, tokens: list[int], count: int) -> list[Any]:
         found: list[Any] = [None]
         for t in range(1, len(tokens)):
-            logp = log_law(self.table.logits(tuple(tokens[:t])), 1.0)
+            logp = log_law(self.table.logits(tuple(tokens[:t])), 1.0) + self.noise * (-1) ** t
             kept = {*np.argsort(-logp, kind="stable")[:count].tolist(), tokens[t]}
             found.append({str(token): {"logprob": float(logp[token])} for token in kept})
         return found

@@ -51,7 +51,7 @@ class Context:
         if not self.pointer:
             raise ModelError(
                 f"llama.cpp cannot make a cache of {cells} tokens for {model.file.name}: {last_words()} "
-                "Lower kv_memory."
+                "Where that is memory, lower kv_memory."
             )
         weakref.finalize(self, api.llama_free, self.pointer).atexit = False
         self.cells: int = api.llama_n_ctx(self.pointer)

@@ -24,7 +24,7 @@ from power_sampling.engines.vllm.client import Client, DrawOrder, News
 from power_sampling.engines.vllm.logprobs import Support, is_drawn, numbers_of
 from power_sampling.engines.vllm.servers import Home
 from power_sampling.engines.vllm.wire import Event, draw_body, given_event, logp_under, score_body, scores_of
-from power_sampling.errors import EngineError, PowerSamplingError
+from power_sampling.errors import EngineError, PowerSamplingError, UnsupportedModelError
 from power_sampling.types import Continuation, Draw, Floats, Law, Ranked, Termination, Tokens
 
 __all__ = ["VllmLM"]
@@ -91,7 +91,8 @@ class _Drawing:
 
 class VllmLM:
     """Satisfies `LanguageModel`, `Peeks`, `Ranks` and `StepsOnHost`. `make_client` is called where there is none yet,
-    in a forked process too; `eos_ids` and `model_type` are those of the model's configuration."""
+    in a forked process too; `eos_ids` and `model_type` are those of the model's configuration; `exact_command`
+    starts servers whose passes agree, where these compute in few bits and may tell log p otherwise in another pass."""
 
     def __init__(
         self,
@@ -103,7 +104,9 @@ class VllmLM:
         context_window: int | None,
         eos_ids: Sequence[int] = (),
         model_type: str = "",
+        exact_command: str | None = None,
     ) -> None:
+        self._exact_command = exact_command
         self.model, self.support, self.context_window = model, support, context_window
         self.vocab_size = support.vocab_size
         self.config = SimpleNamespace(model_type=model_type, eos_token_id=list(eos_ids))
@@ -150,7 +153,9 @@ class VllmLM:
 
         order = DrawOrder(ticket, prompt.home, draw.seed, body)
         self._drawings[ticket] = _Drawing(prompt, Row(ticket, draw, eos_ids, watch), support, order)
-        if draw.given:
+        if draw.given and self._exact_command:
+            self.client.news.put(News(ticket, None, self._cannot_weigh()))
+        elif draw.given:
             self._weigh_given(ticket, context, draw.given, prompt.home)
         else:
             self.client.draw(order)
@@ -172,6 +177,13 @@ class VllmLM:
 
         body = score_body(self.model, context, self.support.num_listed)
         self.client.call(body, home).add_done_callback(tell)
+
+    def _cannot_weigh(self) -> UnsupportedModelError:
+        return UnsupportedModelError(
+            "start: the servers compute in few bits, so that log p of given tokens may be another one than of drawn "
+            "tokens, and the answer's law would not be p^alpha. Leave it out, or start them by: "
+            f"{self._exact_command}"
+        )
 
     def _support_of(self, law: Law) -> Support:
         """Plain sampling needs no normaliser, and is plain sampling of all tokens. A rung of a ladder keeps to the

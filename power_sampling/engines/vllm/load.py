@@ -10,20 +10,12 @@ from typing import Any, NoReturn
 from power_sampling.config import ModelConfig
 from power_sampling.engines.options import VllmOptions
 from power_sampling.engines.vllm.client import Client, Look
+from power_sampling.engines.vllm.command import SUPPORT_SIZE, serve_command
 from power_sampling.engines.vllm.engine import VllmLM
 from power_sampling.engines.vllm.logprobs import Support
 from power_sampling.engines.vllm.servers import Server
 from power_sampling.engines.vllm.tokenizer import eos_ids_of, fields_of, tokenizer_of
-from power_sampling.engines.vllm.trial import (
-    SUPPORT_SIZE,
-    Served,
-    Shown,
-    check_alike,
-    num_listed,
-    serve_command,
-    served,
-    tried,
-)
+from power_sampling.engines.vllm.trial import Served, Shown, check_alike, num_listed, served, tried
 from power_sampling.engines.vllm.wire import ServerFault
 from power_sampling.errors import ConfigurationError, ModelError, ModelNotFoundError, PowerSamplingError
 
@@ -76,7 +68,7 @@ class _Loading:
         prompt = tuple(tokenizer(TEXT, add_special_tokens=False)["input_ids"]) or (0,)
         shown = [await self._fit(client, server, model, support, prompt, tokenizer) for server, model in found.items()]
         check_alike(shown)
-        return self._engine(first, support, found, source, shown[0], prompt, tokenizer), tokenizer
+        return self._engine(first, support, found, source, shown[0], prompt), tokenizer
 
     async def _support(self, client: Client, found: dict[Server, Served], vocab_size: int) -> Support:
         options = self._options
@@ -115,7 +107,6 @@ class _Loading:
         source: str,
         shown: Shown,
         prompt: tuple[int, ...],
-        tokenizer: Any,
     ) -> VllmLM:
         async def look(client: Client, server: Server) -> None:
             """Whether a server may be used again: it might have been started anew, with other settings."""
@@ -134,6 +125,15 @@ class _Loading:
                     client.set_aside(server, "it did not answer at first")
             return client
 
+        exact_command = serve_command(model.root, dtype="float32") if shown.rounds else None
+        if exact_command:
+            log.warning(
+                "%s computes in few bits (log p of a token differed by %.2g between two passes). Every token keeps the "
+                "log p of the pass that drew it; a given `start`, which needs another pass, is refused. In float32: %s",
+                shown.url,
+                shown.noise,
+                exact_command,
+            )
         files = [fields_of(source, name, self._config) for name in ("config.json", "generation_config.json")]
         windows = [each.window for each in found.values() if each.window]
         return VllmLM(
@@ -143,6 +143,7 @@ class _Loading:
             most=self._options.max_requests,
             context_window=min(windows, default=None),
             eos_ids=eos_ids_of(*files),
+            exact_command=exact_command,
             model_type=str(files[0].get("model_type", "")),
         )
 

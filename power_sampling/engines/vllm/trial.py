@@ -6,21 +6,29 @@ one. What `generation_config.json` says changes nothing, for every draw says all
 
 from __future__ import annotations
 
+import math
 import re
+import statistics
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from power_sampling.engines.vllm.client import Client
+from power_sampling.engines.vllm.command import serve_command
 from power_sampling.engines.vllm.logprobs import Support
 from power_sampling.engines.vllm.servers import Server
 from power_sampling.engines.vllm.wire import draw_body, listed_of, score_body
 from power_sampling.errors import EngineError, ModelNotFoundError, UnsupportedModelError
 from power_sampling.types import Law, Tokens
 
-__all__ = ["Served", "Shown", "check_alike", "num_listed", "serve_command", "served", "tried"]
+__all__ = ["Served", "Shown", "check_alike", "in_16_bits", "num_listed", "served", "tried"]
 
-SUPPORT_SIZE = 64
+TRIED = 16  # tokens, drawn and then scored
 MASKED = -9000.0  # JSON has no infinite number: vLLM writes -9999
 SAME = 0.25  # nats between two passes of one model in 16 bits; other settings and other models are further apart
+EXACT = 1e-3  # nats between two passes in float32, at most
+GRID, NEAR = 2.0**-12, 0.06  # on which logits in 16 bits lie, but for small ones; how near, as a part of it
 
 
 class Served(NamedTuple):
@@ -36,14 +44,14 @@ class Shown(NamedTuple):
 
     url: str
     likeliest: tuple[float, ...]
+    noise: float  # nats by which log p of a token differed at most, drawn and scored
+    is_coarse: bool  # see `in_16_bits`
 
-
-def serve_command(root: str, size: int = SUPPORT_SIZE) -> str:
-    """What starts a server whose numbers are right, with a prefix cache."""
-    return (
-        f"vllm serve {root} --max-logprobs {size + 1} --logprobs-mode raw_logprobs --generation-config vllm "
-        "--enable-prefix-caching --enable-prompt-tokens-details"
-    )
+    @property
+    def rounds(self) -> bool:
+        """Whether it computes in fewer bits than float32 has: another pass may give a token another log p, though the
+        passes of the trial may have rounded alike."""
+        return self.is_coarse or self.noise > EXACT
 
 
 async def served(client: Client, server: Server, model: str | None) -> Served:
@@ -90,27 +98,39 @@ async def _refusal(client: Client, server: Server, model: Served, count: int) ->
 
 
 async def tried(client: Client, server: Server, model: Served, support: Support, prompt: Tokens) -> Shown:
-    """What it lists behind a prompt. Raises UnsupportedModelError where that is not log p at temperature 1: a token
-    drawn at another temperature from the likeliest alone has to have the log p that it has as a part of a prompt."""
-    law = Law(2.0, 1.0, 0.5)
-    body = draw_body(model.name, prompt, 1, law, support._replace(num_drawn=1), 0, frozenset())
+    """What it lists behind a prompt. Raises UnsupportedModelError where that is not log p at temperature 1: tokens
+    drawn at another temperature from the likeliest alone have to have the log p that they have as a part of a prompt,
+    but for rounding."""
+    law, count = Law(2.0, 1.0, 0.5), max(1, min(TRIED, (model.window or 10**6) - len(prompt) - 1))
+    body = draw_body(model.name, prompt, count, law, support._replace(num_drawn=1), 0, frozenset())
     drawn = listed_of((await client.ask(server, "POST", "/v1/completions", _whole(body)))["choices"][0])
-    if len(drawn) != 1:
+    if not drawn:
         raise UnsupportedModelError(
             f"{server.url} does not tell the ids of the tokens it draws (return_token_ids): it has to be vLLM 0.29 or "
             "later."
         )
-    (token,) = drawn
-    scored = await client.ask(server, "POST", "/v1/completions", score_body(model.name, (*prompt, token.token), 0))
-    told = (scored["choices"][0].get("prompt_logprobs") or [None])[-1] or {}
-    logp = told.get(str(token.token), {}).get("logprob")
-    if logp is None or not abs(logp - token.logp) < SAME or not token.likeliest[-1] > MASKED:
+    tokens = tuple(each.token for each in drawn)
+    scored = await client.ask(server, "POST", "/v1/completions", score_body(model.name, (*prompt, *tokens), 0))
+    told = [position or {} for position in (scored["choices"][0].get("prompt_logprobs") or [])[-len(drawn) :]]
+    logp = [position.get(str(token), {}).get("logprob") for position, token in zip(told, tokens, strict=False)]
+    off = [math.inf if b is None else abs(a.logp - b) for a, b in zip(drawn, logp, strict=False)] or [math.inf]
+    if not statistics.median(off) < SAME or not drawn[0].likeliest[-1] > MASKED:
+        first = logp[0] if logp else None
         raise UnsupportedModelError(
-            f"{server.url} lists other numbers than log p at temperature 1 ({token.logp:.3f} for a token of "
-            f"{'unknown log p' if logp is None else f'log p {logp:.3f}'}): its --logprobs-mode is another. Start it "
+            f"{server.url} lists other numbers than log p at temperature 1 ({drawn[0].logp:.3f} for a token of "
+            f"{'unknown log p' if first is None else f'log p {first:.3f}'}): its --logprobs-mode is another. Start it "
             f"by: {serve_command(model.root, support.num_listed - 1)}"
         )
-    return Shown(server.url, token.likeliest[: support.num_listed])
+    is_coarse = in_16_bits([each.likeliest for each in drawn])
+    return Shown(server.url, drawn[0].likeliest[: support.num_listed], max(off), is_coarse)
+
+
+def in_16_bits(lists: Sequence[Sequence[float]]) -> bool:
+    """Whether these log probabilities, a list for each position, are of logits in 16 bits: their differences lie on a
+    grid, on which 16 or more of float32 are by chance below 1e-10."""
+    every = [np.array([x for x in each if x > MASKED]) for each in lists]
+    off = np.concatenate([(each[0] - each[1:]) / GRID for each in every if len(each)] or [np.empty(0)])
+    return len(off) >= 16 and bool(np.mean(np.abs(off - np.round(off)) < NEAR) > 0.9)
 
 
 def check_alike(shown: list[Shown]) -> None:
@@ -121,6 +141,11 @@ def check_alike(shown: list[Shown]) -> None:
             raise UnsupportedModelError(
                 f"{shown[0].url} and {other.url} give one prompt different probabilities: they serve different models, "
                 "or different weights of one. Draws of one answer go to any of them; name alike servers only."
+            )
+        if other.rounds != shown[0].rounds:
+            raise UnsupportedModelError(
+                f"{shown[0].url} and {other.url} compute in different numbers of bits. Start all of them with the same "
+                "--dtype."
             )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import gc
 import math
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,24 @@ from power_sampling.config import GenerationConfig
 from power_sampling.samplers import NumpyRng, Sampler, sampler_for
 from power_sampling.testing import power_law, run_draws
 from power_sampling.types import Chain, Draw, Floats, Law, Termination, Tokens
-from tests.support.gguf import EXACT, NEEDS_LLAMA_CPP, engine_of, llama_engine, mamba_engine, write_llama
+from tests.support.gguf import (
+    EXACT,
+    NEEDS_LLAMA_CPP,
+    engine_of,
+    jamba_engine,
+    lfm2_engine,
+    llama_engine,
+    mamba_engine,
+    write_jamba,
+    write_lfm2,
+    write_llama,
+)
 from tests.support.law import assert_law
 from tests.support.together import drive_together, every_completion
 
 pytestmark = NEEDS_LLAMA_CPP
 
+FIVE = ["<|end|>", "b", "c", "d", "a"]
 EOS = Termination(frozenset({0}))
 LAW, HORIZON, PROMPT = Law(2.0, 1.0, 0.5), 3, (1, 3, 2)
 ENGINE = {"name": "llama_cpp", "kv_memory": 4, **EXACT}
@@ -40,7 +53,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_llama(tmp_path_factory.mktemp("gguf") / "five.gguf", ["<|end|>", "b", "c", "d", "a"], seed=3)
+    return write_llama(tmp_path_factory.mktemp("gguf") / "five.gguf", FIVE, seed=3)
 
 
 def sampler(options: Any, horizon: int, seed: int) -> Sampler:
@@ -52,7 +65,7 @@ def scores(lm: Any, prompt: Tokens) -> Any:
     return lambda tokens: np.asarray(lm.score(prompt, tokens, 1.0))
 
 
-@pytest.mark.parametrize("make", [llama_engine, mamba_engine])
+@pytest.mark.parametrize("make", [llama_engine, mamba_engine, jamba_engine, lfm2_engine])
 def test_a_score_is_that_of_draws_decoded_together_and_from_cuts(make: Any) -> None:
     lm = make()
     handle = lm.open(PROMPT, EOS)
@@ -64,11 +77,14 @@ def test_a_score_is_that_of_draws_decoded_together_and_from_cuts(make: Any) -> N
             assert np.abs(scores(lm, given)(c.tokens) - c.logp).max() < 1e-4
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_the_law_by_enumeration(name: str, file: Path) -> None:
+LAWS = [*((name, write_llama) for name in SAMPLERS), ("prefetch", write_jamba), ("particle_gibbs", write_lfm2)]
+
+
+@pytest.mark.parametrize(("name", "write"), LAWS)
+def test_the_law_by_enumeration(name: str, write: Callable[..., Path], tmp_path: Path) -> None:
     """200 answers over 85 completions, 5 standard errors: a right engine fails with probability below 5e-5. Those with
     finite particles have an allowance of 0.02 for their number."""
-    lm, n = engine_of(file, vocab_size=5, max_rows=128), 200
+    lm, n = engine_of(write(tmp_path / "five.gguf", FIVE, seed=3), vocab_size=5, max_rows=128), 200
     chains = every_completion(scores(lm, PROMPT), 5, HORIZON)
     target = dict(zip((x.tokens for x in chains), power_law(chains, 2.0), strict=True))
     samplers = [sampler(SAMPLERS[name], HORIZON, seed) for seed in range(n)]

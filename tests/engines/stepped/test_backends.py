@@ -19,7 +19,7 @@ from power_sampling.serving.worker import Outcome, Request, Worker
 from power_sampling.testing import TableBackend, TableLM, check_language_model, run_draws
 from power_sampling.types import Chain, Continuation, Draw, Law, Termination
 from tests.support.copied import CopiedBackend
-from tests.support.gguf import NEEDS_LLAMA_CPP, llama_engine, mamba_engine
+from tests.support.gguf import NEEDS_LLAMA_CPP, jamba_engine, lfm2_engine, llama_engine, mamba_engine
 from tests.support.tiny import tiny_model
 
 ENDLESS, EOS = Termination(frozenset()), Termination(frozenset({0}))
@@ -46,17 +46,19 @@ BACKENDS = pytest.mark.parametrize(
         torch_engine,
         table_engine,
         copied_engine,
-        pytest.param(llama_engine, marks=NEEDS_LLAMA_CPP),
-        pytest.param(mamba_engine, marks=NEEDS_LLAMA_CPP),
+        *(
+            pytest.param(each, marks=NEEDS_LLAMA_CPP)
+            for each in (llama_engine, mamba_engine, jamba_engine, lfm2_engine)
+        ),
     ],
-    ids=["torch", "table", "copied", "llama_cpp", "llama_cpp of a recurrent model"],
+    ids=["torch", "table", "copied", "llama_cpp", *(f"llama_cpp of a {kind}" for kind in ("Mamba", "Jamba", "LFM2"))],
 )
-NOISE = {llama_engine: 1e-4, mamba_engine: 1e-4}  # of float32; the others compute in float64
+FLOAT32 = (llama_engine, mamba_engine, jamba_engine, lfm2_engine)  # the others compute in float64
 Make = Callable[..., SteppedEngine]
 
 
 def noise(make: Make) -> float:
-    return NOISE.get(make, 1e-9)
+    return 1e-4 if make in FLOAT32 else 1e-9
 
 
 def finished(engine: SteppedEngine, tickets: list[int]) -> tuple[dict[int, int], dict[int, Continuation]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from langchain_power_sampling import ChatPowerSampling
 from langchain_power_sampling import PowerSamplingLLM as LangChainLLM
@@ -23,6 +24,7 @@ from power_sampling import (
 )
 from power_sampling.engines.options import VllmOptions
 from power_sampling.engines.vllm.engine import VllmLM
+from power_sampling.engines.vllm.trial import in_16_bits
 from power_sampling.models import get_model
 from power_sampling.testing import TableLM
 from tests.support.law import TABLE
@@ -99,6 +101,32 @@ def test_other_numbers_than_log_p_are_refused(server: ScriptedServer, mode: str)
     server.logprobs_mode = mode
     with pytest.raises(UnsupportedModelError, match=f"its --logprobs-mode is another. Start it by: {COMMAND}"):
         sampler_of(server).complete("a")
+
+
+def test_servers_of_few_bits_are_told_and_weigh_nothing(server: ScriptedServer, caplog: Any) -> None:
+    server.noise = 0.05
+    model = sampler_of(server, sampler={"name": "metropolis_hastings", "num_steps": 2})
+    assert model.complete("a").tokens
+    (told,) = [record.getMessage() for record in caplog.records if "few bits" in record.getMessage()]
+    assert "differed by 0.05" in told and "--dtype float32" in told
+    with pytest.raises(UnsupportedModelError, match=f"start: the servers compute in few bits.*{COMMAND}.*float32"):
+        model.complete("a", start="bc")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("scale", [1.0, 8.0])
+def test_logits_in_16_bits_are_seen(dtype: torch.dtype, scale: float) -> None:
+    logits = torch.randn(16, 500, generator=torch.Generator().manual_seed(0)) * scale
+    logp = logits.to(dtype).float().log_softmax(-1)
+    for count in (3, 65):
+        assert in_16_bits(logp.topk(count).values.tolist()) == (dtype != torch.float32)
+    assert not in_16_bits([(-0.5, -1.0)]), "one difference says nothing"
+
+
+def test_servers_of_different_bits_are_refused(pair: list[ScriptedServer]) -> None:
+    pair[1].noise = 0.05
+    with pytest.raises(UnsupportedModelError, match="compute in different numbers of bits"):
+        sampler_of(*pair).complete("a")
 
 
 def test_a_shorter_list_is_used_where_none_was_asked_for(folder: Path) -> None:

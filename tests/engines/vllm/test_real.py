@@ -5,6 +5,7 @@ p comes from transformers, so the law is that of the weights, whatever the serve
 from __future__ import annotations
 
 import asyncio
+import shlex
 import threading
 import time
 from collections import Counter
@@ -21,8 +22,10 @@ from transformers import AutoModelForCausalLM
 from langchain_power_sampling import PowerSamplingLLM as LangChainLLM
 from llamaindex_power_sampling import PowerSamplingLLM as LlamaIndexLLM
 from power_sampling import PowerSampler, UnsupportedModelError
-from power_sampling.testing import check_language_model, power_law
-from power_sampling.types import Chain, Floats, Tokens
+from power_sampling.engines.choice import log_law
+from power_sampling.engines.vllm.command import serve_command
+from power_sampling.testing import check_language_model, power_law, run_draws
+from power_sampling.types import Chain, Draw, Floats, Law, Termination, Tokens
 from tests.support.law import assert_law
 from tests.support.vllm_process import VllmProcess, needs_vllm, tiny_folder, vllm_processes
 
@@ -87,9 +90,10 @@ def fields(servers: list[VllmProcess], **further: Any) -> dict[str, Any]:
     return {"model": "tiny", "engine": engine | own, "alpha": ALPHA, "max_new_tokens": HORIZON, **further}
 
 
+MOVES: dict[str, Any] = {"name": "metropolis_hastings", "block_size": HORIZON, "num_steps": 8}
 SAMPLERS: list[tuple[Any, int | None]] = [
-    ({"name": "metropolis_hastings", "block_size": HORIZON, "num_steps": 8}, None),
-    ({"name": "metropolis_hastings", "block_size": HORIZON, "num_steps": 8}, 2),
+    (MOVES, None),
+    (MOVES, 2),
     ({"name": "sequential_monte_carlo", "num_particles": 16, "block_size": 2}, None),
     ({"name": "particle_gibbs", "num_particles": 4, "num_steps": 4}, 2),
     ({"name": "rejection"}, 2),
@@ -132,6 +136,58 @@ async def test_the_law_through_llamaindex(
     llm = LlamaIndexLLM(**fields(pair, sampler=sampler, use_chat_template=False, **own))
     found = await asyncio.gather(*[llm.acomplete("ab") for _ in range(N)])
     assert_law([each.text for each in found], every.law(ALPHA, top))
+
+
+@pytest.mark.parametrize("alpha", [2.0, 6.0])
+def test_full_support_is_off_by_its_bound_at_most(pair: list[VllmProcess], every: Enumerated, alpha: float) -> None:
+    """Two of four tokens are told of every position, and all are drawn from: log q is too large by what is unseen."""
+    model = PowerSampler.from_pretrained(**fields(pair, support="full", support_size=2, alpha=alpha, sampler=MOVES))
+    engine, prompt = model._model.load().engine, model.encode("ab")
+    handle, law = engine.open(prompt, Termination(frozenset({3}))), Law(alpha, 1.0, 1 / alpha)
+    for drawn in run_draws(engine, handle, [Draw(Chain.empty(), 0, HORIZON, law, seed) for seed in range(20)]):
+        for t, token in enumerate(drawn.tokens):
+            logp = every.logp(drawn.tokens[:t])
+            off = float(alpha * logp[token] - drawn.log_weight[t] - log_law(logp, 1 / alpha)[token])
+            assert drawn.unseen is not None and -1e-4 < off < drawn.unseen[t, 1] + 1e-4
+        assert drawn.is_limited == bool(drawn.unseen[:, 1].sum() > 1e-3)
+    found = model.complete("ab", n=N)
+    if alpha > 2:  # where the bound is small beside what N answers show
+        assert_law([each.text for each in found], every.law(alpha))
+    assert all(each.diagnostics.support is None and each.diagnostics.error_bound for each in found)
+
+
+def test_a_draw_below_its_floor_is_stopped_at_the_server(pair: list[VllmProcess]) -> None:
+    engine: Any = PowerSampler.from_pretrained(**fields(pair))._model.load().engine
+    handle = engine.open((0, 1), Termination(frozenset()))
+    ticket = engine.add(handle, Draw(Chain.empty(), 0, 200, Law(2.0, 1.0, 0.5), seed=1))
+    while len(engine.so_far(ticket).tokens) < 4:
+        engine.step()
+    engine.set_floors(ticket, np.ones(200))  # nothing is above them
+    found = dict[int, Any]()
+    while not found:
+        found.update(engine.step().finished)
+    assert found[ticket].end == "floor" and len(found[ticket].tokens) < 100
+    deadline = time.monotonic() + 20
+    while any(_running(server) for server in pair) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(_running(server) for server in pair)
+
+
+def test_floors_leave_the_law_as_it_is(pair: list[VllmProcess], every: Enumerated) -> None:
+    for early in (True, False):
+        sampler = {**MOVES, "early_rejection": early}
+        found = PowerSampler.from_pretrained(**fields(pair, sampler=sampler)).complete("ab", n=N)
+        assert_law([each.text for each in found], every.law(ALPHA))
+
+
+def test_a_server_of_16_bits_weighs_no_start(folder: Path, every: Enumerated) -> None:
+    """Started as `power-sampling vllm-command` says, but for the bits."""
+    options = shlex.split(serve_command(str(folder), dtype="bfloat16"))[3:]
+    with vllm_processes(folder, tuple(options)) as servers:
+        model = PowerSampler.from_pretrained(**fields(servers, sampler=MOVES))
+        assert all(each.tokens for each in model.complete("ab", n=4))
+        with pytest.raises(UnsupportedModelError, match=r"computes? in few bits.*--dtype float32"):
+            model.complete("ab", start="ab")
 
 
 def test_best_of_n_is_the_best_of_what_was_drawn(pair: list[VllmProcess], every: Enumerated) -> None:
