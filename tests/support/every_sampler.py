@@ -118,8 +118,10 @@ def few() -> list[SamplerOptions]:
     found = []
     for options in ALL:
         own: dict[str, Any] = {name: value for name, value in FEW.items() if name in options.model_fields}
-        rows = [{"prefetch": 0}, {"prefetch": 6}] if "prefetch" in options.model_fields else [{}]
-        found += [options(**own | prefetch) for prefetch in rows]
+        variants: list[dict[str, Any]] = [{}]
+        if "prefetch" in options.model_fields:  # which some do not in blocks
+            variants = [{"prefetch": 0}, {"prefetch": 6, "block_size": None}]
+        found += [options(**own | variant) for variant in variants]
     return found
 
 
