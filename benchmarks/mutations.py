@@ -639,6 +639,20 @@ SLIPS = (
         OF_RECURRENT,
     ),
     Slip(
+        "a copy of a recurrent state is the batch's own",
+        RECURRENT,
+        "states[row].clone()",
+        "states[row]",
+        OF_RECURRENT,
+    ),
+    Slip(
+        "a recurrent model's trial passes over what its own cache says",
+        "power_sampling/engines/torch/trial.py",
+        "min(_difference(found, _at(logits)) for logits in own) <= gap.allowed",
+        "bool(own)",
+        ("tests/engines/torch/test_trial.py",),
+    ),
+    Slip(
         "padding through a recurrence",
         "power_sampling/engines/torch/backend.py",
         "groups.setdefault((len(piece), bool(state.length)), [])",

@@ -50,7 +50,10 @@ TEXT: dict[str, dict[str, Any]] = {
     "dots3_note": {**GROUPED, "layer_types": ["indexed_attention"] * 2},
     "ernie4_5_vl_moe": {**TURNS, "moe_intermediate_size": [16, 16]},
     "glm5_next": {**GROUPED, **POOLED, "qk_rope_head_dim": 0, "qk_head_dim": 8},
-    "nemotron_h_omni": {"time_step_min": UNCLAMPED},
+    "nemotron_h_omni": {
+        **{"mamba_num_heads": 4, "mamba_head_dim": 16, "ssm_state_size": 8, "n_groups": 1, "chunk_size": 4},
+        "time_step_min": UNCLAMPED,
+    },
     "qwen4_exp": {"layer_types": ["linear_attention", "indexed_attention"], **QWEN4},
 }
 # of the rest

@@ -1,4 +1,5 @@
-"""How right a model is in the engine's hands: its draws beside full passes, judged by the model's own noise."""
+"""How right a model is in the engine's hands: draws that are forked anywhere, and those of every sampler, beside full
+passes, judged by the model's own noise."""
 
 from __future__ import annotations
 
@@ -9,14 +10,15 @@ import numpy as np
 import torch
 
 from power_sampling import UnsupportedModelError
-from power_sampling.engines.torch.engine import TorchLM
 from power_sampling.engines.torch.keepers import keeper_of
 from power_sampling.engines.torch.plain import PlainForward
 from power_sampling.engines.torch.supported import refuse_unsupported
 from power_sampling.engines.torch.trial import first_right
+from power_sampling.samplers import BY_NAME
 from power_sampling.types import Tokens
 from tests.support.architectures import forked_draws, full_pass
 from tests.support.doubled import doubled
+from tests.support.every_sampler import Noted, answer_by_every_sampler
 
 __all__ = ["Verdict", "judged", "kept_by"]
 
@@ -27,7 +29,7 @@ LOUDEST = 0.1  # noise, beyond which nothing is shown
 
 class Verdict(NamedTuple):
     refused: str = ""  # why; empty: it is served
-    gap: float = 0.0  # the largest between log p of a token drawn from forked rows and that of a full pass
+    gap: float = 0.0  # the largest between what a token was drawn with, log p and log q, and that of a full pass
     noise: float = 0.0  # the largest between two ways of the model's own, where that matters
 
     @property
@@ -56,11 +58,14 @@ def judged(model: Any) -> Verdict:
 
 def _tried(model: Any) -> Verdict:
     try:
-        lm = TorchLM(model, first_right(model, PlainForward.ways(model)), max_rows=4)
+        forward = first_right(model, PlainForward.ways(model))
     except UnsupportedModelError as error:
         return Verdict(str(error))
-    chains = forked_draws(lm, generations=2)
-    gap = max(float(np.abs(c.logp - full_pass(model, prompt, c.tokens)).max()) for prompt, c in chains)
+    few_rows, sampled = Noted(model, forward, max_rows=4), Noted(model, forward, max_rows=64, prompt_memory=2**20)
+    chains = forked_draws(few_rows, generations=2)
+    answered = answer_by_every_sampler(sampled)
+    assert answered == BY_NAME.keys(), f"no answer by {BY_NAME.keys() - answered}"
+    gap = max(few_rows.gap(), sampled.gap())
     texts = [(*prompt, *chain.tokens) for prompt, chain in chains[:2]] if gap > ROUNDING else []
     return Verdict(gap=gap, noise=_noise(model, texts))
 

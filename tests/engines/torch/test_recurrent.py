@@ -19,13 +19,14 @@ from power_sampling.engines.torch.plain import PlainForward
 from power_sampling.engines.torch.recurrent import RecurrentStates
 from power_sampling.samplers import BY_NAME, MetropolisHastings, NumpyRng, ParticleGibbs, SequentialMonteCarlo
 from power_sampling.samplers.base import SamplerOptions
+from power_sampling.serving.worker import Request, Worker
 from power_sampling.testing import check_language_model, power_law, run_draws
 from power_sampling.types import Chain, Draw, Law, Termination, Tokens
 from tests.support.architectures import build, forked_draws, full_pass
 from tests.support.doubled import doubled
 from tests.support.narrow import Narrow
 from tests.support.tiny import tiny_tokenizer
-from tests.support.together import drive_together, every_completion
+from tests.support.together import every_completion
 
 LAW = Law(2.0, 1.0, 0.5)
 ENDLESS = Termination(frozenset())
@@ -101,29 +102,57 @@ def test_every_sampler_tells_the_models_own_numbers(sampler: dict[str, Any]) -> 
 
 
 LAWS: dict[str, SamplerOptions] = {
-    "metropolis_hastings": MetropolisHastings(num_steps=10, block_size=3),
+    "metropolis_hastings": MetropolisHastings(num_steps=10, block_size=3, prefetch=0),
     "sequential_monte_carlo": SequentialMonteCarlo(num_particles=8, block_size=1),
     "particle_gibbs": ParticleGibbs(num_particles=4, num_steps=3, block_size=2),
 }
+PROMPT = (1, 0, 2)
+
+
+def answered(options: SamplerOptions, number: int) -> tuple[list[Chain], int]:
+    """The answers of the worker to so many requests at one time, by a model with 3 tokens, one of them EOS; and the
+    tokens it decoded for them."""
+    lm = TorchLM(hybrid(3), max_rows=200)
+
+    def request(seed: int) -> Request:
+        return Request(
+            prompt=PROMPT,
+            termination=Termination(frozenset({0})),
+            make_sampler=lambda is_over: options.run(LAW, 3, NumpyRng(seed), is_over),
+        )
+
+    worker = Worker(lm)
+    try:
+        jobs = worker.submit_all([request(seed) for seed in range(number)])
+        return [job.future.result(300).answer.chain for job in jobs], lm.cost.row_steps
+    finally:
+        worker.close()
 
 
 @pytest.mark.parametrize("kind", LAWS)
 def test_the_law_is_the_power_law(kind: str) -> None:
-    """p^2 over all completions of a model with 3 tokens, one of them EOS: the total variation between 200 answers and
-    the target, against a thousand times that of 200 draws of the target itself; a right sampler exceeds the largest of
-    these, by 4 standard deviations of theirs, with probability below 1e-4. Finite particles are allowed 0.08 for."""
-    model, horizon, ending, prompt = hybrid(3), 3, Termination(frozenset({0})), (1, 0, 2)
-    lm = TorchLM(model, max_rows=200)
-    chains = every_completion(lambda x: full_pass(model, prompt, x), 3, horizon)
+    """p^2 over all completions: the total variation between 200 answers and the target, against a thousand times that
+    of 200 draws of the target itself; a right sampler exceeds the largest of these, by 4 standard deviations of theirs,
+    with probability below 1e-4. Finite particles are allowed 0.08 for."""
+    model, number = hybrid(3), 200
+    chains = every_completion(lambda x: full_pass(model, PROMPT, x), 3, 3)
     index, target = {x.tokens: i for i, x in enumerate(chains)}, power_law(chains, 2.0)
-    number, make = 200, LAWS[kind]
     counts = np.zeros(len(chains))
-    handle = lm.open(prompt, ending)
-    samplers = [make.run(LAW, horizon, NumpyRng(seed), lambda: False) for seed in range(number)]
-    for answer in drive_together(lm, handle, samplers):
-        counts[index[answer.chain.tokens]] += 1
+    for chain in answered(LAWS[kind], number)[0]:
+        counts[index[chain.tokens]] += 1
     noise = [np.abs(x / number - target).sum() / 2 for x in np.random.default_rng(0).multinomial(number, target, 1000)]
     assert np.abs(counts / number - target).sum() / 2 < max(noise) + (0.0 if kind == "metropolis_hastings" else 0.08)
+
+
+@pytest.mark.parametrize("kind", ["metropolis_hastings", "particle_gibbs"])
+def test_what_is_prefetched_leaves_the_law_alone(kind: str) -> None:
+    """Answer for answer, in spare rows that were put to use."""
+    whole = LAWS[kind].model_copy(update={"block_size": None})  # particles in blocks are not foreseen
+    expected, fewest = answered(whole.model_copy(update={"prefetch": 0}), 8)
+    found, decoded = answered(whole.model_copy(update={"prefetch": 100}), 8)
+    assert [x.tokens for x in found] == [x.tokens for x in expected]
+    assert max(float(np.abs(x.logp - y.logp).max()) for x, y in zip(found, expected, strict=True)) < 1e-10
+    assert decoded > fewest
 
 
 @pytest.mark.slow

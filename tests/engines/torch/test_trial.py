@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 from power_sampling import ModelError, PowerSampler, UnsupportedModelError
 from power_sampling.engines.torch import trial
 from power_sampling.engines.torch.plain import PlainForward
+from power_sampling.engines.torch.recurrent import RecurrentBatch, RecurrentStates, Snapshot
 from power_sampling.engines.torch.trial import Trial, first_right, gap_of
 from power_sampling.engines.torch.window import right_up_to
 from power_sampling.errors import ContextOverflowError
@@ -160,6 +162,41 @@ def test_steps_that_a_models_own_code_computes_otherwise_are_allowed_and_told(ca
     assert "Zamba2ForCausalLM computes one token otherwise than a piece of several, by up to 0.00" in caplog.text
     model = model.bfloat16()
     assert gap_of(model, PlainForward(model)).is_small
+
+
+States = dict[Any, torch.Tensor]
+ANOTHERS: dict[str, Callable[[RecurrentBatch, int, RecurrentStates, States], States]] = {
+    "the next row's": lambda batch, row, _, own: {
+        place: states[(row + 1) % len(states)] for place, states in batch._states().items()
+    },
+    "an earlier one": lambda _, __, base, own: base.ends[-1].states if base.ends and base.ends[-1] else zeros(own),
+    "one part in 1000 off": lambda _, __, ___, own: {place: 0.999 * states for place, states in own.items()},
+}
+
+
+def zeros(own: States) -> States:
+    return {place: torch.zeros_like(states) for place, states in own.items()}
+
+
+@pytest.mark.parametrize(("name", "fields"), [("qwen3_5_text", {}), ("lfm2", {}), ("zamba2", {"time_step_min": 1e-3})])
+def test_a_recurrent_state_that_is_not_the_rows_own_is_found(
+    name: str, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of Zamba 2 too, whose own steps differ from its own passes by more than the smallest of these slips."""
+    longer, model = RecurrentBatch.longer, build(name, dtype=torch.float32, **fields)
+    assert gap_of(model, PlainForward(model)).is_small
+    for what, another in ANOTHERS.items():
+
+        def slipped(
+            batch: RecurrentBatch, row: int, base: RecurrentStates, length: int, another: Any = another
+        ) -> RecurrentStates:
+            found = longer(batch, row, base, length)
+            if found is base or found.ends[-1] is None:
+                return found
+            return found._replace(ends=(*found.ends[:-1], Snapshot(another(batch, row, base, found.ends[-1].states))))
+
+        monkeypatch.setattr(RecurrentBatch, "longer", slipped)
+        assert not gap_of(model, PlainForward(model)).is_small, what
 
 
 def test_a_trial_takes_four_passes() -> None:
