@@ -711,6 +711,13 @@ SLIPS = (
         OF_WORKER,
     ),
     Slip(
+        "a forced call need not obey the schema of its tool",
+        "power_sampling/text/formats/base.py",
+        "if not (self.conversation.strict or self._must_call):",
+        "if not self.conversation.strict:",
+        ("tests/langchain/test_chat_law.py", "tests/llamaindex/test_exact.py"),
+    ),
+    Slip(
         "a thought may be one token longer than its budget",
         THOUGHT,
         'place.stage == "inside" and place.spent >= self._rule.limit.budget',

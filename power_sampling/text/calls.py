@@ -31,6 +31,7 @@ __all__ = [
     "row_of_calls",
     "starts_like_a_call",
     "unread_call",
+    "whole_json",
 ]
 
 Call = ToolCall | InvalidToolCall
@@ -179,6 +180,14 @@ def decode_json(text: str, at: int = 0) -> tuple[Any, int]:
         return _DECODER.raw_decode(text, _end(re.compile(r"\s*"), text, at))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def whole_json(text: str) -> Any:
+    """The JSON value that a text is. Raises ValueError."""
+    value, end = decode_json(text)
+    if text[end:].strip():
+        raise ValueError("there is more after it")
+    return value
 
 
 def _end(pattern: re.Pattern[str], text: str, at: int) -> int:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import cached_property
 from typing import Any
 
 from power_sampling.text.control import ControlTokens, Marks
 from power_sampling.text.formats.messages import OWN_TEXTS
+from power_sampling.text.past_calls import CallForm, call_form
 from power_sampling.text.roles import ROLES
 from power_sampling.text.template import ChatTemplate
 from power_sampling.text.tokenizer import MarkedEncoder, encoder_of
@@ -55,6 +57,18 @@ class ChatEncoder:
             return self.template.render(messages, **arguments)
         broken, further = self._control.broken((messages, arguments))
         return self._marks.settled(self._marks.marked(self.template.render_plain(broken, **further)), ())
+
+    def tried(self, messages: list[dict[str, Any]], **arguments: Any) -> str | None:
+        """What the template makes of messages; None where it refuses."""
+        try:
+            return self.template.render_plain(messages, **arguments)
+        except Exception:  # noqa: BLE001 - refusing is what is tried out, and refusals have no common type
+            return None
+
+    @cached_property
+    def call_form(self) -> CallForm:
+        """How the template is to be given past calls, tried out once."""
+        return call_form(self.tried)
 
     def ids(self, rendered: str) -> Tokens:
         """The tokens of a marked prompt."""

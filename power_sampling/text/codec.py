@@ -17,6 +17,7 @@ from power_sampling.text.chat import ChatEncoder
 from power_sampling.text.control import ControlTokens
 from power_sampling.text.formats import ToolFormat, names_read, tool_format
 from power_sampling.text.grammar import Grammars
+from power_sampling.text.past_calls import shaped_calls
 from power_sampling.text.tokenizer import private_copy
 from power_sampling.types import Message, ThoughtLimit, Tokens
 
@@ -130,6 +131,8 @@ class Codec:
         chat = self._chat(template_arguments.get("tools"))
         known = [{**message, "role": self._known_role(message["role"])} for message in messages]
         shaped = roles.accepted(known, self.accepted_roles)
+        if any(message.get("tool_calls") for message in shaped):
+            shaped = shaped_calls(shaped, chat.call_form)
         try:
             return chat.ids(chat.render(shaped, **template_arguments))
         except Exception as error:  # jinja and the template's own raise_exception have no common type
@@ -157,10 +160,7 @@ class Codec:
 
     def _tried(self, messages: list[dict[str, Any]]) -> str | None:
         """What the template makes of messages; None where it refuses."""
-        try:
-            return self._chat().template.render_plain(messages)
-        except Exception:  # noqa: BLE001 - refusing is what is tried out, and refusals have no common type
-            return None
+        return self._chat().tried(messages)
 
     def _known_role(self, role: str) -> str:
         words = self._chat().template.words

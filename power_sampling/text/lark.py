@@ -48,15 +48,15 @@ def rules_until(
 ) -> list[str]:
     """Text up to the first marker, with it. Spelled out it is lazy: greedy text would run into the marker."""
     terminal = name.upper()
-    first, *rest = _pieces(marker, ids)
     rules = [
         f"{name}: {name}_spelled",
         f"{name}_spelled[lazy]: {terminal}_SPELLED",
         f"{terminal}_SPELLED: {text_without(*without, starts=starts, up_to=marker)}",
     ]
-    if first in ids:
-        rules[0] += " ".join([f" | {terminal} <[{ids[first]}]>", *(either(piece, ids) for piece in rest)])
-        rules.append(f"{terminal}: {text_without(first, *without, starts=starts)}")
+    if cut := _cut_at_token(marker, ids):
+        before, token, rest = cut
+        rules[0] += f" | {terminal} {rest}"
+        rules.append(f"{terminal}: {text_without(token, *without, starts=starts, up_to=before)}")
     return rules
 
 
@@ -64,7 +64,6 @@ def text_until(
     name: str, marker: str, ids: Mapping[str, int], *, conditions: Sequence[str] = (), starts: Sequence[str] = ()
 ) -> list[str]:
     """Text up to the first marker, with it, where the text matches all conditions and begins with none of `starts`."""
-    first, *rest = _pieces(marker, ids)
     end, terminal = escaped(marker), name.upper()
     held = [f"(?s:.*){end}(?s:.+)", *(f"{start}(?s:.*)" for start in starts)]
     met = "".join(f" & /{condition}{end}/" for condition in conditions)
@@ -73,11 +72,22 @@ def text_until(
         f"{name}_spelled[lazy]: {terminal}_SPELLED",
         f"{terminal}_SPELLED: /(?s:.*){end}/{met} & ~/({'|'.join(held)})/",
     ]
-    if first in ids:
-        rules[0] += f" | {terminal} <[{ids[first]}]> {' '.join(either(piece, ids) for piece in rest)}"
-        met = "".join(f" & /{condition}/" for condition in conditions)
-        rules.append(f"{terminal}: {text_without(first, starts=starts)}{met}")
+    if cut := _cut_at_token(marker, ids):
+        before, token, rest = cut
+        rules[0] += f" | {terminal} {rest}"
+        met = "".join(f" & /{condition}{escaped(before)}/" for condition in conditions)
+        rules.append(f"{terminal}: {text_without(token, starts=starts, up_to=before)}{met}")
     return rules
+
+
+def _cut_at_token(marker: str, ids: Mapping[str, int]) -> tuple[str, str, str] | None:
+    """A marker that holds a token: what is spelled before it, the token, and from there on the rules."""
+    pieces = _pieces(marker, ids)
+    at = next((i for i, piece in enumerate(pieces) if piece in ids), None)
+    if at is None:
+        return None
+    rest = [f"<[{ids[pieces[at]]}]>", *(either(piece, ids) for piece in pieces[at + 1 :])]
+    return "".join(pieces[:at]), pieces[at], " ".join(rest)
 
 
 def escaped(text: str) -> str:

@@ -18,7 +18,10 @@ MOST_STEPS = 1_000_000
 MOST_LETTERS = 2**25
 """The longest text that a template may build."""
 
+_PLAIN = "plain text"  # a filter: no template can name it
 THOUGHTS = ("thinking", "reasoning")  # as templates call what a message's `reasoning_content` is
+
+_PROBE = "qzxq"
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -50,6 +53,15 @@ class ChatTemplate:
             name: self.marks.marked(value) if isinstance(value, str) else value for name, value in variables.items()
         }
         self._environment = environment
+        self._takes_parts = False
+        self._takes_parts = not self._shows(_PROBE) and self._shows(_in_parts(_PROBE))
+
+    def _shows(self, content: Any) -> bool:
+        """Whether the template prints this content of a message."""
+        try:
+            return _PROBE in self.render_plain([{"role": "user", "content": content}])
+        except Exception:  # noqa: BLE001 - the template refuses it, and refusals have no common type
+            return False
 
     def render(self, messages: Messages, **arguments: Any) -> str:
         """The prompt, with a mark for every control token of the template's own. Raises whatever the template does."""
@@ -66,6 +78,8 @@ class ChatTemplate:
         is_continued = chat[-1].get("role") == "assistant" and not chat[-1].get("tool_calls")
         if is_continued:
             chat[-1]["content"] += f"{END} "
+        if self._takes_parts:
+            chat = [{**message, "content": _in_parts(message["content"])} for message in chat]
         values = {"tools": None, "documents": None, **arguments}
         rendered = self._environment.render(
             template, {**values, "messages": chat, "add_generation_prompt": not is_continued}
@@ -76,6 +90,11 @@ class ChatTemplate:
         if not end:
             raise TemplateRuntimeError("it leaves out the last message, which is to be continued")
         return text if rest.startswith(" ") else text.rstrip()  # a template that trims has trimmed what came before
+
+
+def _in_parts(content: str) -> list[dict[str, str]]:
+    """For templates of models that also read images: some know no other content."""
+    return [{"type": "text", "text": content}] if content else []
 
 
 def _with_thoughts(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,6 +133,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.filters.update(given.filters)
         self.tests.update(given.tests)
         self.globals.update(given.globals)
+        self.filters[_PLAIN] = str
         self._count = threading.local()
 
     def limited(self, source: str, marks: Marks | None = None) -> nodes.Template:
@@ -186,7 +206,8 @@ def _replace_joins(parsed: nodes.Template) -> None:
 
 
 def _sum(joined: nodes.Concat) -> nodes.Expr:
-    texts: list[nodes.Expr] = [nodes.Filter(node, "string", [], [], None, None) for node in joined.nodes]
+    # plain texts, as `~` joins them: with `+` one that is `safe` would escape the others
+    texts: list[nodes.Expr] = [nodes.Filter(node, _PLAIN, [], [], None, None) for node in joined.nodes]
     whole = texts[0]
     for text in texts[1:]:
         whole = nodes.Add(whole, text)

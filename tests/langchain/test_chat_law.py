@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from langchain_power_sampling import ChatPowerSampling
+from tests.support import calling
 from tests.support.chat import merged
 from tests.support.law import (
     ALPHA,
@@ -59,3 +60,19 @@ def test_a_vote_has_the_law_of_the_vote() -> None:
     told = chat.invoke("a").response_metadata["power_sampling"]
     assert last.response_metadata["power_sampling"]["exactness"] == told["exactness"] == "approximate"
     assert sum(votes for _, _, votes in told["answers"]) in (1, 2)
+
+
+def answers(case: dict[str, Any], **bound: Any) -> list[calling.Answer]:
+    chat = ChatPowerSampling.from_model(*calling.calling_model(case["seed"]), **calling.settings_of(case))
+    said = chat.bind_tools(calling.TOOLS, **bound).batch([calling.PROMPT] * calling.DRAWS, {"max_concurrency": 32})
+    read = [(str(m.content), [(c["name"], c["args"]) for c in m.tool_calls], len(m.invalid_tool_calls)) for m in said]
+    return [calling.answer_of(*one) for one in read]
+
+
+def test_the_law_of_what_may_call_tools_is_p_to_the_alpha() -> None:
+    """On all replies where the model decides, on the valid calls where one is forced; false alarms below 1e-6 each."""
+    calling.assert_tv(answers(calling.FREE), calling.free_law())
+    calling.assert_tv(answers(calling.FORCED, tool_choice="any"), calling.forced_law())
+    for sampler in ("ancestral", "low_temperature"):  # the tests can tell the laws apart
+        with pytest.raises(AssertionError):
+            calling.assert_tv(answers(calling.FORCED, tool_choice="any", sampler=sampler), calling.forced_law())

@@ -11,17 +11,20 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.tools import FunctionTool
+from pydantic import BaseModel
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from llamaindex_power_sampling import PowerSamplingLLM
 from power_sampling.testing import TableLM, completions, power_law
 from power_sampling.types import Law, Termination
+from tests.support import calling
 from tests.support.law import ALPHA as ALPHA_OF_TABLE
 from tests.support.law import HORIZON as HORIZON_OF_TABLE
 from tests.support.law import LAST_LETTER, TABLE, assert_law, law_of_a_vote_of_two, table_tokenizer
@@ -148,3 +151,26 @@ def test_a_vote_has_the_law_of_the_vote() -> None:
     assert "".join(str(part.delta) for part in llm.stream_complete("a", seed=3)) == llm.complete("a", seed=3).text
     given = PowerSamplingLLM(sampler={"name": "marginal", "parser": told})
     assert PowerSamplingLLM.from_json(given.to_json()).sampler.parser == f"{__name__}:told"
+
+
+@pytest.mark.parametrize("is_forced", [False, True])
+async def test_the_law_of_what_may_call_tools_is_p_to_the_alpha(is_forced: bool) -> None:
+    """On all replies where the model decides, on the valid calls where one is forced; false alarms below 1e-6 each."""
+    case, law = (calling.FORCED, calling.forced_law()) if is_forced else (calling.FREE, calling.free_law())
+    llm = PowerSamplingLLM.from_model(*calling.calling_model(case["seed"]), **calling.settings_of(case))
+    tools = [FunctionTool.from_defaults(tail, name=name, description="", fn_schema=Chosen) for name in "fg"]
+    asked: Any = {"tools": tools, "user_msg": calling.PROMPT, "tool_required": is_forced}
+    asked |= {} if is_forced else {"allow_parallel_tool_calls": True}  # one alone would be a constraint
+    said = await asyncio.gather(*[llm.achat_with_tools(**asked) for _ in range(calling.DRAWS)])
+    found = []
+    for response in said:
+        chosen = llm.get_tool_calls_from_response(response, error_on_no_tool_call=False)
+        calls = [(one.tool_name, one.tool_kwargs) for one in chosen]
+        found.append(calling.answer_of(response.message.content or "", calls, 0))
+    calling.assert_tv(found, law)
+
+
+class Chosen(BaseModel):
+    """The arguments of both tools."""
+
+    x: Literal[1, 2]

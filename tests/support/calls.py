@@ -100,6 +100,13 @@ SAMPLES = (
         (*HERMES_TOKENS, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
     ),
     Sample(
+        "glm47",
+        "{{ tools }}<tool_call><arg_key></arg_key><arg_value></think>",
+        "<tool_call>weather<arg_key>city</arg_key><arg_value>Köln</arg_value><arg_key>days</arg_key>"
+        "<arg_value>3</arg_value></tool_call>",
+        (*HERMES_TOKENS, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
+    ),
+    Sample(
         "seed",
         "<seed:tool_call></seed:think>",
         "<seed:tool_call>\n<function=weather>\n<parameter=city>Köln</parameter>\n<parameter=days>3</parameter>\n"
@@ -145,6 +152,24 @@ SAMPLES = (
         ),
     ),
     Sample(
+        "deepseek_v32",
+        "{{ tools }}<｜DSML｜function_calls></think>",
+        '<｜DSML｜function_calls>\n<｜DSML｜invoke name="weather">\n'
+        '<｜DSML｜parameter name="city" string="true">Köln</｜DSML｜parameter>\n'
+        '<｜DSML｜parameter name="days" string="false">3</｜DSML｜parameter>\n'
+        "</｜DSML｜invoke>\n</｜DSML｜function_calls>",
+        ("｜DSML｜", "<think>", "</think>"),
+    ),
+    Sample(
+        "deepseek_v4",
+        "{{ tools }}<｜DSML｜tool_calls></think>",
+        '<｜DSML｜tool_calls>\n<｜DSML｜invoke name="weather">\n'
+        '<｜DSML｜parameter name="city" string="true">Köln</｜DSML｜parameter>\n'
+        '<｜DSML｜parameter name="days" string="false">3</｜DSML｜parameter>\n'
+        "</｜DSML｜invoke>\n</｜DSML｜tool_calls>",
+        ("｜DSML｜", "<think>", "</think>"),
+    ),
+    Sample(
         "gemma4",
         "{{ tools }}<|tool_call><|channel>thought<channel|>",
         '<|tool_call>call:weather{city:<|"|>Köln<|"|>,days:3}<tool_call|>',
@@ -180,6 +205,18 @@ SAMPLES = (
         "{{ tools }}<TOOLCALL></think>",
         '<TOOLCALL>[{"name": "weather", "arguments": {"city": "Köln", "days": 3}}]</TOOLCALL>',
         (),
+    ),
+    Sample(
+        "apriel",
+        "{{ tools }}<tool_calls>[",
+        '<tool_calls>[{"name": "weather", "arguments": {"city": "Köln", "days": 3}}]</tool_calls>',
+        ("<tool_calls>", "</tool_calls>"),
+    ),
+    Sample(
+        "apertus",
+        "{{ tools }}<|tools_prefix|>",
+        '<|tools_prefix|>[{"weather": {"city": "Köln", "days": 3}}]<|tools_suffix|>',
+        ("<|tools_prefix|>", "<|tools_suffix|>"),
     ),
     Sample(
         "phi4",

@@ -69,7 +69,7 @@ def test_a_type_of_model_tells_the_family_where_the_template_cannot() -> None:
 
 
 def test_a_family_that_nobody_knows_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"tool_format: expected one of deepseek, .*got 'qwen99'"):
+    with pytest.raises(ConfigurationError, match=r"tool_format: expected one of apertus, .*got 'qwen99'"):
         tool_format(None, {}, family="qwen99")
 
 
@@ -204,6 +204,34 @@ def past(arguments: Any, **more: Any) -> Conversation:
     call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": arguments}}
     said = {"role": "assistant", "content": "So", "tool_calls": [call], **more}
     return Conversation(messages=({"role": "user", "content": "x"}, said), tools=TOOLS)
+
+
+def test_arguments_that_a_template_prints_as_python_does_are_read() -> None:
+    form = tool_format("<seed:tool_call>", {})
+    text = form.write([("plan", {"stops": str(NESTED["stops"]), "mode": "rail"})])
+    assert "[{'at': 'a \"b\"', 'open': True}, " in text
+    assert essence(read(form, [text]))[2] == [("plan", {"stops": NESTED["stops"], "mode": "rail"})]
+    note = form.write([("plan", {"stops": "[{'at': 'a'", "note": "['x']"})])
+    assert essence(read(form, [note]))[2] == [("plan", {"stops": "[{'at': 'a'", "note": "['x']"})]
+
+
+def test_a_tag_that_says_what_a_value_is_is_believed_where_the_schema_allows_it() -> None:
+    form = tool_format("<｜DSML｜function_calls>", {})  # noqa: RUF001
+    wrong = form.write([("weather", {"city": 3, "days": "3"})])
+    assert essence(read(form, [wrong]))[2] == [("weather", {"city": "3", "days": 3})]
+    any_value = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"x": {}}}}}
+    talk = Conversation(messages=(), tools=(any_value,))
+    for value in ("3", "[1]", "null", 3, [1], None, '"q"'):
+        assert essence(read(form, [form.write([("f", {"x": value})])], talk))[2] == [("f", {"x": value})]
+
+
+@pytest.mark.parametrize("text", ["\n", " \n "])
+def test_glm_may_break_lines_or_not(text: str) -> None:
+    call = next(sample.call for sample in SAMPLES if sample.family == "glm47")
+    broken = call.replace("><", f">{text}<").replace("weather<", f"weather{text}<")
+    for family in ("glm4", "glm47"):
+        for one in (call, broken):
+            assert essence(read(tool_format("", {}, family=family), [one])) == ("", "", [KOELN], [])
 
 
 def test_a_broken_call_of_an_earlier_turn_is_printed_by_templates_that_print_arguments_one_by_one() -> None:

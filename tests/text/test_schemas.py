@@ -93,8 +93,10 @@ def check(kind: Any, sampler: Any, limit: int) -> None:
     model = PowerSampler.from_model(tiny_model(layers=1), TOKENIZER, sampler=sampler, alpha=1.3, seed=1)
     done = model.complete("a", json_schema=adapter.json_schema(), max_new_tokens=limit)
     assert len(done.tokens) <= limit
-    json.loads(done.text)
-    if kind not in (Email, AnyUrl, HttpUrl, dt.timedelta) and "format" not in str(adapter.json_schema()):
+    value = json.loads(done.text, parse_float=decimal.Decimal)
+    if kind is decimal.Decimal:  # pydantic's parser makes a float of it first, and 1e999 is none
+        adapter.validate_python(value)
+    elif kind not in (Email, AnyUrl, HttpUrl, dt.timedelta) and "format" not in str(adapter.json_schema()):
         adapter.validate_json(done.text)  # what a format means in full is wider there than here, or narrower
 
 

@@ -17,7 +17,7 @@ from power_sampling.text.arguments.shapes import Shapes
 from power_sampling.text.calls import decode_json
 from power_sampling.text.lark import literal
 
-__all__ = ["LiteralArguments", "Notation"]
+__all__ = ["LiteralArguments", "Notation", "literal_value"]
 
 DEEPEST = 64  # brackets inside of brackets
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
@@ -87,6 +87,14 @@ class LiteralArguments(Arguments):
         whole = shapes.variants.resolved(schema)
         pairs = shapes.pairs(whole, form.equals, f"{name}_top", is_top=True)
         return [f"{name}: {literal(form.opening)} {pairs} {literal(form.closing)}", *shapes.rules]
+
+
+def literal_value(text: str) -> Any:
+    """The value that a text is, as Python writes it. Raises ValueError."""
+    value, end = _Reader(text, '"').value(0, 0)
+    if text[end:].strip():
+        raise ValueError("there is more after it")
+    return value
 
 
 class _Reader:

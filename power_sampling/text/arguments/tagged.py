@@ -4,7 +4,7 @@
     Köln
     </parameter>
 
-What stands between the tags is a text or JSON by the tool's schema alone.
+What stands between the tags is a text or JSON by the tool's schema alone, or the tag says which.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from typing import Any
 
 from power_sampling.errors import ConfigurationError
 from power_sampling.text.arguments.base import Arguments, Own, Schema, owned
+from power_sampling.text.arguments.literals import literal_value
 from power_sampling.text.arguments.shapes import NAMES, sequence, string_conditions
 from power_sampling.text.arguments.variants import Variants
-from power_sampling.text.calls import decode_json
+from power_sampling.text.calls import whole_json
 from power_sampling.text.lark import escaped, literal, marked, text_until
 from power_sampling.text.schema import json_rule
 
@@ -35,6 +36,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "array": (list,),
     "object": (dict,),
 }
+_NO_TEXT = {"anyOf": [{"type": kind} for kind in _KINDS if kind != "string"]}
 _LIKE_JSON = r"\s*([\[{\"0-9.-]|true|false|null|True|False|None)"  # what a reader may take for no text
 
 
@@ -46,39 +48,52 @@ class TaggedArguments(Arguments):
     open: str
     middle: str
     close: str
+    middle_of_json: str = ""
+    """In the place of `middle` before all that is no text; nothing: the tags do not say which."""
 
     @property
     def markup(self) -> tuple[str, ...]:
-        return (self.open, self.middle, self.close)
+        return tuple(filter(None, (self.open, self.middle, self.middle_of_json, self.close)))
 
     def write(self, arguments: Mapping[str, Any], own: Own = str) -> str:
-        begin, middle, close = (owned(mark, own) for mark in (self.open, self.middle, self.close))
-        written = {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in arguments.items()}
-        return "".join(f"{begin}{key}{middle}{value}{close}" for key, value in written.items())
+        return "".join(self._written(key, value, own) for key, value in arguments.items())
+
+    def _written(self, key: str, value: Any, own: Own) -> str:
+        is_text = isinstance(value, str)
+        begin, middle, close = (owned(mark, own) for mark in (self.open, self._middle(is_text), self.close))
+        written = value if is_text else json.dumps(value, ensure_ascii=False)
+        return f"{begin}{key}{middle}{written}{close}"
+
+    def _middle(self, is_text: bool) -> str:
+        return self.middle if is_text else self.middle_of_json or self.middle
 
     def read(self, text: str, at: int, schema: Schema) -> tuple[dict[str, Any], int]:
         found: dict[str, Any] = {}
         properties, variants = schema.get("properties", {}), Variants(schema)
         while opened := _flexible(self.open).match(text, at):
-            key, start = self._key(text, opened.end(), tuple(properties))
+            key, start, is_text = self._key(text, opened.end(), tuple(properties))
             closed = re.compile(re.escape(self.close.strip())).search(text, start)
             if closed is None:
                 raise ValueError(f"it was cut short in argument {key!r}")
             value = text[start : closed.start()]
             if self.close.startswith("\n"):
                 value = value.removeprefix("\n").removesuffix("\n")
-            found[key], at = _typed(value, properties.get(key, {}), variants), closed.end()
+            found[key], at = _typed(value, properties.get(key, {}), variants, is_text), closed.end()
         return found, at
 
-    def _key(self, text: str, at: int, known: tuple[str, ...]) -> tuple[str, int]:
-        middle = _flexible(self.middle.strip())
+    def _key(self, text: str, at: int, known: tuple[str, ...]) -> tuple[str, int, bool | None]:
+        """A name, where its value begins, and whether it is said to be a text; None: nothing is said."""
+        said = {self.middle: True, self.middle_of_json: False} if self.middle_of_json else {self.middle: None}
+        middles = [(_flexible(mark.strip()), is_text) for mark, is_text in said.items()]
         for key in sorted(known, key=len, reverse=True):
-            if text.startswith(key, at) and (found := middle.match(text, at + len(key))):
-                return key, found.end()
-        found = middle.search(text, at)
-        if found is None:
+            for middle, is_text in middles:
+                if text.startswith(key, at) and (found := middle.match(text, at + len(key))):
+                    return key, found.end(), is_text
+        ends = [(found, is_text) for middle, is_text in middles if (found := middle.search(text, at))]
+        if not ends:
             raise ValueError("it was cut short in the name of an argument")
-        return text[at : found.start()].strip(), found.end()
+        found, is_text = min(ends, key=lambda end: end[0].start())
+        return text[at : found.start()].strip(), found.end(), is_text
 
     def rules(self, name: str, schema: Schema, ids: Mapping[str, int]) -> list[str]:
         variants = Variants(schema)
@@ -88,8 +103,7 @@ class TaggedArguments(Arguments):
         rules: list[str] = []
         items = []
         for i, (key, value) in enumerate(properties.items()):
-            head = marked(f"{self.open}{key}{self.middle}", ids)
-            rules.append(f"{name}_p{i}: {head} {name}_v{i}")
+            rules.append(f"{name}_p{i}: {marked(self.open + key, ids)} {name}_v{i}")
             rules += self._value(f"{name}_v{i}", value, variants, ids)
             items.append((f"{name}_p{i}", key in required))
         more = whole.get("additionalProperties", "properties" not in whole)
@@ -97,7 +111,7 @@ class TaggedArguments(Arguments):
             barred = "|".join(map(escaped, properties))
             key = f"{name.upper()}_KEY"
             rules.append(f"{key}: /{NAMES}/" + (f" & ~/({barred})/" if barred else ""))
-            rules.append(f"{name}_more: {marked(self.open, ids)} {key} {marked(self.middle, ids)} {name}_any")
+            rules.append(f"{name}_more: {marked(self.open, ids)} {key} {name}_any")
             rules += self._value(f"{name}_any", more, variants, ids)
         return [
             f"{name}: {sequence(items, '', f'{name}_s', rules, f'{name}_more' if more is not False else None)}",
@@ -105,46 +119,63 @@ class TaggedArguments(Arguments):
         ]
 
     def _value(self, name: str, schema: Any, variants: Variants, ids: Mapping[str, int]) -> list[str]:
-        """A value, and what closes it."""
+        """What stands between a name and its value, the value, and what closes it."""
         rules: list[str] = []
         closing, cases = marked(self.close, ids), list(variants.of(schema))
-        is_text_alone = all(case.get("type") == "string" for case in cases) or cases == [{}]
+        before = {is_text: marked(self._middle(is_text), ids) for is_text in (True, False)}
+        is_text_told = bool(self.middle_of_json) or all(case.get("type") == "string" for case in cases) or cases == [{}]
         heads = []
         for i, case in enumerate(cases):
-            rule = f"{name}_{i}"
-            heads.append(rule)
+            rule, is_text = f"{name}_{i}", case.get("type") == "string" or not case
             if "enum" in case:
-                written = [v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in case["enum"]]
-                rules.append(f"{rule}: ({' | '.join(map(literal, written))}) {closing}")
-            elif case.get("type") == "string" or not case:
-                starts = () if is_text_alone else (_LIKE_JSON,)
+                for value in case["enum"]:
+                    is_text = isinstance(value, str)
+                    written = value if is_text else json.dumps(value, ensure_ascii=False)
+                    heads.append(f"{before[is_text]} {literal(written)} {closing}")
+                continue
+            if is_text:
+                heads.append(f"{before[True]} {rule}")
+                starts = () if is_text_told else (_LIKE_JSON,)
                 rules += text_until(rule, self.close, ids, conditions=string_conditions(case), starts=starts)
-            else:
-                rules.append(f"{rule}: {rule}_json {closing}")
-                rules.append(f"{rule}_json: {json_rule({**variants.definitions, **case})}")
+            if not is_text or (not case and self.middle_of_json):
+                heads.append(f"{before[False]} {rule}_json {closing}")
+                rules.append(f"{rule}_json: {json_rule({**variants.definitions, **(case or _NO_TEXT)})}")
         return [f"{name}: {' | '.join(heads)}", *rules]
 
 
 def _flexible(mark: str) -> re.Pattern[str]:
-    """A mark with any blanks where it has some, and around."""
-    return re.compile(r"\s*" + r"\s*".join(map(re.escape, mark.split())))
+    """A mark with any blanks between its words and tags, and around."""
+    words = re.split(r"\s+|(?<=>)(?=<)", mark.strip())
+    return re.compile(r"\s*" + r"\s*".join(map(re.escape, words)))
 
 
-def _typed(text: str, schema: Any, variants: Variants) -> Any:
-    """The value that a text stands for, where its schema allows more than texts."""
+def _typed(text: str, schema: Any, variants: Variants, is_text: bool | None = None) -> Any:
+    """The value that a text stands for, where its schema allows more than texts; `is_text` is what its tag says."""
     try:
         cases = list(variants.of(schema))
     except ConfigurationError:  # it cannot be enforced; it can be read
         cases = [{}]
     texts = {value for case in cases for value in case.get("enum", ()) if isinstance(value, str)}
     kinds = {case["type"] for case in cases if "type" in case}
-    if text in texts or (kinds == {"string"} and all("type" in case for case in cases)):
+    if is_text is None:
+        is_text = kinds == {"string"} and all("type" in case for case in cases)
+    if text in texts or (is_text and ("string" in kinds or {} in cases)):
         return text
     try:
-        value, end = (_WORDS[text.strip()], len(text)) if text.strip() in _WORDS else decode_json(text)
-        if text[end:].strip():
-            return text
+        value = _value_of(text, kinds)
     except ValueError:
         return text
     fits = not kinds or any(isinstance(value, _KINDS[kind]) for kind in kinds - {"string"})
     return value if fits or "string" not in kinds else text
+
+
+def _value_of(text: str, kinds: set[str]) -> Any:
+    """JSON, or what some templates print in its place: values of Python's. Raises ValueError."""
+    if text.strip() in _WORDS:
+        return _WORDS[text.strip()]
+    try:
+        return whole_json(text)
+    except ValueError:
+        if not kinds & {"array", "object"}:
+            raise
+        return literal_value(text)

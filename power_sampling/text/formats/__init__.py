@@ -5,17 +5,23 @@ chat template.
     gemma4         <|tool_call>call:f{city:<|"|>Köln<|"|>}<tool_call|>                            Gemma 4
     functiongemma  <start_function_call>call:f{city:<escape>Köln<escape>}<end_function_call>      FunctionGemma
     qwen3_coder    <tool_call>\\n<function=f>\\n<parameter=city>\\nKöln\\n...               Qwen3-Coder, 3.5, Nemotron 3
-    glm4           <tool_call>f\\n<arg_key>city</arg_key>\\n<arg_value>Köln</arg_value>...         GLM 4.5 and later
+    glm4           <tool_call>f\\n<arg_key>city</arg_key>\\n<arg_value>Köln</arg_value>...         GLM 4.5, 4.6
+    glm47          the same, without line breaks                                                 GLM 4.7 and later
     seed           <seed:tool_call>\\n<function=f>\\n<parameter=city>Köln</parameter>...           Seed-OSS
     minimax        <minimax:tool_call>\\n<invoke name="f">\\n<parameter name="city">Köln</parameter>...  MiniMax M2
     kimi           <|tool_calls_section_begin|><|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>{...}...
                                                                                                  Kimi K2
     deepseek_v31   <｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{...}...             DeepSeek V3.1
     deepseek       the same, with `function`, and the arguments in a fence                       DeepSeek V3, R1
+    deepseek_v32   <｜DSML｜function_calls>\\n<｜DSML｜invoke name="f">\\n<｜DSML｜parameter name="city"
+                   string="true">Köln</｜DSML｜parameter>...                                      DeepSeek V3.2
+    deepseek_v4    the same, with `tool_calls`                                                   DeepSeek V4
     lfm2           <|tool_call_start|>[f(city="Köln")]<|tool_call_end|>                           LFM2
     llama4         [f(city="Köln")], perhaps after <|python_start|>                              Llama 4, 3.2 pythonic
     olmo3          <function_calls>\\nf(city="Köln")\\n</function_calls>                           OLMo 3
     nemotron       <TOOLCALL>[{"name": ..., "arguments": {...}}]</TOOLCALL>                       Nemotron Nano 2
+    apriel         <tool_calls>[{"name": ..., "arguments": {...}}]</tool_calls>                   Apriel, Hunyuan A13B
+    apertus        <|tools_prefix|>[{"f": {...}}]<|tools_suffix|>                               Apertus
     phi4           <|tool_call|>[{"name": ..., "arguments": {...}}]<|/tool_call|>                 Phi-4-mini
     granite        <|tool_call|>[{"name": ..., "arguments": {...}}]                              Granite 3
     mistral_args   [TOOL_CALLS]f[ARGS]{...}                                                      Mistral, the newer form
@@ -36,10 +42,13 @@ import re
 from collections.abc import Mapping
 
 from power_sampling.errors import ConfigurationError, shortened
+from power_sampling.text.formats.apertus import Apertus
+from power_sampling.text.formats.apriel import Apriel
 from power_sampling.text.formats.base import ToolFormat, Turn
 from power_sampling.text.formats.deepseek import DeepSeek, DeepSeek31
+from power_sampling.text.formats.dsml import DeepSeek4, DeepSeek32
 from power_sampling.text.formats.gemma import FunctionGemma, Gemma4
-from power_sampling.text.formats.glm import Glm4
+from power_sampling.text.formats.glm import Glm4, Glm47
 from power_sampling.text.formats.granite import Granite
 from power_sampling.text.formats.harmony import Harmony
 from power_sampling.text.formats.hermes import Hermes
@@ -63,16 +72,21 @@ FAMILIES: tuple[type[ToolFormat], ...] = (  # the first that fits is taken
     Gemma4,
     FunctionGemma,
     Qwen3Coder,
+    Glm47,
     Glm4,
     Seed,
     MiniMax,
     Kimi,
+    DeepSeek32,
+    DeepSeek4,
     DeepSeek31,
     DeepSeek,
     Lfm2,
     Llama4,
     Olmo3,
     Nemotron,
+    Apriel,
+    Apertus,
     Phi4,
     Granite,
     Hermes,
@@ -84,8 +98,12 @@ FAMILIES: tuple[type[ToolFormat], ...] = (  # the first that fits is taken
 
 # by the type of the model, where the template is of no known family; transformers has response templates for these too
 MODEL_TYPES = {
+    "deepseek_v32": "deepseek_v32",
+    "deepseek_v4": "deepseek_v4",
     "gemma4": "gemma4",
     "glm4_moe": "glm4",
+    "glm4_moe_lite": "glm47",
+    "glm_moe_dsa": "glm47",
     "gpt_oss": "harmony",
     "lfm2": "lfm2",
     "lfm2_moe": "lfm2",

@@ -11,10 +11,6 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
-from power_sampling.text.formats.messages import Messages
 from power_sampling.text.formats.syntax import Syntax, SyntaxFormat
 
 __all__ = ["DeepSeek", "DeepSeek31"]
@@ -38,10 +34,6 @@ class DeepSeek(SyntaxFormat):
     def fits(cls, template: str) -> bool:
         return CALLS in template
 
-    def shaped(self, messages: Messages) -> Messages:
-        """The templates add arguments to a text."""
-        return [_with_written_arguments(message) for message in messages]
-
 
 class DeepSeek31(DeepSeek):
     family = "deepseek_v31"
@@ -50,14 +42,3 @@ class DeepSeek31(DeepSeek):
     @classmethod
     def fits(cls, template: str) -> bool:
         return CALLS in template and "```json" not in template
-
-
-def _with_written_arguments(message: dict[str, Any]) -> dict[str, Any]:
-    if "tool_calls" not in message:
-        return message
-    calls = []
-    for call in message["tool_calls"]:
-        given = call["function"]["arguments"]
-        written = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
-        calls.append({**call, "function": {**call["function"], "arguments": written}})
-    return {**message, "tool_calls": calls}
