@@ -1,4 +1,4 @@
-"""The search of the site that `make docs` has built, as a person uses it: on a server, and in a folder that is opened."""
+"""The search of the site that `make docs` has built, on a server and in a folder that is opened."""
 
 from __future__ import annotations
 

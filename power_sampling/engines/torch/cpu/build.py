@@ -41,8 +41,8 @@ def built(source: Path) -> ctypes.CDLL | None:
     compiler = shutil.which(wanted)
     if compiler is None:
         log.warning(
-            "Decoding goes on without faster loops: there is no compiler %r. Install g++, or name a C++ compiler in $CXX; "
-            "they are built once, in some seconds.",
+            "Decoding goes on without faster loops: there is no compiler %r. Install g++, or name another in $CXX: "
+            "they are built once.",
             wanted,
         )
         return None
