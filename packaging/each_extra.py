@@ -3,8 +3,8 @@
     python packaging/each_extra.py DIST FOLDER [EXTRA ...]
 
 One environment has the wheel without extras. That of an extra sees it and has the extra's packages beside it, and
-nothing else, so that what is missing of other extras is missed. `llama-cpp` compiles for minutes and is left to
-`make test-engines`.
+nothing else, so that what is missing of other extras is missed. An extra that pip cannot install is named, and the
+script fails; those that are tried elsewhere are named too.
 """
 
 from __future__ import annotations
@@ -18,6 +18,13 @@ import venv
 from pathlib import Path
 
 EXTRAS = ("cli", "evaluation", "gguf", "langchain", "llamaindex", "peft", "server", "vllm")
+ELSEWHERE = {
+    "all": "the others together",
+    "bench": "make bench",
+    "dev": "make test",
+    "docs": "make docs-test",
+    "llama-cpp": "make test-engines, which compiles for minutes",
+}
 DOORS = {"langchain": "langchain-power-sampling", "llamaindex": "llama-index-llms-power-sampling"}
 
 # what an extra is for, without weights and network; what a probe raises beside MissingDependencyError is how it works
@@ -128,17 +135,29 @@ def main(dist: Path, folder: Path, extras: tuple[str, ...]) -> None:
     base.install("-c", "constraints.txt", str(wheel))
     base.install("--force-reinstall", "--no-deps", str(wheel))
     told("nothing", json.loads(base.says(PROBES)))
-    for extra in extras:
-        environment = Environment(folder / extra, base)
+    not_installed = [extra for extra in extras if not tried(extra, Environment(folder / extra, base), wheel, dist)]
+    for extra, where in ELSEWHERE.items():
+        print(f"{extra}: not tried here ({where})")
+    if not_installed:
+        raise SystemExit(f"pip could not install, so nothing was tried of: {', '.join(not_installed)}")
+
+
+def tried(extra: str, environment: Environment, wheel: Path, dist: Path) -> bool:
+    """Whether pip could install it; what does not work then ends the script."""
+    try:
         named = f"power-sampling[{extra}] @ {wheel.resolve().as_uri()}"
         environment.install("-c", "constraints.txt", "--find-links", str(dist), named)
         if door := DOORS.get(extra):
             environment.install("--no-deps", *map(str, dist.glob(f"{door.replace('-', '_')}-*.whl")))
-        found = json.loads(environment.says(PROBES))
-        assert found[extra] == "works", (extra, found)
-        if extra == "llamaindex":
-            environment.says(ALIAS)
-        told(extra, found)
+    except subprocess.CalledProcessError:  # pip has said why
+        print(f"{extra}: NOT INSTALLED, nothing was tried", flush=True)
+        return False
+    found = json.loads(environment.says(PROBES))
+    assert found[extra] == "works", (extra, found)
+    if extra == "llamaindex":
+        environment.says(ALIAS)
+    told(extra, found)
+    return True
 
 
 def told(extra: str, found: dict[str, str]) -> None:

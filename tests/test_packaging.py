@@ -75,6 +75,11 @@ def test_every_dependency_has_a_lowest_version() -> None:
     assert not without
 
 
+def test_every_extra_is_tried_alone_or_said_to_be_tried_elsewhere() -> None:
+    each = script(ROOT / "packaging" / "each_extra.py")
+    assert sorted([*each.EXTRAS, *each.ELSEWHERE]) == sorted(PROJECT["optional-dependencies"])
+
+
 def test_packages_say_that_they_are_typed() -> None:
     assert all((ROOT / package / "py.typed").is_file() for package in PACKAGES)
     assert (LLAMA / "llama_index" / "llms" / "power_sampling" / "py.typed").is_file()

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from power_sampling import Config, errors, load_config
 from power_sampling.engines.options import ENGINES
+from power_sampling.evaluation.tasks import TASKS
 from power_sampling.samplers import BY_NAME
+from power_sampling.text.formats import FAMILIES
 from tests.support.pages import ROOT, page
 
 
@@ -25,6 +27,12 @@ def test_every_sampler_has_a_row() -> None:
 
 def test_every_engine_has_a_row() -> None:
     assert set(first_cells("docs/engines.md")) >= set(ENGINES)
+
+
+def test_every_format_and_every_task_has_a_row() -> None:
+    rows = re.findall(r"^\| (`.*?) \|", page("docs/formats.md"), flags=re.MULTILINE)
+    assert {family.family for family in FAMILIES} <= set(re.findall(r"`(\w+)`", " ".join(rows)))
+    assert set(first_cells("docs/evaluation.md")) >= set(TASKS)
 
 
 def test_every_error_has_a_row_or_is_named_as_a_base() -> None:

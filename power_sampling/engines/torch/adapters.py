@@ -37,8 +37,9 @@ def adapted(model: Any, adapter: str, *, merge: bool | None) -> Any:
     try:
         config = peft.PeftConfig.from_pretrained(source)
     except Exception as error:
+        said = f"{error!s:.500}".rstrip(". ")
         raise ModelNotFoundError(
-            f"No adapter at {adapter!r}: {error!s:.500} Give a folder with adapter_config.json, or a hub id."
+            f"No adapter at {adapter!r}: {said}. Give a folder with adapter_config.json, or a hub id."
         ) from error
     _refuse_unsupported(config, adapter)
     try:

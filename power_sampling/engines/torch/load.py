@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,10 @@ def load(config: ModelConfig, options: TorchOptions) -> tuple[Any, Any]:
         try:
             model = model.to(device)
         except (RuntimeError, AssertionError) as error:
-            raise ConfigurationError(f"device {device!r} cannot be used: {error}") from error
+            raise ConfigurationError(
+                f"device {device!r} cannot be used: {error}. Leave it out for {default_device()!r}; an NVIDIA GPU "
+                f"needs its driver and a torch built for CUDA, and this is {torch.__version__}."
+            ) from error
     if options.adapter is not None:
         model = adapted(model, options.adapter, merge=options.merge_adapter)
     return model, tokenizer
@@ -78,16 +82,21 @@ def _told(name: str, source: str) -> Iterator[None]:
     except ImportError as error:
         raise MissingDependencyError(f"Loading {name!r} needs another package: {error}") from error
     except Exception as error:
-        said = f"{error!s:.1000}"
-        if isinstance(error, OSError) and not (Path(source) / "config.json").is_file():
-            if constants.HF_HUB_OFFLINE and not Path(source).exists():
+        said = f"{error!s:.1000}".rstrip()
+        is_folder = Path(source).is_dir()
+        if (isinstance(error, OSError) or is_folder) and not (Path(source) / "config.json").is_file():
+            if is_folder:
+                said = "the folder has no config.json."
+            elif "://" in name:
+                said = "it is an address. A hub id is `owner/name`; of a vLLM server the address is base_url."
+            elif constants.HF_HUB_OFFLINE:
                 said = (
                     "it is not in the hub's cache, and HF_HUB_OFFLINE is set, so nothing is downloaded. Unset it, "
                     f"or run `hf download {name}` first."
                 )
             raise ModelNotFoundError(
                 f"No model at {name!r}: {said} Give a hub id, a folder with config.json and weights, a .gguf file, or "
-                "'embedded'."
+                f"'embedded'.{' Did you mean that?' * bool(get_close_matches(name[:80], ['embedded']))}"
             ) from error
         raise ModelError(f"transformers cannot load {name!r}: {type(error).__name__}: {said}") from error
 

@@ -69,7 +69,10 @@ def _why_not_packed(model: PreTrainedModel) -> str | None:
     if not layers:
         return "it has no linear layer with float32 weights on a CPU"
     if not can_pack():
-        return f"torch {torch.__version__} has no operators for it, and this machine no compiler"
+        return (
+            f"torch {torch.__version__} has no operators for it, and loops of our own need Linux and a C++ compiler "
+            "(install g++, or name one in $CXX)"
+        )
     if size > MEMORY_SHARE * free:
         return f"the copies take {size / 2**30:.1f} GiB at most and {free / 2**30:.1f} GiB are free"
     return None

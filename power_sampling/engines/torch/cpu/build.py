@@ -32,11 +32,19 @@ class _NotBuilt(Exception):
 
 
 def built(source: Path) -> ctypes.CDLL | None:
-    """The library of this source and the headers beside it. None on a machine without a processor or a compiler for it
-    (`$CXX`, else g++); where the compiler fails or the cache is not one's own, a warning is logged too."""
+    """The library of this source and the headers beside it. None on a machine without a processor or a system for it;
+    where there is no compiler (`$CXX`, else g++), it fails or the cache is not one's own, a warning is logged too."""
     flags = TARGETS.get(torch.backends.cpu.get_cpu_capability())
-    compiler = shutil.which(os.environ.get("CXX", "g++"))
-    if flags is None or compiler is None or sys.platform != "linux":
+    if flags is None or sys.platform != "linux":
+        return None
+    wanted = os.environ.get("CXX", "g++")
+    compiler = shutil.which(wanted)
+    if compiler is None:
+        log.warning(
+            "Decoding goes on without faster loops: there is no compiler %r. Install g++, or name another in $CXX: "
+            "they are built once.",
+            wanted,
+        )
         return None
     # OpenMP's threads are those that torch's own operators use
     command = [compiler, "-O3", *flags, "-Wno-psabi", "-fPIC", "-shared", "-fopenmp"]

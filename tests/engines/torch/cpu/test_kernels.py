@@ -330,11 +330,14 @@ def test_a_library_that_computes_something_else_is_not_used(
 
 
 @pytest.mark.usefixtures("_any_target")
-def test_without_a_compiler_torch_computes_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_torch_computes_everything_and_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     from power_sampling.engines.torch.cpu.operators import has_onednn
     from power_sampling.engines.torch.prepare import prepare
 
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert type(operators()) is Operators
+    assert "no compiler 'no-such-compiler'. Install g++" in caplog.text
     if has_onednn():
         prepare(tiny_model(dtype=torch.float32), pack_weights=True)
