@@ -11,7 +11,7 @@ from collections import deque
 
 __all__ = ["Turns"]
 
-A_ROUND = 8  # pieces that are written; each takes up to a millisecond
+A_ROUND = 3  # pieces that are written; each takes a millisecond or two where a model computes beside it
 
 
 class Turns:

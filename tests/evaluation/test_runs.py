@@ -130,7 +130,7 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
     facts, methods = {"task": "t", "model": {"model": "a"}}, {"m": {"alpha": 2.0}}
     with Log(tmp_path, facts, methods), pytest.raises(ConfigurationError, match="Another process"):
         Log(tmp_path, facts, methods)
-    with pytest.raises(ConfigurationError, match=r"settings: model was .*'a'.* and is .*'b'"):
+    with pytest.raises(ConfigurationError, match=r"settings: model.model was 'a' and is 'b'"):
         Log(tmp_path, {**facts, "model": {"model": "b"}}, methods)
     with pytest.raises(ConfigurationError, match=r"m: alpha was 2\.0 and is 4\.0"):
         Log(tmp_path, facts, {"m": {"alpha": 4.0}})
