@@ -78,23 +78,24 @@ def _noise(model: Any, texts: list[Tokens]) -> float:
         whole, others = full_pass(model, text[:1], text[1:]), []
         with torch.inference_mode():
             others.append(model(torch.tensor([text] * 3), use_cache=False).logits[0])
-            if "past_key_values" in signature(model.forward).parameters and gives_it_back:
-                others.append(_by_own_cache(model, text))
+            names = signature(model.forward).parameters.keys() & {"past_key_values", "cache"}
+            if names and gives_it_back:
+                others.append(_by_own_cache(model, text, *names))
         for logits in others:
             logp = logits[:-1].double().log_softmax(-1).gather(-1, torch.tensor(text[1:])[:, None])[:, 0]
             most = max(most, float(np.abs(logp.numpy() - whole).max()))
     return most
 
 
-def _by_own_cache(model: Any, text: Tokens) -> torch.Tensor:
+def _by_own_cache(model: Any, text: Tokens, name: str) -> torch.Tensor:
     cache, found = None, []
     pieces = [text[:5], *([token] for token in text[5:])]
     at = 0
     for piece in pieces:
         positions = torch.arange(at, at + len(piece))[None]
-        output = model(torch.tensor([piece]), past_key_values=cache, position_ids=positions, use_cache=True)
+        output = model(torch.tensor([piece]), **{name: cache}, position_ids=positions, use_cache=True)
         found.append(output.logits)
-        cache = output.past_key_values
+        cache = output[name]
         at += len(piece)
     return torch.cat(found, 1)[0]
 

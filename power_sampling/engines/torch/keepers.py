@@ -15,9 +15,14 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, LinearAttentionLayer
 
-__all__ = ["Keeper", "keeper_of"]
+__all__ = ["Keeper", "keeper_of", "under_every_name"]
 
 KIND = "recurrent_states"
+
+
+def under_every_name(cache: Any) -> dict[str, Any]:
+    """What models call the cache that they are handed: `cache` from transformers 5.24 on."""
+    return dict.fromkeys(("past_key_values", "cache_params", "cache"), cache)
 
 
 class Keeper:
@@ -116,7 +121,7 @@ class InOwnCache(Keeper):
     def logits(self, batch: Any, arguments: dict[str, Any]) -> torch.Tensor:
         states = [self._states(layer, len(arguments["input_ids"])) for layer in batch.layers]
         cache = SimpleNamespace(rnn_state=dict(enumerate(states)), seqlen_offset=0)
-        logits = super().logits(batch, {**arguments, "cache_params": cache})
+        logits = super().logits(batch, _with_cache(arguments, cache))
         for layer, own in zip(batch.layers, states, strict=True):
             for i, state in enumerate(own):
                 layer.put(KIND, i, state)
@@ -136,7 +141,12 @@ class InOwnKind(Keeper):
     is_elsewhere = True
 
     def logits(self, batch: Any, arguments: dict[str, Any]) -> torch.Tensor:
-        return super().logits(batch, {**arguments, "past_key_values": _minimax_cache(batch)})
+        return super().logits(batch, _with_cache(arguments, _minimax_cache(batch)))
+
+
+def _with_cache(arguments: dict[str, Any], cache: Any) -> dict[str, Any]:
+    """The arguments with another cache, by the name that the model takes."""
+    return {**arguments, **{name: cache for name in under_every_name(cache) if name in arguments}}
 
 
 def _minimax_cache(batch: Any) -> Any:

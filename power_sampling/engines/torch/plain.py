@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.integrations import sdpa_attention
 
 from power_sampling.engines.torch.forward import kept
-from power_sampling.engines.torch.keepers import keeper_of
+from power_sampling.engines.torch.keepers import keeper_of, under_every_name
 from power_sampling.engines.torch.kv import BatchCache
 from power_sampling.engines.torch.recurrent import is_recurrent
 
@@ -62,8 +62,7 @@ class PlainForward:
             "input_ids": tokens,
             "position_ids": positions,
             "attention_mask": cache.mask(new, pads, self.masked_from),
-            "past_key_values": cache,
-            "cache_params": cache,
+            **under_every_name(cache),
             "use_cache": True,
             "logits_to_keep": keep,
         }

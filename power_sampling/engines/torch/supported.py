@@ -17,7 +17,7 @@ from transformers.cache_utils import (
     LinearAttentionLayer,
 )
 
-from power_sampling.engines.torch.keepers import keeper_of
+from power_sampling.engines.torch.keepers import keeper_of, under_every_name
 from power_sampling.errors import UnsupportedModelError
 
 __all__ = ["refuse_unsupported"]
@@ -26,7 +26,6 @@ OTHERS = (
     "Use a model whose layers keep what a cache of transformers holds: keys and values (Llama, Qwen, Mistral, Gemma, "
     "GPT-2, ...) or recurrent states (Qwen3.5, Granite 4 H, Nemotron-H, Falcon-H1, LFM2, Mamba 2, ...)"
 )
-CACHES = {"past_key_values", "cache_params"}  # what a model calls its cache
 
 
 def refuse_unsupported(model: PreTrainedModel) -> None:
@@ -41,9 +40,10 @@ def refuse_unsupported(model: PreTrainedModel) -> None:
         )
     if keeper_of(model).is_elsewhere:
         return
-    if not CACHES & inspect.signature(model.forward).parameters.keys():
+    if not under_every_name(None).keys() & inspect.signature(model.forward).parameters.keys():
         raise UnsupportedModelError(
-            f"{name} takes no past_key_values, so what it keeps of a text cannot be cut and handed in again. {OTHERS}."
+            f"{name} takes no cache (past_key_values), so what it keeps of a text cannot be cut and handed in again. "
+            f"{OTHERS}."
         )
     if foreign := _foreign(model):
         raise UnsupportedModelError(

@@ -19,7 +19,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from power_sampling.engines.torch.backend import TorchBackend
 from power_sampling.engines.torch.forward import Forward
-from power_sampling.engines.torch.keepers import keeper_of
+from power_sampling.engines.torch.keepers import keeper_of, under_every_name
 from power_sampling.engines.torch.plain import input_device
 from power_sampling.engines.torch.recurrent import is_recurrent
 from power_sampling.errors import ModelError, UnsupportedModelError
@@ -132,7 +132,7 @@ class Trial:
         bounds = sorted({0, *ends, LENGTH})
         for start, end in pairwise(bounds):
             positions = torch.arange(start, end, device=tokens.device)[None]
-            given = {"past_key_values": cache, "cache_params": cache, "position_ids": positions, "use_cache": True}
+            given = {**under_every_name(cache), "position_ids": positions, "use_cache": True}
             given = {name: value for name, value in given.items() if name in names}
             found.append(self._model(input_ids=tokens[:, start:end], **given).logits)
         return torch.cat(found, 1)[0]

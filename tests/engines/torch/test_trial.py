@@ -113,7 +113,7 @@ def test_broken_weights_are_told() -> None:
 
 def test_models_without_a_cache_are_told_so() -> None:
     fields = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32}
-    with pytest.raises(UnsupportedModelError, match="OpenAIGPTLMHeadModel takes no past_key_values"):
+    with pytest.raises(UnsupportedModelError, match=r"OpenAIGPTLMHeadModel takes no cache \(past_key_values\)"):
         served(model_of("OpenAIGPTConfig", fields))
 
 
