@@ -194,7 +194,7 @@ class LlamaCppOptions(Settings):
     @model_validator(mode="after")
     def _check_model_kwargs(self) -> Self:
         if own := sorted(name for name in ("no_alloc", "vocab_only") if self.model_kwargs.get(name)):
-            raise ConfigurationError(f"model_kwargs: {', '.join(own)} loads no weights, and nothing can be computed.")
+            raise ConfigurationError(f"model_kwargs: {', '.join(own)} loads no weights; leave it out.")
         return self
 
     def cache_type(self, field: str) -> int | None:

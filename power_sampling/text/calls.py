@@ -43,7 +43,8 @@ TOOL_CALLS, ARGS = "[TOOL_CALLS]", "[ARGS]"  # Mistral
 _MARKS = rf"{re.escape(PYTHON_TAG)}|{re.escape(TOOL_CALLS)}"
 _BEFORE = re.compile(rf"(?:\s|{_MARKS}|\[(?=\s*\{{))*")  # what may stand before a call
 _AFTER = re.compile(rf"(?:[\s;,\]]|{_MARKS})*")  # what may stand after one
-_NAMED = re.compile(r"([^\s{}\[\]](?:[^{}\[\]\n]*[^\s{}\[\]])?)\s*(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?\s*(?=\{)")
+# a longer name is none: it would be looked for again behind every value of a long row
+_NAMED = re.compile(r"([^\s{}\[\]](?:[^{}\[\]\n]{0,254}[^\s{}\[\]])?)\s*(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?\s*(?=\{)")
 _NAME = re.compile(r'[\[\s]*\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"name"\s*:\s*"([^"\\]+)"')
 _FIRST_KEYS = ('{"name"', '{"type"', '{"id"', '{"arguments"', '{"parameters"')
 

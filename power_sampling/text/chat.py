@@ -58,17 +58,10 @@ class ChatEncoder:
         broken, further = self._control.broken((messages, arguments))
         return self._marks.settled(self._marks.marked(self.template.render_plain(broken, **further)), ())
 
-    def tried(self, messages: list[dict[str, Any]], **arguments: Any) -> str | None:
-        """What the template makes of messages; None where it refuses."""
-        try:
-            return self.template.render_plain(messages, **arguments)
-        except Exception:  # noqa: BLE001 - refusing is what is tried out, and refusals have no common type
-            return None
-
     @cached_property
     def call_form(self) -> CallForm:
         """How the template is to be given past calls, tried out once."""
-        return call_form(self.tried)
+        return call_form(self.template.tried)
 
     def ids(self, rendered: str) -> Tokens:
         """The tokens of a marked prompt."""

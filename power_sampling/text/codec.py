@@ -160,7 +160,7 @@ class Codec:
 
     def _tried(self, messages: list[dict[str, Any]]) -> str | None:
         """What the template makes of messages; None where it refuses."""
-        return self._chat().tried(messages)
+        return self._chat().template.tried(messages)
 
     def _known_role(self, role: str) -> str:
         words = self._chat().template.words

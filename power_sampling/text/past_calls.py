@@ -12,11 +12,11 @@ from collections.abc import Callable
 from itertools import product
 from typing import Any, NamedTuple
 
+from power_sampling.text.formats.messages import Messages
+
 __all__ = ["CallForm", "call_form", "shaped_calls"]
 
-Messages = list[dict[str, Any]]
-
-NAME, KEY, VALUE, SAID, RESULT = "nqzx", "kqzx", "vqzx", "sqzx", "rqzx"
+NAME, KEY, VALUE, SAID = "nqzx", "kqzx", "vqzx", "sqzx"
 _TOOL = {
     "type": "function",
     "function": {"name": NAME, "description": "", "parameters": {"type": "object", "properties": {}}},
@@ -39,19 +39,19 @@ def call_form(render: Callable[..., str | None]) -> CallForm:
         talk: Messages = [
             {"role": "user", "content": "x"},
             {"role": "assistant", "content": said, "tool_calls": [_CALL]},
-            {"role": "tool", "name": NAME, "tool_call_id": _CALL["id"], "content": RESULT},
+            {"role": "tool", "name": NAME, "tool_call_id": _CALL["id"], "content": "r"},
             {"role": "assistant", "content": "y"},
             {"role": "user", "content": "z"},
         ]
         return render(shaped_calls(talk, form), tools=[_TOOL]) or ""
 
     def shows(form: CallForm, said: str = "") -> bool:
-        return all(word in rendered(form, said) for word in (NAME, KEY, VALUE, said))
+        prompt = rendered(form, said)
+        return all(word in prompt for word in (NAME, KEY, VALUE, said))
 
     forms = [CallForm(is_written, is_none) for is_written, is_none in product((False, True), repeat=2)]
     showing = [form for form in forms if shows(form)]
-    # neither quoted twice nor as Python quotes it
-    wrong = (f'\\"{KEY}', f"'{KEY}'")
+    wrong = (f'\\"{KEY}', f"'{KEY}'")  # quoted twice, or as Python quotes it
     form = next((form for form in showing if not any(word in rendered(form) for word in wrong)), None)
     form = form or (showing[0] if showing else CallForm())
     apart = form._replace(is_apart=True)

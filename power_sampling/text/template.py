@@ -58,10 +58,7 @@ class ChatTemplate:
 
     def _shows(self, content: Any) -> bool:
         """Whether the template prints this content of a message."""
-        try:
-            return _PROBE in self.render_plain([{"role": "user", "content": content}])
-        except Exception:  # noqa: BLE001 - the template refuses it, and refusals have no common type
-            return False
+        return _PROBE in (self.tried([{"role": "user", "content": content}]) or "")
 
     def render(self, messages: Messages, **arguments: Any) -> str:
         """The prompt, with a mark for every control token of the template's own. Raises whatever the template does."""
@@ -71,6 +68,13 @@ class ChatTemplate:
     def render_plain(self, messages: Messages, **arguments: Any) -> str:
         """The prompt, where all that spells a control token looks like one."""
         return self._continued(self._plain, messages, {**self._variables, **arguments})
+
+    def tried(self, messages: Messages, **arguments: Any) -> str | None:
+        """The same; None where the template refuses."""
+        try:
+            return self.render_plain(messages, **arguments)
+        except Exception:  # noqa: BLE001 - refusing is what is tried out, and refusals have no common type
+            return None
 
     def _continued(self, template: Any, messages: Messages, arguments: Mapping[str, Any]) -> str:
         """A last message of the assistant's is left open, for the model to go on with; one that calls tools is over."""

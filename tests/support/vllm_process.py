@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,25 +37,32 @@ ENVIRONMENT = {
 }
 
 
-def tiny_folder(folder: Path) -> Path:
-    """A random Llama of four tokens, those of `table_tokenizer`, and a generation_config.json that would change every
-    draw that left something to it."""
-    torch.manual_seed(11)
+def save_llama(
+    folder: Path, tokenizer: Any, *, vocab_size: int, layers: int, window: int, spread: float, eos: int, seed: int
+) -> None:
+    """A random Llama that vLLM can compute on a processor, in float32, with its tokenizer."""
+    torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=4,
+        vocab_size=vocab_size,
         hidden_size=64,
         intermediate_size=64,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         head_dim=32,
-        max_position_embeddings=256,
-        initializer_range=0.25,
+        max_position_embeddings=window,
+        initializer_range=spread,
         bos_token_id=None,
-        eos_token_id=3,
+        eos_token_id=eos,
         pad_token_id=None,
     )
     LlamaForCausalLM(config).float().save_pretrained(folder)
-    table_tokenizer().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def tiny_folder(folder: Path) -> Path:
+    """A random Llama of four tokens, those of `table_tokenizer`, and a generation_config.json that would change every
+    draw that left something to it."""
+    save_llama(folder, table_tokenizer(), vocab_size=4, layers=2, window=256, spread=0.25, eos=3, seed=11)
     said = {"eos_token_id": 3, "do_sample": True, "top_k": 1, "temperature": 0.3, "repetition_penalty": 1.8}
     (folder / "generation_config.json").write_text(json.dumps(said))
     return folder

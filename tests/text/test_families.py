@@ -268,3 +268,23 @@ def test_thoughts_of_mistral_stand_in_the_content_as_tokens() -> None:
     opening = tokenizer.convert_tokens_to_ids("[THINK]")
     assert "[THINK]hm [THINK][/THINK]So" in codec.decode(tokens)
     assert tokens.count(opening) == 2  # the template's own, and the mark; what the model thought is text
+
+
+@EACH
+@pytest.mark.parametrize("kind", ["space", "space before a name", "space in a name", "arguments", "quotes", "begins"])
+def test_no_text_takes_long(sample: Sample, kind: str) -> None:
+    """With a search that begins again at every letter, each of these takes minutes for some family: the suite's limit
+    ends it."""
+    form = format_of(sample)
+    call = form.write([("weather", {"city": "x"})])
+    before, middle, after = call.partition("weather")
+    texts = {
+        "space": " " * 500_000 + "x",
+        "space before a name": before + " " * 500_000 + "x",
+        "space in a name": before + middle + after[: after.find("city")] + "city" + " " * 500_000,
+        "arguments": form.write([("weather", {f"k{i}": "v" for i in range(25_000)})]),
+        "quotes": before + '"' * 100_000,
+        "begins": before * 2000,
+    }
+    form.turn(TALK).reader(starts_in_reasoning=False, salt="").push(texts[kind])
+    form.read(texts[kind], [tool["function"]["name"] for tool in TOOLS])

@@ -70,7 +70,7 @@ class TaggedArguments(Arguments):
     def read(self, text: str, at: int, schema: Schema) -> tuple[dict[str, Any], int]:
         found: dict[str, Any] = {}
         properties, variants = schema.get("properties", {}), Variants(schema)
-        while opened := _flexible(self.open).match(text, at):
+        while opened := re.compile(rf"\s*{_flexible(self.open)}").match(text, at):
             key, start, is_text = self._key(text, opened.end(), tuple(properties))
             closed = re.compile(re.escape(self.close.strip())).search(text, start)
             if closed is None:
@@ -83,17 +83,17 @@ class TaggedArguments(Arguments):
 
     def _key(self, text: str, at: int, known: tuple[str, ...]) -> tuple[str, int, bool | None]:
         """A name, where its value begins, and whether it is said to be a text; None: nothing is said."""
-        said = {self.middle: True, self.middle_of_json: False} if self.middle_of_json else {self.middle: None}
-        middles = [(_flexible(mark.strip()), is_text) for mark, is_text in said.items()]
+        told = [True, False] if self.middle_of_json else [None]
+        # one search for all of them, and no blanks before it: either would look at a long text again and again
+        middle = "|".join(f"({_flexible(self._middle(is_text is not False))})" for is_text in told)
+        is_next = re.compile(rf"\s*(?:{middle})")
         for key in sorted(known, key=len, reverse=True):
-            for middle, is_text in middles:
-                if text.startswith(key, at) and (found := middle.match(text, at + len(key))):
-                    return key, found.end(), is_text
-        ends = [(found, is_text) for middle, is_text in middles if (found := middle.search(text, at))]
-        if not ends:
+            if text.startswith(key, at) and (found := is_next.match(text, at + len(key))):
+                return key, found.end(), told[(found.lastindex or 1) - 1]
+        found = re.compile(middle).search(text, at)
+        if found is None:
             raise ValueError("it was cut short in the name of an argument")
-        found, is_text = min(ends, key=lambda end: end[0].start())
-        return text[at : found.start()].strip(), found.end(), is_text
+        return text[at : found.start()].strip(), found.end(), told[(found.lastindex or 1) - 1]
 
     def rules(self, name: str, schema: Schema, ids: Mapping[str, int]) -> list[str]:
         variants = Variants(schema)
@@ -143,10 +143,10 @@ class TaggedArguments(Arguments):
         return [f"{name}: {' | '.join(heads)}", *rules]
 
 
-def _flexible(mark: str) -> re.Pattern[str]:
-    """A mark with any blanks between its words and tags, and around."""
+def _flexible(mark: str) -> str:
+    """A mark with any blanks between its words and tags."""
     words = re.split(r"\s+|(?<=>)(?=<)", mark.strip())
-    return re.compile(r"\s*" + r"\s*".join(map(re.escape, words)))
+    return r"\s*".join(map(re.escape, words))
 
 
 def _typed(text: str, schema: Any, variants: Variants, is_text: bool | None = None) -> Any:

@@ -27,6 +27,7 @@ from power_sampling.types import ToolCall
 
 __all__ = ["Syntax", "SyntaxFormat"]
 
+BLANKS = r"\s*"
 _UNKNOWN = re.compile(r"[^\s<>(){}\[\]=:\"',|]+")  # the name of a tool that is not on offer
 _UNKNOWN_CALL = re.compile(rf"(?={_UNKNOWN.pattern})[^\s(){{}}]+\s*[({{]")
 _CALL_NUMBER = re.compile(r"\s*:\s*\d+")
@@ -128,7 +129,9 @@ class Syntax:
     def _begins(self, names: Collection[str]) -> re.Pattern[str]:
         opened = f"(?:{_loose(self.open).pattern})?" if self.open.strip() else ""
         bare = "|".join(re.escape(name + self._first_mark) for name in names) if self.is_bare else ""
-        return re.compile(_loose(self.begin).pattern + opened + (f"|{re.escape(self.open)}(?={bare})" if bare else ""))
+        # blanks are looked at from their first one on: from each of them, a long row would be looked at again and again
+        begin = rf"(?:(?<!\s)\s*)?{_loose(self.begin).pattern.removeprefix(BLANKS)}"
+        return re.compile(begin + opened + (f"|{re.escape(self.open)}(?={bare})" if bare else ""))
 
     def _one(self, text: str, start: int, names: Collection[str]) -> tuple[Call, int]:
         """The call at a position, and where it ends; a broken one ends where the calls do, or the next one begins."""
@@ -220,7 +223,7 @@ class Syntax:
 def _loose(*marks: str) -> re.Pattern[str]:
     """Marks one after the other, with any blanks around and where they have some; without marks, nothing."""
     words = [re.escape(word) for mark in marks for word in mark.split()]
-    return re.compile(r"\s*" + r"\s*".join(words) if words else "")
+    return re.compile(BLANKS + BLANKS.join(words) if words else "")
 
 
 def _past(text: str, at: int, mark: str) -> int:

@@ -7,13 +7,11 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar
 
 import pytest
-import torch
 from langchain_core.language_models import BaseChatModel
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from llama_index.core import PromptTemplate
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.tools import FunctionTool
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from langchain_power_sampling import ChatPowerSampling
 from langchain_power_sampling import PowerSamplingLLM as LangChainLLM
@@ -25,7 +23,7 @@ from power_sampling.engines.vllm.engine import VllmLM
 from tests.support.langchain import PowerSamplingTests
 from tests.support.llamaindex import WORKFLOWS, broken
 from tests.support.tiny import tiny_tokenizer
-from tests.support.vllm_process import needs_vllm, vllm_processes
+from tests.support.vllm_process import needs_vllm, save_llama, vllm_processes
 
 pytestmark = [pytest.mark.slow, needs_vllm]
 
@@ -39,22 +37,8 @@ REFUSED = "this engine cannot keep the model from drawing"
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """The settings that mean the server; its handle is kept for all tests."""
     folder, tokenizer = tmp_path_factory.mktemp("bytes"), tiny_tokenizer()
-    torch.manual_seed(3)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        head_dim=32,
-        max_position_embeddings=WINDOW,
-        initializer_range=0.1,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=None,
-    )
-    LlamaForCausalLM(config).float().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    size, eos = len(tokenizer), tokenizer.eos_token_id
+    save_llama(folder, tokenizer, vocab_size=size, layers=1, window=WINDOW, spread=0.1, eos=eos, seed=3)
     with vllm_processes(folder, OPTIONS) as (server,):
         fields: dict[str, Any] = {"model": "tiny", "engine": {"name": "vllm", "base_url": server.url}}
         kept = PowerSampler.from_pretrained(**fields)
