@@ -187,7 +187,7 @@ def test_without_tools_nothing_is_a_call(sample: Sample) -> None:
 
 
 def test_a_tool_is_explained_in_the_familys_own_words_where_the_template_has_none() -> None:
-    form = tool_format("<｜tool▁calls▁begin｜>", {})  # noqa: RUF001
+    form = tool_format("<｜tool▁calls▁begin｜>", {})  # noqa: RUF001 - so it is written
     messages, _ = form.prepare(Conversation(messages=({"role": "user", "content": "x"},), tools=TOOLS))
     assert form.write([("function_name", {"argument_name": "value"})]) in messages[0]["content"]
     assert json.dumps(TOOLS[0]["function"]) in messages[0]["content"]
@@ -216,7 +216,7 @@ def test_arguments_that_a_template_prints_as_python_does_are_read() -> None:
 
 
 def test_a_tag_that_says_what_a_value_is_is_believed_where_the_schema_allows_it() -> None:
-    form = tool_format("<｜DSML｜function_calls>", {})  # noqa: RUF001
+    form = tool_format("<｜DSML｜function_calls>", {})  # noqa: RUF001 - so it is written
     wrong = form.write([("weather", {"city": 3, "days": "3"})])
     assert essence(read(form, [wrong]))[2] == [("weather", {"city": "3", "days": 3})]
     any_value = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"x": {}}}}}
