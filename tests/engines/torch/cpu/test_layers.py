@@ -80,8 +80,9 @@ def test_logits_and_states_are_the_models(name: str, packs: bool, dtype: torch.d
     with torch.inference_mode():
         for found, expected in zip(passes(LlamaForward(model, plain, packs=packs)), passes(plain), strict=True):
             assert found.shape == expected.shape and found.dtype == expected.dtype
-            # norms of transformers are computed in float32, also those of a model in float64
-            assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+            # norms of transformers are computed in float32, also those of a model in float64; sums of float32 are in
+            # another order on every processor
+            assert (found - expected).abs().max() < (1e-5 if dtype == torch.float64 else 5e-5) * expected.abs().max()
 
 
 def test_answers_are_the_plain_models_token_for_token() -> None:
@@ -122,7 +123,7 @@ def test_changed_weights_are_noticed(pack_weights: bool) -> None:
             changed.model.layers[1].mlp.down_proj.bias.add_(0.5)
     with torch.inference_mode():
         for found, expected in zip(passes(forward), passes(PlainForward(other)), strict=True):
-            assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+            assert (found - expected).abs().max() < 5e-5 * expected.abs().max()
 
 
 def test_a_trial_finds_layers_that_compute_something_else(
