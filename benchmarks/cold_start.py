@@ -62,7 +62,7 @@ def parts() -> Times:
 def whole(checkout: Path) -> tuple[float, float]:
     """The command in a process of its own."""
     before, start = os.times(), time.perf_counter()
-    command = [sys.executable, "-m", "power_sampling.cli", *COMMAND.split()]
+    command = [sys.executable, "-m", "power_sampling", *COMMAND.split()]
     subprocess.run(command, check=True, capture_output=True, cwd=checkout)
     after = os.times()
     spent = after.children_user + after.children_system - before.children_user - before.children_system

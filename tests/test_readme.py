@@ -42,7 +42,7 @@ def url(console: list[tuple[list[str], str]]) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "power_sampling.cli", *command[1:], "--port", str(port)],
+        [sys.executable, "-m", "power_sampling", *command[1:], "--port", str(port)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -218,7 +218,7 @@ def test_samplers_are_listed_with_their_options() -> None:
 
 def test_as_a_process_with_a_terminal_for_its_progress(folder: str, model: PowerSampler) -> None:
     pty = pytest.importorskip("pty")
-    command = [sys.executable, "-m", "power_sampling.cli", "generate", "hello", "--model", folder, "--raw"]
+    command = [sys.executable, "-m", "power_sampling", "generate", "hello", "--model", folder, "--raw"]
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [*command, *QUICK, "--set", f"sampler={MOVES}"], stdout=subprocess.PIPE, stderr=theirs, text=True
@@ -314,7 +314,7 @@ def test_on_the_embedded_model(embedded: PowerSampler) -> None:
     ],
 )
 def test_odd_streams_and_arguments_are_one_line_on_stderr(shell: str, words: str) -> None:
-    command = shell.format(f"{sys.executable} -m power_sampling.cli").replace("FOLDER", "/nowhere")
+    command = shell.format(f"{sys.executable} -m power_sampling").replace("FOLDER", "/nowhere")
     ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     assert ran.returncode == 1
     (line,) = [line for line in ran.stderr.splitlines() if line]
@@ -322,7 +322,7 @@ def test_odd_streams_and_arguments_are_one_line_on_stderr(shell: str, words: str
 
 
 def test_without_stderr_the_answer_comes_all_the_same() -> None:
-    command = f"{sys.executable} -m power_sampling.cli samplers 2>&-"
+    command = f"{sys.executable} -m power_sampling samplers 2>&-"
     ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (ran.returncode, "metropolis_hastings" in ran.stdout) == (0, True)
 

@@ -1,4 +1,4 @@
-"""`python -m power_sampling.cli`."""
+"""`python -m power_sampling`."""
 
 from power_sampling.cli import main
 
