@@ -52,6 +52,7 @@ RANK = {
     "compat": 8,
     "server": 8.5,
     "cli": 9,
+    "__main__": 10,
     "__init__": 9,
 }
 PUBLIC = {
