@@ -10,7 +10,8 @@ has arrived, and the target is somewhere between them or beyond: read such numbe
 
 Printed per setting: the mean over prompts of log p less that of the chain from above, with a 95 % interval (bootstrap
 over prompts, the same for all); decoded tokens and serial steps of one answer. Metropolis-Hastings decodes no moves in
-advance here. An interrupted run goes on where it was.
+advance here. Answers that end early are short, whatever `--tokens` says: their mean length stands in the last column.
+An interrupted run goes on where it was; a file is for one model and one `--instruction`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from power_sampling import Completion, PowerSampler
 ALPHA, IN_FLIGHT, LONG = 4.0, 48, 100
 ABOVE, BELOW = "a long chain from above", "a long chain from below"
 PROMPTS = Path(__file__).with_name("prompts.json")
+INSTRUCTION = "Explain every step in detail."
 Record = dict[str, Any]
 
 
@@ -67,9 +69,9 @@ def settings(tokens: int) -> dict[str, Record]:
 
 
 class Lab:
-    def __init__(self, model: str, tokens: int) -> None:
+    def __init__(self, model: str, tokens: int, instruction: str) -> None:
         told = json.loads(PROMPTS.read_text(encoding="utf-8"))
-        self.questions = {each["id"]: f"{each['text']}\n{told['instruction']}" for each in told["prompts"]}
+        self.questions = {each["id"]: f"{each['text']}\n{instruction}" for each in told["prompts"]}
         self._sampler = PowerSampler.from_pretrained(model, alpha=ALPHA, max_new_tokens=tokens, max_rows=64)
         self._tokens = tokens
 
@@ -124,8 +126,8 @@ def table(records: Sequence[Record], tokens: int) -> str:
         if record["tokens"] == tokens:
             found[record["setting"]][record["prompt"]].append(record)
     lines = [
-        "| sampler | log p, less that from above | decoded | serial steps | accepted | prompts |",
-        "|---|---|---|---|---|---|",
+        "| sampler | log p, less that from above | decoded | serial steps | accepted | prompts | length |",
+        "|---|---|---|---|---|---|---|",
     ]
     for setting in [*settings(tokens), BELOW, ABOVE]:
         prompts = sorted(found[setting].keys() & found[ABOVE].keys())
@@ -136,7 +138,8 @@ def table(records: Sequence[Record], tokens: int) -> str:
         rates = [record for record in own if record["acceptance"] is not None]
         accepted = f"{mean(rates, 'acceptance'):.2f}" if rates else ""
         cost = f"{mean(own, 'decoded'):.0f} | {mean(own, 'serial'):.0f}"
-        lines.append(f"| {setting} | {interval(gaps)} | {cost} | {accepted} | {len(prompts)} |")
+        told = f"{accepted} | {len(prompts)} | {mean(own, 'length'):.0f}"
+        lines.append(f"| {setting} | {interval(gaps)} | {cost} | {told} |")
     return "\n".join(lines)
 
 
@@ -156,6 +159,7 @@ def main() -> None:
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--prompts", type=int, default=20, help="the first so many of 24")
+    parser.add_argument("--instruction", default=INSTRUCTION, help="after every question; says how long answers are")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", default="", help="settings whose name contains this")
     parser.add_argument("--table", action="store_true", help="run nothing")
@@ -164,7 +168,7 @@ def main() -> None:
     records = [json.loads(line) for line in lines]
     if not args.table:
         done = {(r["tokens"], r["setting"], r["prompt"], r["seed"]) for r in records}
-        lab = Lab(args.model, args.tokens)
+        lab = Lab(args.model, args.tokens, args.instruction)
         names = [name for name in [*settings(args.tokens), BELOW, ABOVE] if args.only in name]
         prompts = list(lab.questions)[: args.prompts]
         tasks = [(name, prompt, seed) for seed in range(args.seeds) for prompt in prompts for name in names]
