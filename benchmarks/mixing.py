@@ -1,6 +1,6 @@
 """How far every sampler gets towards p(x)^4 over 128 or 512 tokens, against what it decodes.
 
-    python benchmarks/mixing.py --out mixing.jsonl [--tokens 128] [--prompts 20] [--model embedded]
+    python benchmarks/mixing.py --out mixing.jsonl [--tokens 128] [--prompts 20] [--model embedded] [--dtype bfloat16]
     python benchmarks/mixing.py --out mixing.jsonl --table      print what is there so far
 
 At these lengths the target cannot be enumerated (`quality.py` does that to 32 tokens). E[log p] under it is bracketed
@@ -69,10 +69,10 @@ def settings(tokens: int) -> dict[str, Record]:
 
 
 class Lab:
-    def __init__(self, model: str, tokens: int, instruction: str) -> None:
+    def __init__(self, model: str, tokens: int, instruction: str, **engine: Any) -> None:
         told = json.loads(PROMPTS.read_text(encoding="utf-8"))
         self.questions = {each["id"]: f"{each['text']}\n{instruction}" for each in told["prompts"]}
-        self._sampler = PowerSampler.from_pretrained(model, alpha=ALPHA, max_new_tokens=tokens, max_rows=64)
+        self._sampler = PowerSampler.from_pretrained(model, alpha=ALPHA, max_new_tokens=tokens, max_rows=64, **engine)
         self._tokens = tokens
 
     async def answer(self, setting: str, prompt: str, seed: int) -> Record:
@@ -161,15 +161,16 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=20, help="the first so many of 24")
     parser.add_argument("--instruction", default=INSTRUCTION, help="after every question; says how long answers are")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--only", default="", help="settings whose name contains this")
+    parser.add_argument("--only", nargs="*", default=[""], help="settings whose name contains one of these")
+    parser.add_argument("--dtype", default="auto", help="of weights and states: float32, bfloat16, ...")
     parser.add_argument("--table", action="store_true", help="run nothing")
     args = parser.parse_args()
     lines = args.out.read_text(encoding="utf-8").splitlines() if args.out.exists() else []
     records = [json.loads(line) for line in lines]
     if not args.table:
         done = {(r["tokens"], r["setting"], r["prompt"], r["seed"]) for r in records}
-        lab = Lab(args.model, args.tokens, args.instruction)
-        names = [name for name in [*settings(args.tokens), BELOW, ABOVE] if args.only in name]
+        lab = Lab(args.model, args.tokens, args.instruction, engine={"name": "torch", "dtype": args.dtype})
+        names = [name for name in [*settings(args.tokens), BELOW, ABOVE] if any(part in name for part in args.only)]
         prompts = list(lab.questions)[: args.prompts]
         tasks = [(name, prompt, seed) for seed in range(args.seeds) for prompt in prompts for name in names]
         asyncio.run(measure(lab, [task for task in tasks if (args.tokens, *task) not in done], args.out))
