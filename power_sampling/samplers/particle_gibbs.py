@@ -38,11 +38,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from power_sampling.errors import ConfigurationError
 from power_sampling.samplers.base import MOST_COMPLETIONS, IsOutOfTime, Sampler
 from power_sampling.samplers.parts.cuts import SuffixCuts, choose_cut, log_span
 from power_sampling.samplers.parts.judging import gained, judged, judgement
@@ -91,8 +92,17 @@ class ParticleGibbs(SuffixCuts):
     proposal_temperature: float | None = Field(default=None, gt=0)
     """Temperature of the proposal q; None: temperature / alpha."""
     prefetch: int = Field(default=0, ge=0)
-    """Rows up to which suffixes of later moves are decoded in advance, in rows that nothing else wants; it acts where
+    """Rows up to which suffixes of later moves are decoded in advance, in rows that nothing else wants; only where
     `block_size` is None. Saves time, costs tokens, never changes the chain. 0: none."""
+
+    @model_validator(mode="after")
+    def _check_prefetch(self) -> Self:
+        if self.prefetch and self.block_size is not None:
+            raise ConfigurationError(
+                f"prefetch: expected 0 beside block_size={self.block_size}, got {self.prefetch}: suffixes that are "
+                "resampled at every block cannot be decoded in advance. Leave one of the two out."
+            )
+        return self
 
     def counts(self) -> dict[str, int]:
         return {"num_particles": self.num_particles}
@@ -245,8 +255,7 @@ class _Moves(Streams):
         return particles[_picked(np.array(log_weights), rng)]
 
     def prefetch(self, number: int, chain: Chain, acceptance: float) -> Prefetch | None:
-        can_foresee = self._options.block_size is None and self._law.judging is None  # a judge is not asked in advance
-        rows = self._options.prefetch if can_foresee else 0
+        rows = self._options.prefetch if self._law.judging is None else 0  # a judge is not asked in advance
         return Prefetch(rows, candidates(self, number, chain, acceptance)) if rows else None
 
     def _planned(self, rng: Rng, chain: Chain) -> tuple[int, list[int]]:

@@ -11,6 +11,7 @@ from power_sampling.config import GenerationConfig
 from power_sampling.engines.protocol import Cost, LanguageModel
 from power_sampling.engines.stepped.states import States
 from power_sampling.engines.torch.engine import TorchLM
+from power_sampling.errors import ConfigurationError
 from power_sampling.samplers import NumpyRng, sampler_for
 from power_sampling.serving.draws import Draws
 from power_sampling.serving.worker import Outcome, Request, Worker
@@ -109,12 +110,9 @@ def test_steps_of_several_chains_are_identical(
     assert sum(o.tokens_decoded for o in prefetched) == cost_ahead.row_steps >= cost.row_steps
 
 
-def test_looks_at_the_weights_in_between_leave_nothing_to_prefetch() -> None:
-    fields = {**GIBBS, "block_size": 4}
-    sequential, cost = run(TableLM(5, seed=4, rules=table_rules), [0, 1], EOS, prefetch=0, **fields)
-    prefetched, cost_ahead = run(TableLM(5, seed=4, rules=table_rules), [0, 1], EOS, prefetch=16, **fields)
-    assert all(same(one, many) for one, many in zip(sequential, prefetched, strict=True))
-    assert cost_ahead.row_steps == cost.row_steps
+def test_prefetch_beside_looks_at_the_weights_in_between_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="prefetch: expected 0 beside block_size=4, got 16"):
+        GenerationConfig(sampler={**GIBBS, "block_size": 4, "prefetch": 16})
 
 
 @pytest.mark.parametrize(("family", "lag"), [("llama", True), pytest.param("mistral", False, marks=pytest.mark.slow)])
