@@ -22,6 +22,7 @@ __all__ = [
     "PYTHON_TAG",
     "TOOL_CALLS",
     "Call",
+    "arguments_in",
     "broken_call",
     "call_of",
     "calls_of",
@@ -32,6 +33,7 @@ __all__ = [
     "starts_like_a_call",
     "unread_call",
     "whole_json",
+    "written",
 ]
 
 Call = ToolCall | InvalidToolCall
@@ -128,8 +130,35 @@ def name_in(text: str, at: int = 0) -> str | None:
 def calls_of(value: Any, raw: str, names: Collection[str]) -> list[Call]:
     """The calls that a JSON value or a list of them stands for; `raw` is its text."""
     if isinstance(value, list):
-        return [call_of(item, json.dumps(item, ensure_ascii=False), names) for item in value]
+        calls, at = [], raw.index("[") + 1
+        for item in value:
+            end = decode_json(raw, at)[1]
+            calls.append(call_of(item, raw[at:end].strip(), names))
+            at = raw.find(",", end) + 1
+        return calls
     return [call_of(value, raw, names)]
+
+
+def arguments_in(call: InvalidToolCall) -> str:
+    """The text of the arguments alone, where that of the call can be told apart: what is sent as the arguments of a call
+    comes back as such, and a whole call would be shown to the model as one inside of another."""
+    try:
+        value = whole_json(call.arguments)
+    except ValueError:
+        return call.arguments
+    if call.name is None or not isinstance(value, Mapping) or value.get("name") != call.name:
+        return call.arguments
+    arguments = value.get("arguments", value.get("parameters", {}))
+    return arguments if isinstance(arguments, str) else written(arguments)
+
+
+def written(value: Any) -> str:
+    """A value as JSON, as far as it is any; in ASCII, for it may hold halves of characters. Nothing, where it is nested
+    more deeply than Python writes."""
+    try:
+        return json.dumps(value, default=str)
+    except RecursionError:
+        return ""
 
 
 def broken_call(raw: str, error: ValueError, name: str | None = None) -> InvalidToolCall:
