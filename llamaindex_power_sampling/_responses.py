@@ -19,7 +19,7 @@ from llama_index.core.base.llms.types import (
 )
 
 from power_sampling import Chunk, Completion, InvalidToolCall
-from power_sampling.integrations import completion_facts, finish_reason, reply_of, token_logprobs
+from power_sampling.integrations import arguments_in, completion_facts, finish_reason, reply_of, token_logprobs
 
 __all__ = ["ChatWriter", "CompletionWriter", "Response", "Writer"]
 
@@ -125,10 +125,9 @@ class ChatWriter(Writer[ChatResponse]):
         if call.name is None or call.name in self._names:
             return None
         try:
-            value = json.loads(call.arguments)
-        except ValueError:
+            arguments = json.loads(arguments_in(call.arguments, call.name))
+        except (ValueError, RecursionError):
             return None
-        arguments: Any = next((value[k] for k in ("arguments", "parameters") if k in value), {}) if value else {}
         return _Call(call.id, call.name, arguments) if isinstance(arguments, dict) else None
 
     def _message(self, calls: list[_Call] | tuple[()]) -> ChatMessage:

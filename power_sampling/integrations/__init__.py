@@ -3,7 +3,7 @@
     settings     AdapterConfig, resolve_settings, settings_around_loaded, resolve_max_tokens_alias, refuse_unknown,
                  check_count; the types of keyword arguments GenerationFields, LoadedFields, ConfigFields
     prompts      given_tools, normalize_tool_choice, openai_call, call_fault, OverflowPolicy, fit_context
-    completions  completion_facts, finish_reason, token_logprobs, reply_of
+    completions  completion_facts, finish_reason, token_logprobs, reply_of, arguments_in
     schemas      schema_of, ReadableSchema
     errors       shortened: a value as an error quotes it; needed_for: imports of packages that an extra brings
 
@@ -23,7 +23,13 @@ from power_sampling.integrations.settings import (
     resolve_settings,
     settings_around_loaded,
 )
-from power_sampling.integrations.tools import call_fault, given_tools, normalize_tool_choice, openai_call
+from power_sampling.integrations.tools import (
+    arguments_in,
+    call_fault,
+    given_tools,
+    normalize_tool_choice,
+    openai_call,
+)
 from power_sampling.runtime import check_count
 
 __all__ = [
@@ -35,6 +41,7 @@ __all__ = [
     "LoadedFields",
     "OverflowPolicy",
     "ReadableSchema",
+    "arguments_in",
     "call_fault",
     "check_count",
     "completion_facts",

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any, Protocol
 
-from power_sampling.integrations import completion_facts, finish_reason, reply_of, token_logprobs
+from power_sampling.integrations import arguments_in, completion_facts, finish_reason, reply_of, token_logprobs
 from power_sampling.server.asked import Asked
 from power_sampling.server.faults import Fault
 from power_sampling.types import Chunk, Completion, Reply, TopToken
@@ -159,7 +159,7 @@ def calls_of(reply: Reply) -> tuple[list[Json], str]:
     """The calls, those with broken arguments or of an unknown tool too: the client sees what the model wrote. What has
     not even a name is text after all."""
     calls = [_call(c.id, c.name, json.dumps(dict(c.arguments), ensure_ascii=False)) for c in reply.tool_calls]
-    calls += [_call(c.id, c.name, c.arguments) for c in reply.invalid_tool_calls if c.name]
+    calls += [_call(c.id, c.name, arguments_in(c.arguments, c.name)) for c in reply.invalid_tool_calls if c.name]
     return calls, "\n".join(c.arguments for c in reply.invalid_tool_calls if not c.name)
 
 

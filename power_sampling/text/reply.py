@@ -166,9 +166,8 @@ class ReplyReader:
     def _reply(self) -> Reply:
         salt = secrets.token_hex() if self._salt is None else self._salt
         salted = hashlib.sha256(salt.encode())  # once: it may be a long prompt
-        calls = [
-            replace(call, id=_call_id(salted, f" {place} {call}")) for place, call in enumerate(map(_usable, self._calls))
-        ]
+        usable = map(_usable, self._calls)
+        calls = [replace(call, id=_call_id(salted, f" {place} {call}")) for place, call in enumerate(usable)]
         return Reply(
             content=self._content,
             reasoning=self._reasoning,
@@ -178,13 +177,16 @@ class ReplyReader:
 
 
 def _usable(call: Call) -> Call:
-    """The call, if its arguments can stand in JSON and in the next prompt; otherwise an invalid one that says why not.
-    What decoders read beyond that: numbers without end, halves of characters, lists in lists without end."""
-    if isinstance(call, InvalidToolCall):
-        return call
+    """The call, if it can stand in JSON and in the next prompt; otherwise an invalid one that says why not.
+
+    Decoders read more than that: numbers without end, halves of characters, lists in lists in lists."""
     try:
-        plain_json(call.arguments, f"The arguments of {call.name!r}")
+        plain_json(call.name, "The name")
+        if isinstance(call, ToolCall):
+            plain_json(call.arguments, f"The call of {call.name!r}")
     except InputError as error:
+        if isinstance(call, InvalidToolCall):
+            return replace(call, name=None)
         return InvalidToolCall(name=call.name, arguments=written(call.arguments), id="", error=str(error))
     return call
 

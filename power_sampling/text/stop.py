@@ -93,7 +93,7 @@ class TextStream:
         if final:
             self._is_ended = True
             self._detokenizer.flush()
-        piece = self._detokenizer.text[len(self.text) :]  # no stop string begins before it: it would have been held back
+        piece = self._detokenizer.text[len(self.text) :]  # where a stop string might begin was held back
         if self._stop:
             if found := self._stop.find(piece):
                 end, self.stopped_by = found
