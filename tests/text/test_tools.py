@@ -230,6 +230,17 @@ def test_choice_none_shows_no_tools_but_keeps_the_history(name: str) -> None:
         (talk(tools=({"type": "function", "function": {}},)), "name"),
         (talk(tools=("weather",)), "function"),  # type: ignore[arg-type]
         (talk(tools=(tool("a", {"type": "string"}),)), "object"),
+        (talk(tools=(tool("a", {"properties": None}),)), "no JSON schema: properties: expected schemas by their names"),
+        (
+            talk(tools=(tool("a", {"properties": {"b": {"type": 5}}}),)),
+            r"properties.b.type: expected a type",
+        ),
+        (talk(tools=(tool("a", {"properties": {"b": {"enum": None}}}),)), "properties.b.enum: expected a list"),
+        (talk(tools=(tool("a", {"$defs": {"b": {"anyOf": [{}, 5]}}}),)), r"\$defs.b.anyOf.1: expected a schema, got 5"),
+        (talk(tools=(tool("a", {"properties": {"b": {"allOf": None}}}),)), "allOf: expected a list of schemas"),
+        (talk(tools=(tool("a", {"properties": {"b": {"$ref": 5}}}),)), r"\$ref: expected a text"),
+        (talk(tools=(tool("a", {"properties": {"b": 5}}),)), "properties.b: expected a schema"),
+        (talk(tools=(tool("a", {"properties": {}, "required": "b"}),)), "required: expected a list of names"),
     ],
 )
 def test_tools_that_make_no_sense_are_refused(conversation: Conversation, words: str) -> None:
