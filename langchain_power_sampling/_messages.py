@@ -56,7 +56,6 @@ def engine_messages(messages: Sequence[BaseMessage], names: Collection[str] = ()
         fault = faults.get(new.get("tool_call_id", "")) if new["role"] == "tool" else None
         if fault and fault not in new["content"]:
             new["content"] = f"{new['content']} {fault}".strip()
-    _name_results(converted)
     return converted
 
 
@@ -149,17 +148,6 @@ def _result(content: Any, identity: str, name: str | None, *, is_error: bool) ->
         text = f"Error: {text}"  # templates have no other place for it
     named = {"name": name} if name else {}
     return {"role": "tool", "tool_call_id": identity, "content": text, **named}
-
-
-def _name_results(messages: Sequence[dict[str, Any]]) -> None:
-    """Some templates print the name of the tool with its result, and LangChain's results need not have one."""
-    names: dict[str, str] = {}
-    for message in messages:
-        for call in message.get("tool_calls", ()):
-            names[call["id"]] = call["function"]["name"]
-        identity = message.get("tool_call_id")
-        if message["role"] == "tool" and identity and names.get(identity):
-            message.setdefault("name", names[identity])
 
 
 def _is(block: Any, *types: str) -> bool:

@@ -12,9 +12,11 @@ import pytest
 
 from power_sampling.errors import InputError
 from power_sampling.text.formats import ToolFormat, tool_format
-from power_sampling.text.formats.messages import TOOLS_PROMPT
+from power_sampling.text.formats.messages import TOOLS_PROMPT, cleaned
 from power_sampling.text.reply import ReplyReader
+from power_sampling.text.validation import checked_conversation
 from power_sampling.types import Conversation, Reply
+from tests.support.calls import SAMPLES
 from tests.support.tiny import CHAT_TEMPLATE, tiny_tokenizer
 
 # Small templates that treat tools as the real ones do: same variables, same refusals, same markup.
@@ -704,3 +706,28 @@ def test_qwens_own_tokens_are_used_though_they_are_not_special() -> None:
         assert grammar is not None
         assert judging.tokenizer.get_added_vocab()["<tool_call>"] in judging.tokenizer(HERMES_CALL)["input_ids"]
         assert judging.allows(grammar, HERMES_CALL)
+
+
+@pytest.mark.parametrize("family", ["hermes", "llama3", "mistral", "kimi", "harmony"])
+@pytest.mark.parametrize("ids", [("a", "b"), ("", ""), ("a", "a")])
+def test_results_follow_their_calls(family: str, ids: tuple[str, str]) -> None:
+    sample = next(sample for sample in SAMPLES if sample.family == family)
+    calls = calls_message((ids[0], "weather", {}), (ids[1], "weather_now", {}))
+    results = [result(ids[0], "of weather"), result(ids[1], "of now", status="error")]
+    if ids[0] != ids[1]:  # nothing but the ids tells which is whose
+        results.reverse()
+    conversation = checked_conversation(talk(USER, calls, *results))
+    messages = tool_format(sample.template, {}).shaped(cleaned(conversation.messages))  # type: ignore[arg-type]
+    said = [m for m in messages if m["role"] == "tool"]
+    assert [(m["name"], m["content"]) for m in said] == [("weather", "of weather"), ("weather_now", "Error: of now")]
+    called = [call["id"] for m in messages for call in m.get("tool_calls", ())]
+    assert [m["tool_call_id"] for m in said] == called and len(set(called)) == 2
+    if family == "kimi":
+        assert called == ["functions.weather:0", "functions.weather_now:1"]
+
+
+def test_results_that_show_no_ids_stand_in_the_order_of_their_calls() -> None:
+    calls = calls_message(("1", "weather", {}), ("2", "weather", {}))
+    results = [result("2", "second"), result("1", "first"), result("9", "late")]
+    prompt = rendered(CHAT_TEMPLATE, talk(USER, calls, *results))
+    assert prompt.index("first") < prompt.index("second") < prompt.index("late")
