@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from power_sampling.errors import InputError
+from power_sampling.text.calls import arguments_in
 from power_sampling.text.formats import ToolFormat, tool_format
 from power_sampling.text.formats.messages import TOOLS_PROMPT, cleaned
 from power_sampling.text.reply import ReplyReader
@@ -518,7 +519,64 @@ def test_a_response_template_takes_the_reply_apart() -> None:
     assert parsed(f"Wait.{call}", tool_choice="none") == ("Wait.", "", [], [])
     assert parsed(HERMES_CALL) == ("", "", [KOELN], [])  # what a grammar makes it write
     assert parsed("<call:weather>{")[2:] == ([], [])  # its own parser raises
-    assert parsed("<call:sun>{}</call>")[3][0][0] == "sun"  # an unknown tool
+    assert parsed("<call:sun>{}</call>")[3][0][:2] == ("sun", '{"name": "sun", "arguments": {}}')  # an unknown tool
+
+
+@pytest.mark.parametrize(
+    ("message", "invalid"),
+    [
+        (None, []),
+        (5, []),
+        ({"tool_calls": 5}, ["5"]),
+        ({"tool_calls": ["x", None]}, ['"x"', "null"]),
+        ({"tool_calls": [{"function": None}]}, ["null"]),
+        ({"tool_calls": {"name": "weather"}}, []),
+    ],
+)
+def test_a_response_template_may_give_anything(message: Any, invalid: list[str]) -> None:
+    found = tool_format("{{ tools }}", {}, parse_response=lambda text: message)
+    reply = read(found.reader(talk(), starts_in_reasoning=False), ["Hello"])
+    assert [call.arguments for call in reply.invalid_tool_calls] == invalid
+    assert reply.content == ("" if isinstance(message, dict) else "Hello")
+    assert len(reply.tool_calls) == (message == {"tool_calls": {"name": "weather"}})
+
+
+ODD_VALUES = {"infinite": "1e999", "half": r'"\ud800x"', "deep": "[" * 70 + "]" * 70, "long": "9" * 1300}
+
+
+@pytest.mark.parametrize("name", ["weather", "sun"])
+@pytest.mark.parametrize("value", ODD_VALUES.values(), ids=ODD_VALUES)
+def test_what_a_model_wrote_can_be_sent_and_sent_back(name: str, value: str) -> None:
+    text = f'<tool_call>\n{{"name": "{name}", "arguments": {{"city": {value}}}}}\n</tool_call>'
+    reply = read(tool_format(QWEN, {}).reader(talk(), starts_in_reasoning=False), [text])
+    [call] = reply.invalid_tool_calls
+    assert (call.name, reply.tool_calls) == (name, ()) and (call.arguments + call.error).encode()
+    back = calls_message(("1", name, arguments_in(call.arguments, name)))
+    assert "weather_now" in rendered(QWEN, talk(USER, back, result("1", call.error)))
+
+
+def test_a_name_that_is_no_text_is_none() -> None:
+    raw = r'{"name": "\ud800", "arguments": "\ud800"}'
+    assert reply_to(f"<tool_call>\n{raw}\n</tool_call>")[3][0][:2] == (None, raw)
+    assert arguments_in(r'{"name": "sun", "arguments": "\ud800"}', "sun") == r"\ud800"
+
+
+def test_calls_of_a_list_keep_their_text() -> None:
+    row = '[{"name":  "sun", "arguments": {"x": 1e999}}, 5 ,{"name": "weather_now"}]'
+    _, _, calls, invalid = reply_to(f"<tool_call>\n{row}\n</tool_call>")
+    assert calls == [NOW_CALL]
+    assert [raw for _, raw, _ in invalid] == ['{"name":  "sun", "arguments": {"x": 1e999}}', "5"]
+    for depth in range(900, 1000):  # somewhere here Python's recursion ends, for reading and for writing
+        deep = f'[{{"name": "weather", "arguments": {{"city": {"[" * depth + "]" * depth}}}}}]'
+        assert reply_to(f"<tool_call>\n{deep}\n</tool_call>")[3]
+
+
+def test_the_arguments_of_a_call_that_is_none() -> None:
+    assert arguments_in('{"name": "sun", "arguments": {"x": 1}}', "sun") == '{"x": 1}'
+    assert arguments_in('{"name": "sun", "parameters": "{broken"}', "sun") == "{broken"
+    assert arguments_in('{"name": "sun"}', "sun") == "{}"
+    for text in ('{"name": "Ann", "arguments": 1}', '{"x": 1}', "<function=sun>", '{"name": "sun", "arg'):
+        assert arguments_in(text, "sun") == text
 
 
 # --- what a grammar allows ---
