@@ -24,6 +24,7 @@ TIME = rf"^{HOURS}:[0-5][0-9](\.[0-9]{{1,6}})?(Z|[+-]{HOURS})?$"
 BY_NAME = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
 IN_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 ALONE = ("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames")
+COUNTS = ("minLength", "maxLength", "minItems", "maxItems")
 FORMS: Mapping[str, tuple[Callable[[Any], bool], str]] = {  # of what keywords say, where readers go by it
     **dict.fromkeys(BY_NAME, (lambda value: isinstance(value, Mapping), "schemas by their names")),
     **dict.fromkeys(IN_LISTS, (lambda value: isinstance(value, list), "a list of schemas")),
@@ -31,6 +32,8 @@ FORMS: Mapping[str, tuple[Callable[[Any], bool], str]] = {  # of what keywords s
     "enum": (lambda value: isinstance(value, list), "a list of values"),
     "required": (lambda value: _are_texts(value), "a list of names"),
     "$ref": (lambda value: isinstance(value, str), "a text such as '#/$defs/Name'"),
+    **dict.fromkeys(("pattern", "format"), (lambda value: isinstance(value, str), "a text")),
+    **dict.fromkeys(COUNTS, (lambda value: isinstance(value, int | float), "a number")),
 }
 WAYS_OUT = {
     "uniqueItems": "use an object with a boolean for each item, or check the answer yourself",

@@ -243,6 +243,8 @@ def test_choice_none_shows_no_tools_but_keeps_the_history(name: str) -> None:
         (talk(tools=(tool("a", {"properties": {"b": {"allOf": None}}}),)), "allOf: expected a list of schemas"),
         (talk(tools=(tool("a", {"properties": {"b": {"$ref": 5}}}),)), r"\$ref: expected a text"),
         (talk(tools=(tool("a", {"properties": {"b": 5}}),)), "properties.b: expected a schema"),
+        (talk(tools=(tool("a", {"properties": {"b": {"minLength": "5"}}}),)), "minLength: expected a number"),
+        (talk(tools=(tool("a", {"properties": {"b": {"pattern": 5}}}),)), "pattern: expected a text"),
         (talk(tools=(tool("a", {"properties": {}, "required": "b"}),)), "required: expected a list of names"),
     ],
 )
