@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from langchain_core.messages import (
@@ -25,7 +26,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 from langchain_core.utils.json import parse_partial_json
 
 from power_sampling import Chunk, Completion, InputError, Progress, Reply
-from power_sampling.integrations import call_fault, openai_call, reply_of, shortened
+from power_sampling.integrations import arguments_in, call_fault, openai_call, reply_of, shortened
 
 __all__ = ["ChunkWriter", "as_text", "engine_messages", "generation_of"]
 
@@ -49,13 +50,12 @@ def engine_messages(messages: Sequence[BaseMessage], names: Collection[str] = ()
     faults: dict[str, str] = {}
     for message in messages:
         if isinstance(message, AIMessage):
-            faults |= {str(c["id"]): call_fault(c["args"] or "", names) for c in message.invalid_tool_calls}
+            faults |= {str(c["id"]): _fault(c, names) for c in message.invalid_tool_calls}
         converted.extend(_converted(message))
     for new in converted:
         fault = faults.get(new.get("tool_call_id", "")) if new["role"] == "tool" else None
         if fault and fault not in new["content"]:
             new["content"] = f"{new['content']} {fault}".strip()
-    _name_results(converted)
     return converted
 
 
@@ -107,7 +107,7 @@ def _of_assistant(message: AIMessage) -> dict[str, Any]:
     blocks = message.content if isinstance(message.content, list) else [message.content]
     said = [block for block in blocks if not _is(block, *THOUGHTS, *CALLS)]
     calls = [openai_call(c["id"], c["name"], c["args"]) for c in message.tool_calls]
-    calls += [openai_call(c["id"], c["name"], c["args"]) for c in message.invalid_tool_calls]
+    calls += [openai_call(c["id"], c["name"], _meant(c)) for c in message.invalid_tool_calls]
     known = {call["id"] for call in calls}
     for block in blocks:
         if isinstance(block, dict) and _is(block, "tool_use", "tool_call") and block.get("id") not in known:
@@ -117,6 +117,20 @@ def _of_assistant(message: AIMessage) -> dict[str, Any]:
     converted |= {"name": message.name} if message.name else {}
     converted |= {"reasoning_content": thoughts} if (thoughts := _thoughts_of(message, blocks)) else {}
     return converted | ({"tool_calls": calls} if calls else {})
+
+
+def _fault(call: InvalidToolCall, names: Collection[str]) -> str:
+    """What was wrong with a call; what a stream was made of has lost its error."""
+    return call_fault(call["args"] or "", names, call["name"]) or call.get("error") or ""
+
+
+def _meant(call: InvalidToolCall) -> str:
+    """The text of the arguments, as the model wrote it."""
+    text = call["args"] or ""
+    with suppress(ValueError, RecursionError):  # it is no JSON
+        if isinstance(quoted := json.loads(text), str):  # by `_unparsable`
+            text = quoted
+    return arguments_in(text, call["name"])
 
 
 def _thoughts_of(message: AIMessage, blocks: Sequence[Any]) -> str:
@@ -134,17 +148,6 @@ def _result(content: Any, identity: str, name: str | None, *, is_error: bool) ->
         text = f"Error: {text}"  # templates have no other place for it
     named = {"name": name} if name else {}
     return {"role": "tool", "tool_call_id": identity, "content": text, **named}
-
-
-def _name_results(messages: Sequence[dict[str, Any]]) -> None:
-    """Some templates print the name of the tool with its result, and LangChain's results need not have one."""
-    names: dict[str, str] = {}
-    for message in messages:
-        for call in message.get("tool_calls", ()):
-            names[call["id"]] = call["function"]["name"]
-        identity = message.get("tool_call_id")
-        if message["role"] == "tool" and identity and names.get(identity):
-            message.setdefault("name", names[identity])
 
 
 def _is(block: Any, *types: str) -> bool:
@@ -278,6 +281,8 @@ def _unparsable(arguments: str) -> str:
         is_object = isinstance(parse_partial_json(arguments), dict) if arguments else True
     except json.JSONDecodeError:
         return arguments
+    except RecursionError:  # LangChain would run into it too
+        is_object = True
     return json.dumps(arguments) if is_object else arguments
 
 

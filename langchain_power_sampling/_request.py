@@ -12,7 +12,7 @@ from langchain_power_sampling._base import generation_info, token_usage
 from langchain_power_sampling._messages import as_text, engine_messages, generation_of
 from langchain_power_sampling._tools import as_tools, chosen, is_strict, shown
 from power_sampling import Completion, Conversation, InputError, PowerSampler
-from power_sampling.integrations import PROVIDER
+from power_sampling.integrations import PROVIDER, finish_reason, reply_of
 
 __all__ = ["CONVERSATION_OPTIONS", "USAGE", "Request", "conversation_of", "prompt_of"]
 
@@ -33,8 +33,7 @@ class Request(NamedTuple):
         info = generation_info(completion, logprobs=self.sampler.generation.has_logprobs)
         if "logprobs" in info:
             info["logprobs"] = {"content": info["logprobs"]}
-        if completion.reply and completion.reply.tool_calls:
-            info["finish_reason"] = "tool_calls"
+        info["finish_reason"] = finish_reason(completion, has_calls=bool(reply_of(completion).tool_calls))
         info["token_usage"] = {name: info.pop(name) for name in (*USAGE, DETAILS)}  # where merging `result` puts it
         return {"model_name": self.sampler.model_name, "model_provider": PROVIDER, **info}
 

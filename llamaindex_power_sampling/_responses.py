@@ -19,7 +19,7 @@ from llama_index.core.base.llms.types import (
 )
 
 from power_sampling import Chunk, Completion, InvalidToolCall
-from power_sampling.integrations import completion_facts, reply_of, token_logprobs
+from power_sampling.integrations import arguments_in, completion_facts, finish_reason, reply_of, token_logprobs
 
 __all__ = ["ChatWriter", "CompletionWriter", "Response", "Writer"]
 
@@ -63,9 +63,7 @@ class Writer(ABC, Generic[Response]):
 
     def _facts(self, completion: Completion, *, has_calls: bool = False) -> dict[str, Any]:
         """The fields both kinds of response have for what is known of a completion."""
-        raw = completion_facts(completion)
-        if has_calls:
-            raw["finish_reason"] = "tool_calls"
+        raw = completion_facts(completion) | {"finish_reason": finish_reason(completion, has_calls=has_calls)}
         facts: dict[str, Any] = {"raw": raw, "additional_kwargs": completion.usage}
         if self._logprobs:
             facts["logprobs"] = [_log_probs(token) for token in token_logprobs(completion)]
@@ -127,10 +125,9 @@ class ChatWriter(Writer[ChatResponse]):
         if call.name is None or call.name in self._names:
             return None
         try:
-            value = json.loads(call.arguments)
-        except ValueError:
+            arguments = json.loads(arguments_in(call.arguments, call.name))
+        except (ValueError, RecursionError):
             return None
-        arguments: Any = next((value[k] for k in ("arguments", "parameters") if k in value), {}) if value else {}
         return _Call(call.id, call.name, arguments) if isinstance(arguments, dict) else None
 
     def _message(self, calls: list[_Call] | tuple[()]) -> ChatMessage:

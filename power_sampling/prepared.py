@@ -123,8 +123,13 @@ class PreparedPrompt:
         """The text with its control tokens, which the tokenizer's own response template goes by, where it has one."""
         if not self.is_read_at_the_end:
             return ""
-        ended = len(tokens) - (bool(tokens) and tokens[-1] in self.codec.eos_ids)
-        return self.codec.decode(tokens[:ended], keep_control_tokens=True)
+        ended, rest = len(tokens) - (bool(tokens) and tokens[-1] in self.codec.eos_ids), ""
+        if self.termination.stop:  # what it was found in has no control tokens: back to the token that goes beyond
+            text = self.text_of(tokens)
+            while not text.startswith(before := self.codec.decode(tokens[:ended])):
+                ended -= 1
+            rest = text[len(before) :]
+        return self.codec.decode(tokens[:ended], keep_control_tokens=True) + rest
 
 
 def prepare(prompt: Prompt, loaded: Loaded, config: GenerationConfig) -> PreparedPrompt:

@@ -3,7 +3,7 @@
     settings     AdapterConfig, resolve_settings, settings_around_loaded, resolve_max_tokens_alias, refuse_unknown,
                  check_count; the types of keyword arguments GenerationFields, LoadedFields, ConfigFields
     prompts      given_tools, normalize_tool_choice, openai_call, call_fault, OverflowPolicy, fit_context
-    completions  completion_facts, token_logprobs, reply_of
+    completions  completion_facts, finish_reason, token_logprobs, reply_of, arguments_in
     schemas      schema_of, ReadableSchema
     errors       shortened: a value as an error quotes it; needed_for: imports of packages that an extra brings
 
@@ -13,7 +13,7 @@ Both adapters of this project import from `power_sampling` and from here only. T
 from power_sampling.config import CONSTRAINTS
 from power_sampling.errors import needed_for, shortened
 from power_sampling.fields import ConfigFields, GenerationFields, LoadedFields
-from power_sampling.integrations.completions import completion_facts, reply_of, token_logprobs
+from power_sampling.integrations.completions import completion_facts, finish_reason, reply_of, token_logprobs
 from power_sampling.integrations.overflow import OverflowPolicy, fit_context
 from power_sampling.integrations.schemas import ReadableSchema, schema_of
 from power_sampling.integrations.settings import (
@@ -23,7 +23,13 @@ from power_sampling.integrations.settings import (
     resolve_settings,
     settings_around_loaded,
 )
-from power_sampling.integrations.tools import call_fault, given_tools, normalize_tool_choice, openai_call
+from power_sampling.integrations.tools import (
+    arguments_in,
+    call_fault,
+    given_tools,
+    normalize_tool_choice,
+    openai_call,
+)
 from power_sampling.runtime import check_count
 
 __all__ = [
@@ -35,9 +41,11 @@ __all__ = [
     "LoadedFields",
     "OverflowPolicy",
     "ReadableSchema",
+    "arguments_in",
     "call_fault",
     "check_count",
     "completion_facts",
+    "finish_reason",
     "fit_context",
     "given_tools",
     "needed_for",

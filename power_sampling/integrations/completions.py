@@ -6,7 +6,7 @@ from typing import Any
 
 from power_sampling.types import Completion, Reply
 
-__all__ = ["completion_facts", "reply_of", "token_logprobs"]
+__all__ = ["completion_facts", "finish_reason", "reply_of", "token_logprobs"]
 
 
 def completion_facts(completion: Completion) -> dict[str, Any]:
@@ -20,6 +20,12 @@ def completion_facts(completion: Completion) -> dict[str, Any]:
         "usage": {**completion.usage, "prompt_tokens_details": {"cached_tokens": completion.cached_tokens}},
         "power_sampling": completion.diagnostics.to_dict(),
     }
+
+
+def finish_reason(completion: Completion, *, has_calls: bool) -> str:
+    """As frameworks and OpenAI's protocols have it: `stop`, `tool_calls` or `length`. What was cut is never told as
+    finished: whether more calls were to come, or more of the last one, nobody knows."""
+    return "tool_calls" if has_calls and completion.finish_reason == "stop" else completion.finish_reason
 
 
 def token_logprobs(completion: Completion) -> list[dict[str, Any]]:

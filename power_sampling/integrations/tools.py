@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from power_sampling.errors import ConfigurationError, shortened
-from power_sampling.text.calls import fault_of
+from power_sampling.text.calls import arguments_in, fault_of
 
-__all__ = ["call_fault", "given_tools", "normalize_tool_choice", "openai_call"]
+__all__ = ["arguments_in", "call_fault", "given_tools", "normalize_tool_choice", "openai_call"]
 
 
 def given_tools(tools: Any) -> list[Any]:
@@ -49,7 +49,7 @@ def openai_call(identity: str | None, name: str | None, arguments: Any) -> dict[
     return {"id": identity or "", "type": "function", "function": function}
 
 
-def call_fault(text: str, names: Collection[str]) -> str:
-    """What was wrong with a call that was none, from the text the model wrote, for the model to read. `names` are the
-    tools. Frameworks keep the text and lose the error."""
-    return fault_of(text, names)
+def call_fault(text: str, names: Collection[str], name: str | None = None) -> str:
+    """What was wrong with a call that was none, from the text the model wrote and the tool it named, for the model to
+    read; nothing, where that does not tell. `names` are the tools. Frameworks keep the text and lose the error."""
+    return fault_of(text, names, name)

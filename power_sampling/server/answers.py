@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any, Protocol
 
-from power_sampling.integrations import completion_facts, reply_of, token_logprobs
+from power_sampling.integrations import arguments_in, completion_facts, finish_reason, reply_of, token_logprobs
 from power_sampling.server.asked import Asked
 from power_sampling.server.faults import Fault
 from power_sampling.types import Chunk, Completion, Reply, TopToken
@@ -133,7 +133,7 @@ class ChatForm(_Base):
             yield self._delta(index, {"tool_calls": [{"index": at, **call}]})
         if self._asked.wants_logprobs:
             yield self._delta(index, {}, logprobs=chat_logprobs(completion))
-        reason = _finish_reason(completion, calls)
+        reason = finish_reason(completion, has_calls=bool(calls))
         yield self._delta(index, {}, finish_reason=reason, power_sampling=facts_of(completion))
 
     def _choice(self, index: int, completion: Completion) -> Json:
@@ -146,7 +146,7 @@ class ChatForm(_Base):
         return {
             "index": index,
             "message": message,
-            "finish_reason": _finish_reason(completion, calls),
+            "finish_reason": finish_reason(completion, has_calls=bool(calls)),
             "logprobs": chat_logprobs(completion) if self._asked.wants_logprobs else None,
             "power_sampling": facts_of(completion),
         }
@@ -159,16 +159,12 @@ def calls_of(reply: Reply) -> tuple[list[Json], str]:
     """The calls, those with broken arguments or of an unknown tool too: the client sees what the model wrote. What has
     not even a name is text after all."""
     calls = [_call(c.id, c.name, json.dumps(dict(c.arguments), ensure_ascii=False)) for c in reply.tool_calls]
-    calls += [_call(c.id, c.name, c.arguments) for c in reply.invalid_tool_calls if c.name]
+    calls += [_call(c.id, c.name, arguments_in(c.arguments, c.name)) for c in reply.invalid_tool_calls if c.name]
     return calls, "\n".join(c.arguments for c in reply.invalid_tool_calls if not c.name)
 
 
 def _call(identity: str, name: str, arguments: str) -> Json:
     return {"id": identity, "type": "function", "function": {"name": name, "arguments": arguments}}
-
-
-def _finish_reason(completion: Completion, calls: Sequence[Json]) -> str:
-    return "tool_calls" if calls and completion.finish_reason == "stop" else completion.finish_reason
 
 
 def chat_logprobs(completion: Completion) -> Json:

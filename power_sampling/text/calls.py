@@ -22,6 +22,7 @@ __all__ = [
     "PYTHON_TAG",
     "TOOL_CALLS",
     "Call",
+    "arguments_in",
     "broken_call",
     "call_of",
     "calls_of",
@@ -32,6 +33,7 @@ __all__ = [
     "starts_like_a_call",
     "unread_call",
     "whole_json",
+    "written",
 ]
 
 Call = ToolCall | InvalidToolCall
@@ -54,7 +56,7 @@ def call_of(value: Any, raw: str, names: Collection[str]) -> Call:
     if not isinstance(value, Mapping) or not isinstance(name := value.get("name"), str):
         return _invalid(None, raw, 'A call is a JSON object with the keys "name" and "arguments".')
     if name not in names:
-        return _invalid(name, raw, f"There is no tool {name!r:.80}; the tools are: {', '.join(sorted(names))}.")
+        return _invalid(name, raw, _no_tool(name, names))
     arguments = value.get("arguments", value.get("parameters", {}))
     if isinstance(arguments, str):
         try:
@@ -128,8 +130,38 @@ def name_in(text: str, at: int = 0) -> str | None:
 def calls_of(value: Any, raw: str, names: Collection[str]) -> list[Call]:
     """The calls that a JSON value or a list of them stands for; `raw` is its text."""
     if isinstance(value, list):
-        return [call_of(item, json.dumps(item, ensure_ascii=False), names) for item in value]
+        calls, at = [], raw.index("[") + 1
+        for item in value:
+            end = decode_json(raw, at)[1]
+            calls.append(call_of(item, raw[at:end].strip(), names))
+            at = raw.find(",", end) + 1
+        return calls
     return [call_of(value, raw, names)]
+
+
+def arguments_in(text: str, name: str | None) -> str:
+    """Of a text that was meant for a call of the tool `name`, the arguments alone, where they can be told apart.
+
+    What is told as arguments comes back as such, and a whole call would be shown to the model as one inside another."""
+    try:
+        value = whole_json(text)
+    except ValueError:
+        return text
+    if name is None or not isinstance(value, Mapping) or value.get("name") != name:
+        return text
+    arguments = value.get("arguments", value.get("parameters", {}))
+    if not isinstance(arguments, str):
+        return written(arguments)
+    return arguments.encode(errors="backslashreplace").decode()  # halves of characters as JSON escapes them
+
+
+def written(value: Any) -> str:
+    """A value as JSON, as far as it is any; in ASCII, for it may hold halves of characters. Nothing, where it is nested
+    more deeply than Python writes."""
+    try:
+        return json.dumps(value, default=str)
+    except RecursionError:
+        return ""
 
 
 def broken_call(raw: str, error: ValueError, name: str | None = None) -> InvalidToolCall:
@@ -142,15 +174,21 @@ def broken_call(raw: str, error: ValueError, name: str | None = None) -> Invalid
 def unread_call(raw: str, error: ValueError, name: str | None, names: Collection[str]) -> InvalidToolCall:
     """A call that could not be read, in whatever syntax; `error` says where reading ended."""
     if name is not None and name not in names:
-        return _invalid(name, raw, f"There is no tool {name!r:.80}; the tools are: {', '.join(sorted(names))}.")
+        return _invalid(name, raw, _no_tool(name, names))
     if isinstance(error, json.JSONDecodeError):
         return broken_call(raw, error, name)
     whose = f"The call of {name!r}" if name else "The call"
     return _invalid(name, raw, f"{whose} cannot be read: {error}. Write it again.")
 
 
-def fault_of(text: str, names: Collection[str]) -> str:
-    """What is wrong with a text that was meant for a call, or for its arguments alone; nothing, where nothing is."""
+def fault_of(text: str, names: Collection[str], name: str | None = None) -> str:
+    """What is wrong with a text that was meant for a call of the tool `name`, or for its arguments alone.
+
+    Nothing, where nothing is, and of a text that does not begin as JSON: not every family writes that."""
+    if name and names and name not in names:
+        return _no_tool(name, names)
+    if text.strip() and text.lstrip()[0] not in '{["':
+        return ""
     try:
         value, end = decode_json(text)
     except ValueError as error:
@@ -158,10 +196,14 @@ def fault_of(text: str, names: Collection[str]) -> str:
     if text[end:].strip():
         return broken_call(text, ValueError("there is more after it")).error
     if isinstance(value, str):  # a text that somebody has quoted, to keep it as it is
-        return fault_of(value, names)
+        return fault_of(value, names, name)
     if isinstance(value, Mapping) and not {"name", "arguments", "parameters"} & {*value}:
         return ""
     return "".join(call.error for call in calls_of(value, text, names) if isinstance(call, InvalidToolCall))
+
+
+def _no_tool(name: str, names: Collection[str]) -> str:
+    return f"There is no tool {name!r:.80}; the tools are: {', '.join(sorted(names))}."
 
 
 def _invalid(name: str | None, raw: str, error: str) -> InvalidToolCall:

@@ -33,13 +33,19 @@ class CallForm(NamedTuple):
 
 
 def call_form(render: Callable[..., str | None]) -> CallForm:
-    """`render` gives what the template makes of messages and `tools`, None where it refuses."""
+    """`render` gives what the template makes of messages and `tools`, None where it refuses. Where it knows no role for
+    results, they are the user's words."""
+    return _shown(render, "tool") or _shown(render, "user") or CallForm()
+
+
+def _shown(render: Callable[..., str | None], results: str) -> CallForm | None:
+    """The form in which calls are printed, where results have this role; None: in none."""
 
     def rendered(form: CallForm, said: str = "") -> str:
         talk: Messages = [
             {"role": "user", "content": "x"},
             {"role": "assistant", "content": said, "tool_calls": [_CALL]},
-            {"role": "tool", "name": NAME, "tool_call_id": _CALL["id"], "content": "r"},
+            {"role": results, "name": NAME, "tool_call_id": _CALL["id"], "content": "r"},
             {"role": "assistant", "content": "y"},
             {"role": "user", "content": "z"},
         ]
@@ -52,8 +58,9 @@ def call_form(render: Callable[..., str | None]) -> CallForm:
     forms = [CallForm(is_written, is_none) for is_written, is_none in product((False, True), repeat=2)]
     showing = [form for form in forms if shows(form)]
     wrong = (f'\\"{KEY}', f"'{KEY}'")  # quoted twice, or as Python quotes it
-    form = next((form for form in showing if not any(word in rendered(form) for word in wrong)), None)
-    form = form or (showing[0] if showing else CallForm())
+    if not showing:
+        return None
+    form = next((form for form in showing if not any(word in rendered(form) for word in wrong)), showing[0])
     apart = form._replace(is_apart=True)
     return apart if not shows(form, SAID) and shows(apart, SAID) else form
 

@@ -10,11 +10,15 @@ import hashlib
 import secrets
 import string
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
-from power_sampling.text.calls import Call, call_of, row_of_calls
+from power_sampling.errors import InputError
+from power_sampling.text.calls import Call, call_of, row_of_calls, written
 from power_sampling.text.plain import MAY_BEGIN, plain_calls
+from power_sampling.text.stop import held_back
+from power_sampling.text.validation import plain_json
 from power_sampling.types import InvalidToolCall, Reply, ToolCall
 
 __all__ = [
@@ -161,7 +165,9 @@ class ReplyReader:
 
     def _reply(self) -> Reply:
         salt = secrets.token_hex() if self._salt is None else self._salt
-        calls = [replace(call, id=_call_id(f"{salt} {place} {call}")) for place, call in enumerate(self._calls)]
+        salted = hashlib.sha256(salt.encode())  # once: it may be a long prompt
+        usable = map(_usable, self._calls)
+        calls = [replace(call, id=_call_id(salted, f" {place} {call}")) for place, call in enumerate(usable)]
         return Reply(
             content=self._content,
             reasoning=self._reasoning,
@@ -170,17 +176,29 @@ class ReplyReader:
         )
 
 
-def _call_id(salt: str) -> str:
-    """Nine letters and digits: Mistral's templates want exactly that, the others take anything."""
-    number = int.from_bytes(hashlib.sha256(salt.encode(errors="replace")).digest())
+def _usable(call: Call) -> Call:
+    """The call, if it can stand in JSON and in the next prompt; otherwise an invalid one that says why not.
+
+    Decoders read more than that: numbers without end, halves of characters, lists in lists in lists."""
+    try:
+        plain_json(call.name, "The name")
+        if isinstance(call, ToolCall):
+            plain_json(call.arguments, f"The call of {call.name!r}")
+    except InputError as error:
+        if isinstance(call, InvalidToolCall):
+            return replace(call, name=None)
+        return InvalidToolCall(name=call.name, arguments=written(call.arguments), id="", error=str(error))
+    return call
+
+
+def _call_id(salted: Any, call: str) -> str:
+    """Nine letters and digits: Mistral's templates want exactly that, the others take anything. `salted` is a hash that
+    has been fed the salt."""
+    own = salted.copy()
+    own.update(call.encode(errors="replace"))
+    number = int.from_bytes(own.digest())
     letters = string.ascii_letters + string.digits
     return "".join(letters[number // len(letters) ** i % len(letters)] for i in range(9))
-
-
-def held_back(text: str, markers: Sequence[str]) -> int:
-    """Length of the longest end of `text` that could be the beginning of a marker."""
-    reach = max(map(len, markers)) - 1
-    return next((n for n in range(min(len(text), reach), 0, -1) if any(m.startswith(text[-n:]) for m in markers)), 0)
 
 
 class TemplateReader(ReplyReader):
@@ -202,17 +220,16 @@ class TemplateReader(ReplyReader):
         text = self._prefix + self._held
         _, reply = super().finish()
         if not reply.tool_calls:
-            try:
-                message = self._parse_response(text)
-            except Exception:  # noqa: BLE001 - the template's parser raises whatever it likes on a text it cannot read
-                message = {"content": reply.content, "reasoning": reply.reasoning}
-            reply = self._from_message(message, reply)
+            with suppress(Exception):  # a template's parser raises what it likes, and gives what it likes
+                reply = self._from_message(self._parse_response(text), reply)
         return (reply.content, reply.reasoning), reply
 
     def _from_message(self, message: Mapping[str, Any], own: Reply) -> Reply:
         reasoning = next((message[key] for key in _REASONING_KEYS if message.get(key)), "")
-        functions = [call.get("function", call) for call in message.get("tool_calls") or ()] if self._names else []
-        self._calls = [call_of(function, str(function), self._names) for function in functions]
+        given = message.get("tool_calls") or [] if self._names else []
+        calls = given if isinstance(given, (list, tuple)) else [given]
+        functions = [call.get("function", call) if isinstance(call, Mapping) else call for call in calls]
+        self._calls = [call_of(function, written(function), self._names) for function in functions]
         self._calls = self._calls or list(own.invalid_tool_calls)
         self._content, self._reasoning = str(message.get("content") or ""), str(reasoning)
         return self._reply()

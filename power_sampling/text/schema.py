@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from power_sampling.errors import ConfigurationError
+from power_sampling.errors import ConfigurationError, shortened
 
-__all__ = ["json_rule", "refusal"]
+__all__ = ["fault_in", "json_rule", "refusal"]
 
 # one line, as json.dumps writes it: free whitespace would let a model spend its horizon on blanks
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -21,6 +21,20 @@ OPENING = {"allOf", "anyOf", "oneOf", "$ref", "patternProperties", "additionalPr
 HOURS = r"([01][0-9]|2[0-3]):[0-5][0-9]"
 # the parser's own `time` asks for a zone, which times of pydantic seldom have: models would invent one
 TIME = rf"^{HOURS}:[0-5][0-9](\.[0-9]{{1,6}})?(Z|[+-]{HOURS})?$"
+BY_NAME = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
+IN_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+ALONE = ("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames")
+COUNTS = ("minLength", "maxLength", "minItems", "maxItems")
+FORMS: Mapping[str, tuple[Callable[[Any], bool], str]] = {  # of what keywords say, where readers go by it
+    **dict.fromkeys(BY_NAME, (lambda value: isinstance(value, Mapping), "schemas by their names")),
+    **dict.fromkeys(IN_LISTS, (lambda value: isinstance(value, list), "a list of schemas")),
+    "type": (lambda value: isinstance(value, str) or _are_texts(value), "a type or a list of types"),
+    "enum": (lambda value: isinstance(value, list), "a list of values"),
+    "required": (lambda value: _are_texts(value), "a list of names"),
+    "$ref": (lambda value: isinstance(value, str), "a text such as '#/$defs/Name'"),
+    **dict.fromkeys(("pattern", "format"), (lambda value: isinstance(value, str), "a text")),
+    **dict.fromkeys(COUNTS, (lambda value: isinstance(value, int | float), "a number")),
+}
 WAYS_OUT = {
     "uniqueItems": "use an object with a boolean for each item, or check the answer yourself",
     "oneOf": "write anyOf",
@@ -42,6 +56,35 @@ def json_rule(schema: Mapping[str, Any]) -> str:
         raise ConfigurationError("json_schema: it is nested too deeply; give parts a name in $defs.") from error
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"json_schema: {error}; give plain JSON values.") from error
+
+
+def fault_in(schema: Any, place: str = "") -> str:
+    """What makes a value no JSON schema: where it stands, what was expected and what came. Nothing, where it is one."""
+    if isinstance(schema, bool):
+        return ""
+    if not isinstance(schema, Mapping):
+        return f"{place}: expected a schema, got {shortened(schema)}"
+    for key, value in schema.items():
+        at = f"{place}.{key}" if place else key
+        is_right, expected = FORMS.get(key, (lambda _: True, ""))
+        if not is_right(value):
+            return f"{at}: expected {expected}, got {shortened(value)}"
+        if fault := next(filter(None, (fault_in(part, at + name) for name, part in _inside(key, value))), ""):
+            return fault
+    return ""
+
+
+def _inside(key: str, value: Any) -> Iterable[tuple[str, Any]]:
+    """The schemas under a keyword, each with its place there."""
+    if key in BY_NAME:
+        return ((f".{name}", part) for name, part in value.items())
+    if key in IN_LISTS or (key == "items" and isinstance(value, list)):  # an older form of prefixItems
+        return ((f".{i}", part) for i, part in enumerate(value))
+    return [("", value)] if key in ALONE else ()
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 def _repaired(schema: Any, root: Mapping[str, Any]) -> Any:

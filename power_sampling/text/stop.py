@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from power_sampling.text.detokenizer import Detokenizer
 from power_sampling.types import Tokens
 
-__all__ = ["StopStrings", "StopWatch", "TextStream"]
+__all__ = ["StopStrings", "StopWatch", "TextStream", "held_back"]
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -40,12 +40,11 @@ class StopStrings:
         at, _, string = min(found)
         return at, string
 
-    def held_back(self, text: str) -> int:
-        """Length of the longest end of `text` that could be the beginning of a stop string."""
-        for length in range(min(len(text), self._reach), 0, -1):
-            if any(s.startswith(text[-length:]) for s in self.strings):
-                return length
-        return 0
+
+def held_back(text: str, markers: Sequence[str]) -> int:
+    """Length of the longest end of `text` that could be the beginning of a marker."""
+    reach = max(map(len, markers)) - 1
+    return next((n for n in range(min(len(text), reach), 0, -1) if any(m.startswith(text[-n:]) for m in markers)), 0)
 
 
 class StopWatch:
@@ -94,14 +93,12 @@ class TextStream:
         if final:
             self._is_ended = True
             self._detokenizer.flush()
-        text = self._detokenizer.text
-        end = len(text)
+        piece = self._detokenizer.text[len(self.text) :]  # where a stop string might begin was held back
         if self._stop:
-            if found := self._stop.find(text):
+            if found := self._stop.find(piece):
                 end, self.stopped_by = found
-                self._is_ended = True
+                piece, self._is_ended = piece[:end], True
             elif not final:
-                end -= self._stop.held_back(text)
-        piece = text[len(self.text) : end]
+                piece = piece[: len(piece) - held_back(piece, self._stop.strings)]
         self.text += piece
         return piece

@@ -16,7 +16,7 @@ from power_sampling.errors import InputError, shortened
 from power_sampling.text.control import RESERVED
 from power_sampling.types import Conversation
 
-__all__ = ["Call", "ChatMessage", "Function", "checked_conversation", "checked_text"]
+__all__ = ["Call", "ChatMessage", "Function", "checked_conversation", "checked_text", "plain_json"]
 
 MOST_NESTED = 64
 """How deep arguments and schemas may go; templates print them by recursion."""
@@ -34,7 +34,7 @@ class Function(TypedDict):
 
     name: str
     arguments: dict[str, Any] | str
-    """A text where the model wrote what is no JSON: it may see it as it was."""
+    """A text where the model wrote what is no plain JSON: it may see it as it was."""
 
 
 class Call(TypedDict):
@@ -78,7 +78,7 @@ def checked_conversation(prompt: Any) -> Conversation:
     return replace(
         conversation,
         messages=[_message(message, f"message {i}") for i, message in enumerate(messages)],
-        tools=[_json(tool, f"tool {i}") for i, tool in enumerate(tools)],
+        tools=[plain_json(tool, f"tool {i}") for i, tool in enumerate(tools)],
     )
 
 
@@ -161,15 +161,15 @@ def _arguments(given: Any, where: str) -> dict[str, Any] | str:
     if given is None:
         return {}
     if isinstance(given, Mapping):
-        arguments: dict[str, Any] = _json(given, where)
+        arguments: dict[str, Any] = plain_json(given, where)
         return arguments
     if not isinstance(given, str):
         raise InputError(f"{where}: expected a mapping, or its JSON text, got {shortened(given)}.")
     try:
-        parsed = json.loads(given or "{}", parse_constant=_no_number)
-    except (ValueError, RecursionError):
+        parsed = plain_json(json.loads(given or "{}", parse_constant=_no_number), where)
+    except (ValueError, RecursionError, InputError):
         parsed = None
-    return _json(parsed, where) if isinstance(parsed, dict) else _text(given, where)
+    return parsed if isinstance(parsed, dict) else _text(given, where)
 
 
 def _no_number(constant: str) -> NoReturn:
@@ -187,16 +187,16 @@ def _text(value: Any, where: str) -> str:
     return checked_text(str.__str__(value), where)  # of an enumeration's member, its value
 
 
-def _json(value: Any, where: str, depth: int = 0) -> Any:
-    """A copy of plain JSON values."""
+def plain_json(value: Any, where: str, depth: int = 0) -> Any:
+    """A copy of plain JSON values. Raises InputError for what is none, and for what templates cannot print."""
     if depth > MOST_NESTED:
         raise InputError(f"{where}: nested deeper than {MOST_NESTED} levels; templates cannot print that.")
     if isinstance(value, str):
         return _text(value, where)
     if isinstance(value, Mapping):
-        return {_text(key, f"{where}, a key"): _json(item, where, depth + 1) for key, item in value.items()}
+        return {_text(key, f"{where}, a key"): plain_json(item, where, depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_json(item, where, depth + 1) for item in value]
+        return [plain_json(item, where, depth + 1) for item in value]
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int) and value.bit_length() < MOST_BITS:

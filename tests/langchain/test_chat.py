@@ -379,9 +379,9 @@ def test_messages_of_every_kind() -> None:
             "content": "",
             "tool_calls": [{"id": "1", "type": "function", "function": {"name": "look", "arguments": {"x": 1}}}],
         },
-        {"role": "tool", "tool_call_id": "1", "content": "seen", "name": "look"},
+        {"role": "tool", "tool_call_id": "1", "content": "seen"},
         {"role": "assistant", "content": "e", "reasoning_content": "hm"},
-        {"role": "tool", "tool_call_id": "1", "content": "Error: broken", "name": "look"},
+        {"role": "tool", "tool_call_id": "1", "content": "Error: broken"},
         {"role": "tool", "name": "look", "content": "f"},
         {"role": "developer", "content": "g"},
         {"role": "user", "content": "h"},
@@ -417,7 +417,7 @@ def test_messages_as_anthropic_writes_them() -> None:
     assistant, result, user = engine_messages(messages)
     assert assistant["content"] == "a"
     assert assistant["tool_calls"][0]["function"] == {"name": "look", "arguments": {"x": 1}}
-    assert result == {"role": "tool", "tool_call_id": "1", "content": "Error: b", "name": "look"}
+    assert result == {"role": "tool", "tool_call_id": "1", "content": "Error: b"}
     assert user == {"role": "user", "content": "c"}
 
 

@@ -10,10 +10,13 @@ import pytest
 from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, ToolMessage
 
 from langchain_power_sampling import ChatPowerSampling, PowerSamplingLLM
+from langchain_power_sampling._messages import engine_messages
 from langchain_power_sampling._request import conversation_of
 from power_sampling import ConfigurationError, InputError
 from tests.support.chat import VERDICT_TOOL, essence, look, merged
 from tests.support.langchain import TOKENIZER
+from tests.support.llamaindex import Speaker, call
+from tests.support.scripted import TOKENIZER as SCRIPTED
 
 BROKEN = {"name": "look", "args": '{"name": "look", "arguments": {"where": "in th', "id": "1", "error": "cut"}
 GENERIC = "Tool call look with id 1 could not be executed - arguments were malformed or truncated."
@@ -39,6 +42,44 @@ def test_an_agent_tells_the_model_what_was_wrong_with_its_call(quoted: bool) -> 
     )
     said = conversation_of([history[0], unknown, history[2]], {"tools": [look]}).messages[-1]["content"]
     assert said.endswith("There is no tool 'sun'; the tools are: look.")
+
+
+@pytest.mark.parametrize("quoted", [False, True])
+def test_of_an_unknown_tools_call_the_arguments_go_back(quoted: bool) -> None:
+    text = '{"name": "sun", "arguments": {"where": "here"}}'
+    call = {**BROKEN, "name": "sun", "args": json.dumps(text) if quoted else text, "type": "invalid_tool_call"}
+    (message,) = engine_messages([AIMessage("", invalid_tool_calls=[call])])  # type: ignore[list-item]
+    assert message["tool_calls"][0]["function"] == {"name": "sun", "arguments": '{"where": "here"}'}
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "told"),
+    [
+        ("sun", None, "There is no tool 'sun'; the tools are: look."),
+        ("look", "The call of 'look' cannot be read.", "The call of 'look' cannot be read."),
+        ("look", None, GENERIC),
+    ],
+)
+def test_the_fault_of_a_call_that_is_written_in_no_json(name: str, error: str | None, told: str) -> None:
+    call = {**BROKEN, "name": name, "args": f"<function={name}>", "error": error, "type": "invalid_tool_call"}
+    history = [AIMessage("", invalid_tool_calls=[call]), ToolMessage(GENERIC, tool_call_id="1", status="error")]  # type: ignore[list-item]
+    assert conversation_of(history, {"tools": [look]}).messages[-1]["content"].endswith(told)
+
+
+def test_calls_deeper_than_python_reads_come_out_of_a_stream() -> None:
+    speaker = Speaker(lambda prompt: ["<tool_call>\n" + "[" * 1500])
+    chat = ChatPowerSampling.from_model(speaker, SCRIPTED, sampler="ancestral", max_new_tokens=1600).bind_tools([look])
+    for answer in (chat.invoke("a"), merged(list(chat.stream("a")))):  # type: ignore[arg-type]
+        [broken] = answer.invalid_tool_calls
+        assert broken["args"] in ("[" * 1500, json.dumps("[" * 1500)) and answer.content == ""
+
+
+def test_an_answer_that_was_cut_is_not_told_as_finished() -> None:
+    said = call("look", where="here")
+    settings: Any = {"sampler": "ancestral", "max_new_tokens": len(said) + 3}
+    chat = ChatPowerSampling.from_model(Speaker(lambda prompt: [f"{said}\nAnd now"]), SCRIPTED, **settings)
+    answer: Any = chat.bind_tools([look]).invoke("a")
+    assert [c["name"] for c in answer.tool_calls] == ["look"] and answer.response_metadata["finish_reason"] == "length"
 
 
 def test_pending_calls_of_the_last_message_are_shown(chat: ChatPowerSampling, requests: list[Any]) -> None:

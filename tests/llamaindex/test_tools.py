@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent, ReActAgent
@@ -16,8 +17,9 @@ from pydantic import BaseModel
 
 from llamaindex_power_sampling import PowerSamplingLLM
 from llamaindex_power_sampling._messages import calls_of, engine_messages
+from llamaindex_power_sampling._responses import ChatWriter
 from llamaindex_power_sampling._tools import as_tools, chosen, selections
-from power_sampling import ConfigurationError, InputError
+from power_sampling import ConfigurationError, InputError, InvalidToolCall, Reply
 from tests.support.llamaindex import WORKFLOWS, call, heard, speaking, tools_in, turns
 
 pytestmark = WORKFLOWS
@@ -251,6 +253,37 @@ def test_unknown_tools_are_for_the_agent_to_answer() -> None:
     response = llm.chat_with_tools(TOOLS, user_msg=QUESTION, allow_parallel_tool_calls=True)
     assert names_of(response.message) == ["subtract"]
     assert "no tool 'subtract'" in response.message.additional_kwargs["invalid_tool_calls"][0]["error"]
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ('{"name": "sun", "arguments": {"x": 1}}', {"x": 1}),
+        ('{"name": "sun", "parameters": "{}"}', {}),
+        ('{"x": 1}', {"x": 1}),  # of a family that writes the name before them
+        ("5", None),
+        ("true", None),
+        ('"a"', None),
+        ("[" * 5000, None),
+        ("<function=sun>", None),
+    ],
+)
+def test_the_arguments_of_an_unknown_tool(text: str, arguments: Any) -> None:
+    reply = Reply(content="", invalid_tool_calls=(InvalidToolCall(name="sun", arguments=text, id="1", error="!"),))
+    done = cast("Any", SimpleNamespace(reply=reply, text=text))
+    writer = ChatWriter(names={"add": "add"}, is_text=False, logprobs=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "_facts", lambda completion, *, has_calls: {"additional_kwargs": {}})
+        message = writer.whole(done).message
+    assert [call.tool_kwargs for call in selections(message)] == ([] if arguments is None else [arguments])
+    assert (message.content or "") == (text if arguments is None else "")
+
+
+def test_an_answer_that_was_cut_is_not_told_as_finished() -> None:
+    said = call("add", a=2, b=3)
+    llm = speaking(lambda prompt: [f"{said}\nAnd now"], max_new_tokens=len(said) + 3)
+    response = llm.chat_with_tools(TOOLS, user_msg=QUESTION, allow_parallel_tool_calls=True)
+    assert names_of(response.message) == ["add"] and response.raw["finish_reason"] == "length"
 
 
 def test_broken_calls_are_text() -> None:

@@ -12,6 +12,7 @@ from power_sampling import ConfigurationError, Conversation, PowerSampler
 from power_sampling.text.codec import Codec
 from power_sampling.text.formats import tool_format
 from tests.support.calls import SAMPLES, TOOLS, tokenizer_of
+from tests.support.llamaindex import Speaker
 from tests.support.tiny import tiny_model, tiny_tokenizer
 
 USER = {"role": "user", "content": "x"}
@@ -116,3 +117,22 @@ def test_a_family_reads_what_transformers_own_fallback_reads(model_type: str, fa
     [call] = reply.tool_calls
     assert theirs["reasoning_content"].strip() == reply.reasoning == "hm"
     assert theirs["tool_calls"][0]["function"] == {"name": call.name, "arguments": call.arguments}
+
+
+RESPONSE = {
+    "defaults": {"role": "assistant"},
+    "start_anchor": "<|assistant|>",
+    "fields": {"thinking": {"open": "<think>", "close": "</think>"}, "content": {"content": "text"}},
+}
+
+
+@pytest.mark.parametrize("said", ["Hello STOP more", "<think>hm</think>Hello<|user|> ST<|user|>OP more"])
+def test_a_stop_string_is_no_part_of_what_a_response_template_reads(said: str) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.response_template = RESPONSE
+    sampler = PowerSampler.from_model(Speaker(lambda prompt: [said]), tokenizer, sampler="ancestral", max_new_tokens=60)
+    *_, last = sampler.stream([USER], stop=["STOP"])
+    for completion in (sampler.chat([USER], stop=["STOP"]), last.completion):
+        assert completion is not None and completion.reply is not None
+        assert completion.stop == "STOP" and completion.reply.content.replace("<|user|>", "").strip() == "Hello"
+        assert completion.reply.reasoning == ("hm" if "hm" in said else "")

@@ -37,6 +37,8 @@ def rule(prompt: str) -> list[str]:
         return ["<think>\nHm, hm.\n</think>\n\nYes."]
     if "nonsense" in said:
         return ['<tool_call>\n{"arguments": {}}\n</tool_call>']
+    if "halves" in said:
+        return ['<tool_call>\n{"name": "weather", "arguments": {"place": "\\ud800x"}}\n</tool_call>']
     if "moon" in said:
         return [call("moon", phase=1)]
     if tools_in(prompt):
@@ -148,10 +150,24 @@ def test_tool_choice(client: OpenAI) -> None:
 
 
 def test_what_is_no_call_of_a_tool_is_shown_all_the_same(client: OpenAI) -> None:
-    assert called(client, messages=[{"role": "user", "content": "moon"}]) == ["moon"]
-    asked: Any = {"model": "M", "messages": [{"role": "user", "content": "nonsense"}], "tools": [WEATHER]}
+    asked: Any = {"model": "M", "messages": [{"role": "user", "content": "moon"}], "tools": [WEATHER]}
+    [moon] = client.chat.completions.create(**asked).choices[0].message.tool_calls or ()
+    assert (moon.function.name, moon.function.arguments) == ("moon", '{"phase": 1}')  # type: ignore[union-attr]
+    asked["messages"] = [{"role": "user", "content": "nonsense"}]
     message = client.chat.completions.create(**asked).choices[0].message
     assert message.tool_calls is None and '{"arguments": {}}' in (message.content or "")
+
+
+def test_half_a_character_in_a_call_is_shown_as_it_was_written(client: OpenAI) -> None:
+    asked: Any = {"model": "M", "messages": [{"role": "user", "content": "halves"}], "tools": [WEATHER]}
+    [whole] = client.chat.completions.create(**asked).choices[0].message.tool_calls or ()
+    assert whole.function.arguments == r'{"place": "\ud800x"}'  # type: ignore[union-attr]
+    tool = {"type": "function", **WEATHER["function"]}
+    answer = client.responses.create(model="M", input="halves", tools=[tool])  # type: ignore[list-item]
+    assert answer.output[0].arguments == whole.function.arguments  # type: ignore[union-attr]
+    back: Any = [*asked["messages"], {"role": "assistant", "tool_calls": [whole.model_dump()]}]
+    back += [{"role": "tool", "tool_call_id": whole.id, "content": "What?"}, USER]
+    assert client.chat.completions.create(model="M", messages=back).choices[0].message.content == ANSWER
 
 
 # ------------------------------------------------------------ settings

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import pytest
 from openai import BadRequestError, OpenAI
 from pydantic import BaseModel
 
-from power_sampling import PowerSampler
+from power_sampling import Chunk, PowerSampler, Reply
 from power_sampling.server import Limits, app
 from power_sampling.server.responses.asked import NEUTRAL as REFUSED_ELSE
+from power_sampling.server.responses.form import ResponseForm
 from power_sampling.server.responses.wire import ResponseRequest
 from tests.support.llamaindex import broken, call, turns
 from tests.support.scripted import ANSWER, tools_in
@@ -119,6 +122,23 @@ def test_a_stream_is_the_answer_event_by_event(client: OpenAI, model: str) -> No
     assert [comparable(item) for item in last.output] == [comparable(item) for item in whole.output]
     assert last.usage == whole.usage and last.output_text == whole.output_text == "I look."
     assert last.usage.output_tokens_details.reasoning_tokens >= len("Hm, hm.")
+
+
+def test_a_model_that_thinks_again_has_one_item_of_each(sampler: PowerSampler) -> None:
+    done = sampler.chat([{"role": "user", "content": "Hello?"}], seed=1)
+    done = replace(done, reply=Reply(content="b\n\nd", reasoning="a\n\nc"))
+    asked = cast("Any", SimpleNamespace(response={}, model="M", wants_logprobs=False))
+    streamed, whole = ResponseForm(asked), ResponseForm(asked)
+    pieces = [("a", ""), ("", "b"), ("\n\nc", ""), ("", "\n\nd")]
+    events = [event for thought, said in pieces for event in streamed.pieces(0, Chunk("", None, None, said, thought))]
+    events += [*streamed.pieces(0, Chunk("", done)), *streamed.closing([done])]
+    items = events[-1]["response"]["output"]
+    assert [{**item, "id": None} for item in items] == [{**item, "id": None} for item in whole.answer([done])["output"]]
+    assert [item["content"][0]["text"] for item in items] == ["a\n\nc", "b\n\nd"]
+    for at, item in enumerate(items):
+        told = [event for event in events if event.get("output_index") == at]
+        assert "".join(event.get("delta", "") for event in told) == item["content"][0]["text"]
+        assert told[-1]["item"] == item
 
 
 def comparable(item: Any) -> dict[str, Any]:

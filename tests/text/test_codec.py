@@ -137,6 +137,17 @@ def test_streamed_text_holds_back_what_could_become_a_stop_string(codec: Codec) 
     assert pieces[4] == "ST "
 
 
+def test_only_new_text_is_searched_for_stop_strings(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[int] = []
+    find = StopStrings.find
+    monkeypatch.setattr(StopStrings, "find", lambda self, text: (searched.append(len(text)), find(self, text))[1])
+    tokens = codec.encode("a STO" * 100)
+    stream = TextStream(codec.decode, codec.eos_ids, StopStrings(["STOP", "x" * 400], codec.decode))
+    pieces = [stream.advance(tokens[:i]) for i in range(1, len(tokens) + 1)]
+    assert "".join(pieces) + stream.finish(tokens) == "a STO" * 100
+    assert max(searched) < 10
+
+
 def test_eos_ends_the_text_and_is_not_in_it(codec: Codec) -> None:
     tokens = (*codec.encode("done"), *codec.eos_ids)
     stream = TextStream(codec.decode, codec.eos_ids, None)

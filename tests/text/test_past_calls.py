@@ -23,6 +23,10 @@ ONE_BY_ONE = CALLS.replace("{ARGUMENTS}", "{% for k, v in c.function.arguments.i
 IF_NONE = "{% if m.content is none %}{CALLS}{% else %}{{ m.content }}{% endif %}"
 INSTEAD = "{% if m.tool_calls %}{CALLS}{% else %}{{ m.content }}{% endif %}"
 BESIDE = "{{ m.content }}{CALLS}"
+NO_RESULTS = (
+    "{% for m in messages %}{% if m.role not in ('user', 'assistant') %}{{ raise_exception('no role') }}{% endif %}"
+    "{% endfor %}"
+)
 ALTERNATING = (
     "{% set ns = namespace(n=0) %}{% for m in messages %}{% if m.role in ('user', 'assistant') and not m.tool_calls %}"
     "{% if (m.role == 'user') != (ns.n % 2 == 0) %}{{ raise_exception('they must alternate') }}{% endif %}"
@@ -58,6 +62,7 @@ CASES = [
     (template(INSTEAD, AS_JSON), CallForm(is_apart=True)),
     (template(IF_NONE, ADDED), CallForm(is_written=True, is_none=True, is_apart=True)),
     (template(INSTEAD, ADDED, "{% for t in tools %}{% endfor %}"), CallForm(is_written=True, is_apart=True)),
+    (template(BESIDE, ADDED, NO_RESULTS), CallForm(is_written=True)),
 ]
 
 

@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 
 from power_sampling.errors import InputError
+from power_sampling.text.calls import arguments_in
 from power_sampling.text.formats import ToolFormat, tool_format
-from power_sampling.text.formats.messages import TOOLS_PROMPT
+from power_sampling.text.formats.messages import TOOLS_PROMPT, cleaned
 from power_sampling.text.reply import ReplyReader
+from power_sampling.text.validation import checked_conversation
 from power_sampling.types import Conversation, Reply
+from tests.support.calls import SAMPLES
 from tests.support.tiny import CHAT_TEMPLATE, tiny_tokenizer
 
 # Small templates that treat tools as the real ones do: same variables, same refusals, same markup.
@@ -230,6 +233,19 @@ def test_choice_none_shows_no_tools_but_keeps_the_history(name: str) -> None:
         (talk(tools=({"type": "function", "function": {}},)), "name"),
         (talk(tools=("weather",)), "function"),  # type: ignore[arg-type]
         (talk(tools=(tool("a", {"type": "string"}),)), "object"),
+        (talk(tools=(tool("a", {"properties": None}),)), "no JSON schema: properties: expected schemas by their names"),
+        (
+            talk(tools=(tool("a", {"properties": {"b": {"type": 5}}}),)),
+            r"properties.b.type: expected a type",
+        ),
+        (talk(tools=(tool("a", {"properties": {"b": {"enum": None}}}),)), "properties.b.enum: expected a list"),
+        (talk(tools=(tool("a", {"$defs": {"b": {"anyOf": [{}, 5]}}}),)), r"\$defs.b.anyOf.1: expected a schema, got 5"),
+        (talk(tools=(tool("a", {"properties": {"b": {"allOf": None}}}),)), "allOf: expected a list of schemas"),
+        (talk(tools=(tool("a", {"properties": {"b": {"$ref": 5}}}),)), r"\$ref: expected a text"),
+        (talk(tools=(tool("a", {"properties": {"b": 5}}),)), "properties.b: expected a schema"),
+        (talk(tools=(tool("a", {"properties": {"b": {"minLength": "5"}}}),)), "minLength: expected a number"),
+        (talk(tools=(tool("a", {"properties": {"b": {"pattern": 5}}}),)), "pattern: expected a text"),
+        (talk(tools=(tool("a", {"properties": {}, "required": "b"}),)), "required: expected a list of names"),
     ],
 )
 def test_tools_that_make_no_sense_are_refused(conversation: Conversation, words: str) -> None:
@@ -505,7 +521,64 @@ def test_a_response_template_takes_the_reply_apart() -> None:
     assert parsed(f"Wait.{call}", tool_choice="none") == ("Wait.", "", [], [])
     assert parsed(HERMES_CALL) == ("", "", [KOELN], [])  # what a grammar makes it write
     assert parsed("<call:weather>{")[2:] == ([], [])  # its own parser raises
-    assert parsed("<call:sun>{}</call>")[3][0][0] == "sun"  # an unknown tool
+    assert parsed("<call:sun>{}</call>")[3][0][:2] == ("sun", '{"name": "sun", "arguments": {}}')  # an unknown tool
+
+
+@pytest.mark.parametrize(
+    ("message", "invalid"),
+    [
+        (None, []),
+        (5, []),
+        ({"tool_calls": 5}, ["5"]),
+        ({"tool_calls": ["x", None]}, ['"x"', "null"]),
+        ({"tool_calls": [{"function": None}]}, ["null"]),
+        ({"tool_calls": {"name": "weather"}}, []),
+    ],
+)
+def test_a_response_template_may_give_anything(message: Any, invalid: list[str]) -> None:
+    found = tool_format("{{ tools }}", {}, parse_response=lambda text: message)
+    reply = read(found.reader(talk(), starts_in_reasoning=False), ["Hello"])
+    assert [call.arguments for call in reply.invalid_tool_calls] == invalid
+    assert reply.content == ("" if isinstance(message, dict) else "Hello")
+    assert len(reply.tool_calls) == (message == {"tool_calls": {"name": "weather"}})
+
+
+ODD_VALUES = {"infinite": "1e999", "half": r'"\ud800x"', "deep": "[" * 70 + "]" * 70, "long": "9" * 1300}
+
+
+@pytest.mark.parametrize("name", ["weather", "sun"])
+@pytest.mark.parametrize("value", ODD_VALUES.values(), ids=ODD_VALUES)
+def test_what_a_model_wrote_can_be_sent_and_sent_back(name: str, value: str) -> None:
+    text = f'<tool_call>\n{{"name": "{name}", "arguments": {{"city": {value}}}}}\n</tool_call>'
+    reply = read(tool_format(QWEN, {}).reader(talk(), starts_in_reasoning=False), [text])
+    [call] = reply.invalid_tool_calls
+    assert (call.name, reply.tool_calls) == (name, ()) and (call.arguments + call.error).encode()
+    back = calls_message(("1", name, arguments_in(call.arguments, name)))
+    assert "weather_now" in rendered(QWEN, talk(USER, back, result("1", call.error)))
+
+
+def test_a_name_that_is_no_text_is_none() -> None:
+    raw = r'{"name": "\ud800", "arguments": "\ud800"}'
+    assert reply_to(f"<tool_call>\n{raw}\n</tool_call>")[3][0][:2] == (None, raw)
+    assert arguments_in(r'{"name": "sun", "arguments": "\ud800"}', "sun") == r"\ud800"
+
+
+def test_calls_of_a_list_keep_their_text() -> None:
+    row = '[{"name":  "sun", "arguments": {"x": 1e999}}, 5 ,{"name": "weather_now"}]'
+    _, _, calls, invalid = reply_to(f"<tool_call>\n{row}\n</tool_call>")
+    assert calls == [NOW_CALL]
+    assert [raw for _, raw, _ in invalid] == ['{"name":  "sun", "arguments": {"x": 1e999}}', "5"]
+    for depth in range(900, 1000):  # somewhere here Python's recursion ends, for reading and for writing
+        deep = f'[{{"name": "weather", "arguments": {{"city": {"[" * depth + "]" * depth}}}}}]'
+        assert reply_to(f"<tool_call>\n{deep}\n</tool_call>")[3]
+
+
+def test_the_arguments_of_a_call_that_is_none() -> None:
+    assert arguments_in('{"name": "sun", "arguments": {"x": 1}}', "sun") == '{"x": 1}'
+    assert arguments_in('{"name": "sun", "parameters": "{broken"}', "sun") == "{broken"
+    assert arguments_in('{"name": "sun"}', "sun") == "{}"
+    for text in ('{"name": "Ann", "arguments": 1}', '{"x": 1}', "<function=sun>", '{"name": "sun", "arg'):
+        assert arguments_in(text, "sun") == text
 
 
 # --- what a grammar allows ---
@@ -693,3 +766,28 @@ def test_qwens_own_tokens_are_used_though_they_are_not_special() -> None:
         assert grammar is not None
         assert judging.tokenizer.get_added_vocab()["<tool_call>"] in judging.tokenizer(HERMES_CALL)["input_ids"]
         assert judging.allows(grammar, HERMES_CALL)
+
+
+@pytest.mark.parametrize("family", ["hermes", "llama3", "mistral", "kimi", "harmony"])
+@pytest.mark.parametrize("ids", [("a", "b"), ("", ""), ("a", "a")])
+def test_results_follow_their_calls(family: str, ids: tuple[str, str]) -> None:
+    sample = next(sample for sample in SAMPLES if sample.family == family)
+    calls = calls_message((ids[0], "weather", {}), (ids[1], "weather_now", {}))
+    results = [result(ids[0], "of weather"), result(ids[1], "of now", status="error")]
+    if ids[0] != ids[1]:  # nothing but the ids tells which is whose
+        results.reverse()
+    conversation = checked_conversation(talk(USER, calls, *results))
+    messages = tool_format(sample.template, {}).shaped(cleaned(conversation.messages))  # type: ignore[arg-type]
+    said = [m for m in messages if m["role"] == "tool"]
+    assert [(m["name"], m["content"]) for m in said] == [("weather", "of weather"), ("weather_now", "Error: of now")]
+    called = [call["id"] for m in messages for call in m.get("tool_calls", ())]
+    assert [m["tool_call_id"] for m in said] == called and len(set(called)) == 2
+    if family == "kimi":
+        assert called == ["functions.weather:0", "functions.weather_now:1"]
+
+
+def test_results_that_show_no_ids_stand_in_the_order_of_their_calls() -> None:
+    calls = calls_message(("1", "weather", {}), ("2", "weather", {}))
+    results = [result("2", "second"), result("1", "first"), result("9", "late")]
+    prompt = rendered(CHAT_TEMPLATE, talk(USER, calls, *results))
+    assert prompt.index("first") < prompt.index("second") < prompt.index("late")

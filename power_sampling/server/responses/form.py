@@ -34,7 +34,6 @@ class ResponseForm:
         self._asked, self._echoed = asked, asked.response
         self._id, self._created = _identity("resp"), int(time.time())
         self._output: list[Json] = []
-        self._is_open = False  # the last item
         self._number = 0  # of the next event
 
     def answer(self, completions: Sequence[Completion]) -> Json:
@@ -75,42 +74,41 @@ class ResponseForm:
     # ------------------------------------------------------------ items
 
     def _said(self, kind: str, text: str) -> Iterator[Json]:
-        """More of what is thought or said; another item where it is the other's turn."""
+        """More of what is thought or said. Each is one item, open to the end: some models think again after they spoke,
+        and pieces that were joined on their way no longer tell in which order."""
         if not text:
             return
-        if not (self._is_open and self._output[-1]["type"] == kind):
-            yield from self._ended(None)
+        at = next((i for i, item in enumerate(self._output) if item["type"] == kind), len(self._output))
+        if at == len(self._output):
             yield from self._begun(kind)
-        part = self._output[-1]["content"][0]
+        part = self._output[at]["content"][0]
         part["text"] += text
         further: Json = {"logprobs": []} if kind == "message" else {}
-        yield self._event(f"response.{part['type']}.delta", delta=text, **further, **self._place())
+        yield self._event(f"response.{part['type']}.delta", delta=text, **further, **self._place(at))
 
     def _begun(self, kind: str) -> Iterator[Json]:
         item: Json = {"type": kind, "id": _identity(PREFIX[kind]), "status": "in_progress", "content": []}
         further: Json = {"role": "assistant"} if kind == "message" else {"summary": []}
         item |= further
+        at = len(self._output)
         self._output.append(item)
-        self._is_open = True
-        yield self._event("response.output_item.added", item={**item}, output_index=len(self._output) - 1)
+        yield self._event("response.output_item.added", item={**item}, output_index=at)
         item["content"] = [{**PART[kind]}]
-        yield self._event("response.content_part.added", part={**PART[kind]}, **self._place())
+        yield self._event("response.content_part.added", part={**PART[kind]}, **self._place(at))
 
-    def _ended(self, completion: Completion | None) -> Iterator[Json]:
-        """The open item, if there is one. `completion`: nothing is said behind it."""
-        if not self._is_open:
-            return
-        self._is_open, item = False, self._output[-1]
-        part = item["content"][0]
-        item["status"] = "completed" if completion is None else _status(completion)
-        further: Json = {}
-        if item["type"] == "message":
-            if completion is not None and self._asked.wants_logprobs:
-                part["logprobs"] = chat_logprobs(completion)["content"]
-            further = {"logprobs": part["logprobs"]}
-        yield self._event(f"response.{part['type']}.done", text=part["text"], **further, **self._place())
-        yield self._event("response.content_part.done", part=part, **self._place())
-        yield self._event("response.output_item.done", item=item, output_index=len(self._output) - 1)
+    def _ended(self, completion: Completion) -> Iterator[Json]:
+        """All that was thought and said; only the last item can have been cut."""
+        for at, item in enumerate(self._output):
+            part = item["content"][0]
+            item["status"] = _status(completion) if item is self._output[-1] else "completed"
+            further: Json = {}
+            if item["type"] == "message":
+                if self._asked.wants_logprobs:
+                    part["logprobs"] = chat_logprobs(completion)["content"]
+                further = {"logprobs": part["logprobs"]}
+            yield self._event(f"response.{part['type']}.done", text=part["text"], **further, **self._place(at))
+            yield self._event("response.content_part.done", part=part, **self._place(at))
+            yield self._event("response.output_item.done", item=item, output_index=at)
 
     def _called(self, call: Json) -> Iterator[Json]:
         """In one delta."""
@@ -124,8 +122,8 @@ class ResponseForm:
         yield self._event("response.function_call_arguments.done", arguments=arguments, name=name, **place)
         yield self._event("response.output_item.done", item=self._output[-1], output_index=at)
 
-    def _place(self) -> Json:
-        return {"item_id": self._output[-1]["id"], "output_index": len(self._output) - 1, "content_index": 0}
+    def _place(self, at: int) -> Json:
+        return {"item_id": self._output[at]["id"], "output_index": at, "content_index": 0}
 
     def _event(self, kind: str, **fields: Any) -> Json:
         self._number += 1
@@ -179,15 +177,15 @@ def _usage(completion: Completion) -> Json:
 
 def _reasoning_tokens(completion: Completion) -> int | None:
     """Tokens up to the end of the reasoning; None where tokens do not tell their text."""
-    reasoning = reply_of(completion).reasoning
+    text, reasoning = completion.text, reply_of(completion).reasoning
     if not reasoning:
         return 0
-    end = completion.text.find(reasoning) + len(reasoning)
-    text = ""
+    if (start := text.find(reasoning)) < 0:
+        return None
+    at, end = 0, start + len(reasoning)
     for number, token in enumerate(completion.token_text, 1):
-        text += token
-        if not completion.text.startswith(text[:end]) or end < len(reasoning):
+        if not text.startswith(token[: end - at], at):
             return None
-        if len(text) >= end:
+        if (at := at + len(token)) >= end:
             return number
     return None

@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, TypeAlias
 
 from power_sampling.text.calls import CALL, CALL_END
-from power_sampling.text.validation import ChatMessage
+from power_sampling.text.validation import Call, ChatMessage
 
 __all__ = [
     "OWN_TEXTS",
@@ -66,19 +68,52 @@ Own: TypeAlias = Callable[[str], str]
 
 
 def cleaned(messages: Sequence[ChatMessage]) -> Messages:
-    """Only what templates know; results with the name of their function."""
+    """Only what templates know. Results stand in the order of their calls, for many templates print no ids, and have
+    the id and the name of their call."""
     names: dict[str, str] = {}
+    calls: list[tuple[str, Call]] = []  # whose results may follow, with their ids as they came
     result: Messages = []
-    for message in messages:
-        new: dict[str, Any] = {key: value for key, value in message.items() if key != "status"}
-        names.update({call["id"]: call["function"]["name"] for call in message.get("tool_calls", ())})
-        if message["role"] == "tool":
-            name = new.get("name") or names.get(new.get("tool_call_id", ""))
-            new |= {"name": name} if name else {}
-            if message.get("status") == "error":
-                new["content"] = f"Error: {new['content']}"
-        result.append(new)
+    for are_results, run in groupby(messages, key=lambda message: message["role"] == "tool"):
+        if are_results:
+            result += _results(run, calls, names)
+            continue
+        calls = []
+        for message in run:
+            new: dict[str, Any] = {key: value for key, value in message.items() if key != "status"}
+            if given := message.get("tool_calls"):
+                new["tool_calls"] = _told_apart(given)
+                calls += zip((call["id"] for call in given), new["tool_calls"], strict=True)
+                names.update({call["id"]: call["function"]["name"] for call in given})
+            result.append(new)
     return result
+
+
+def _told_apart(calls: Sequence[Call]) -> list[Call]:
+    """The calls of a message, each with an id of its own."""
+    first = {call["id"]: place for place, call in reversed([*enumerate(calls)])}
+    return [
+        call if call["id"] and first[call["id"]] == place else {**call, "id": f"{call['id'] or 'call'}_{place}"}
+        for place, call in enumerate(calls)
+    ]
+
+
+def _results(run: Iterable[ChatMessage], calls: Sequence[tuple[str, Call]], names: Mapping[str, str]) -> Messages:
+    """Results in a row, in the order of the calls before them; equal ids are taken in turn, others come last."""
+    waiting, placed = [*enumerate(calls)], []
+    for message in run:
+        new: dict[str, Any] = {key: value for key, value in message.items() if key != "status"}
+        identity = new.get("tool_call_id", "")
+        place, name = len(calls), names.get(identity)
+        if found := next((each for each in waiting if each[1][0] == identity), None):
+            waiting.remove(found)
+            place, (_, call) = found
+            new["tool_call_id"], name = call["id"], call["function"]["name"]
+        if name := new.get("name") or name:
+            new["name"] = name
+        if message.get("status") == "error":
+            new["content"] = f"Error: {new['content']}"
+        placed.append((place, new))
+    return [new for _, new in sorted(placed, key=itemgetter(0))]
 
 
 def functions(tools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from power_sampling.errors import InputError, shortened
+from power_sampling.text.schema import fault_in
 from power_sampling.types import Conversation
 
 __all__ = ["Tools", "offered_tools"]
@@ -49,5 +50,9 @@ def _function(tool: Any) -> tuple[str, Mapping[str, Any]]:
         raise InputError(
             f"The parameters of tool {shortened(name)} must be a JSON schema of type object, got "
             f"{shortened(parameters)}; wrap a single value in an object with one property."
+        )
+    if fault := fault_in(parameters):
+        raise InputError(
+            f"The parameters of tool {shortened(name)} are no JSON schema: {fault}. Mend it, or leave the key out."
         )
     return name, function
