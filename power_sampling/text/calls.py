@@ -222,7 +222,7 @@ def ends_inside(text: str, at: int, mark: str) -> bool:
     mark = mark.strip()
     start = _end(_BLANKS, text, at)
     begun = text[start : start + len(mark)].rstrip()
-    return mark.startswith(begun) and _end(_BLANKS, text, start + len(begun)) == len(text)
+    return begun != mark and mark.startswith(begun) and _end(_BLANKS, text, start + len(begun)) == len(text)
 
 
 def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
