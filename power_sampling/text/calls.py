@@ -27,10 +27,12 @@ __all__ = [
     "call_of",
     "calls_of",
     "decode_json",
+    "ends_inside",
     "fault_of",
     "looks_like_a_call",
-    "row_of_calls",
+    "rows_of_calls",
     "starts_like_a_call",
+    "unquoted",
     "unread_call",
     "whole_json",
     "written",
@@ -42,11 +44,12 @@ CALL, CALL_END = "<tool_call>", "</tool_call>"  # Hermes, Qwen
 PYTHON_TAG = "<|python_tag|>"  # Llama 3
 TOOL_CALLS, ARGS = "[TOOL_CALLS]", "[ARGS]"  # Mistral
 
+_BLANKS = re.compile(r"\s*")
 _MARKS = rf"{re.escape(PYTHON_TAG)}|{re.escape(TOOL_CALLS)}"
 _BEFORE = re.compile(rf"(?:\s|{_MARKS}|\[(?=\s*\{{))*")  # what may stand before a call
 _AFTER = re.compile(rf"(?:[\s;,\]]|{_MARKS})*")  # what may stand after one
 # a longer name is none: it would be looked for again behind every value of a long row
-_NAMED = re.compile(r"([^\s{}\[\]](?:[^{}\[\]\n]{0,254}[^\s{}\[\]])?)\s*(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?\s*(?=\{)")
+_NAMED = re.compile(r"([^\s{}\[\]](?:[^{}\[\]\n]{0,254}[^\s{}\[\]])?)\s*+(?:\[CALL_ID\]\w++)?(?:\[ARGS\])?\s*+(?=\{)")
 _NAME = re.compile(r'[\[\s]*\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"name"\s*:\s*"([^"\\]+)"')
 _FIRST_KEYS = ('{"name"', '{"type"', '{"id"', '{"arguments"', '{"parameters"')
 
@@ -57,41 +60,64 @@ def call_of(value: Any, raw: str, names: Collection[str]) -> Call:
         return _invalid(None, raw, 'A call is a JSON object with the keys "name" and "arguments".')
     if name not in names:
         return _invalid(name, raw, _no_tool(name, names))
-    arguments = value.get("arguments", value.get("parameters", {}))
-    if isinstance(arguments, str):
-        try:
-            arguments = decode_json(arguments)[0]
-        except ValueError as error:
-            return _invalid(name, raw, f"The arguments of {name!r} are {cut_or_broken(arguments, error)}")
+    given = value.get("arguments", value.get("parameters"))
+    try:
+        arguments = unquoted(given)
+    except ValueError as error:
+        return _invalid(name, raw, f"The arguments of {name!r} are {cut_or_broken(str(given), error)}")
     if not isinstance(arguments, dict):
         return _invalid(name, raw, f"The arguments of {name!r} must be a JSON object, not {type(arguments).__name__}.")
     return ToolCall(name=name, arguments=arguments, id="")
 
 
-def row_of_calls(text: str, names: Collection[str]) -> tuple[list[Call], str] | None:
-    """The calls a text begins with, and what comes after them; None where it begins with none.
+def unquoted(value: Any) -> Any:
+    """The arguments that a JSON value stands for: itself, or what it quotes once more; none are an object too. Raises
+    ValueError."""
+    if isinstance(value, str):
+        value = whole_json(value) if value.strip() else None
+    return {} if value is None else value
+
+
+def rows_of_calls(text: str, names: Collection[str], openings: Collection[str]) -> tuple[list[Call], str] | None:
+    """The calls of all rows that begin with an opening, and what is content beside them; None where there are none."""
+    calls: list[Call] = []
+    outside, at, start = [], 0, 0
+    opening = re.compile("|".join(map(re.escape, openings)))
+    while found := opening.search(text, start):
+        row, start = _row(text, found.start(), names)
+        if row:
+            calls += row
+            outside.append(text[at : found.start()])
+            at = start
+        start = max(start, found.end())
+    outside.append(text[at:])
+    return (calls, "\n".join(piece.strip("\n") for piece in outside if piece.strip())) if calls else None
+
+
+def _row(text: str, start: int, names: Collection[str]) -> tuple[list[Call], int]:
+    """The calls at a position, and where they end; without any, where the value ends that is none.
 
     Objects or lists of objects with `name` and `arguments` (or `parameters`), between spaces, semicolons or commas, or
     names each followed by its arguments. What comes first after a marker is a call, without one only what looks like
     one; after a call, also what is cut short before it looks like one.
     """
-    is_certain = text.startswith((PYTHON_TAG, TOOL_CALLS))
+    is_certain = text.startswith((PYTHON_TAG, TOOL_CALLS), start)
     calls: list[Call] = []
-    end = 0
+    end = start
     while (at := _end(_BEFORE, text, end)) < len(text):
-        found = _one(text, at, names, is_certain=is_certain, follows=bool(calls))
-        if found is None:
-            break
-        calls.append(found[0])
-        end = _end(_AFTER, text, found[1])
-    return (calls, text[end:]) if calls else None
+        call, after = _one(text, at, names, is_certain=is_certain, follows=bool(calls))
+        if call is None:
+            return calls, end if calls else after
+        calls.append(call)
+        end = _end(_AFTER, text, after)
+    return calls, end
 
 
-def _one(text: str, at: int, names: Collection[str], *, is_certain: bool, follows: bool) -> tuple[Call, int] | None:
-    """The call at a position, and where it ends."""
+def _one(text: str, at: int, names: Collection[str], *, is_certain: bool, follows: bool) -> tuple[Call | None, int]:
+    """The call at a position, and where it ends, or where a value ends that is none."""
     named = _NAMED.match(text, at)
     if named and not is_certain and named[1] not in names:
-        return None
+        return None, at
     try:
         value, end = decode_json(text, named.end() if named else at)
     except ValueError as error:
@@ -100,12 +126,12 @@ def _one(text: str, at: int, names: Collection[str], *, is_certain: bool, follow
         is_meant = is_certain and (not follows or named is not None or text[at] in "{[")
         if text[at] != "]" and (is_meant or is_cut or name in names):
             return broken_call(text[at:].strip(), error, name), len(text)
-        return None
+        return None, at
     if named:
         value = {"name": named[1], "arguments": value}
-    if not is_certain and not looks_like_a_call(value):
-        return None
-    return (call_of(value, text[at:end].strip(), names), end) if value != [] else None
+    if value == [] or not (is_certain or looks_like_a_call(value)):
+        return None, end
+    return call_of(value, text[at:end].strip(), names), end
 
 
 def looks_like_a_call(value: Any) -> bool:
@@ -220,7 +246,7 @@ _DECODER = json.JSONDecoder(strict=False, parse_constant=_no_number)  # a bare l
 def decode_json(text: str, at: int = 0) -> tuple[Any, int]:
     """The JSON value at a position, and where it ends. Raises ValueError."""
     try:
-        return _DECODER.raw_decode(text, _end(re.compile(r"\s*"), text, at))
+        return _DECODER.raw_decode(text, _end(_BLANKS, text, at))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -231,6 +257,14 @@ def whole_json(text: str) -> Any:
     if text[end:].strip():
         raise ValueError("there is more after it")
     return value
+
+
+def ends_inside(text: str, at: int, mark: str) -> bool:
+    """Whether a text ends at a position, or inside of a mark that begins there; blanks count for nothing."""
+    mark = mark.strip()
+    start = _end(_BLANKS, text, at)
+    begun = text[start : start + len(mark)].rstrip()
+    return begun != mark and mark.startswith(begun) and _end(_BLANKS, text, start + len(begun)) == len(text)
 
 
 def _end(pattern: re.Pattern[str], text: str, at: int) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 __all__ = ["Detokenizer"]
 
+_MOST_BEGUN = 3  # tokens that can hold the beginning of a character: it has at most four bytes
 _INCOMPLETE = "\ufffd"  # what a decoder prints for bytes that do not yet form a character
 
 
@@ -45,10 +46,15 @@ class Detokenizer:
     def _advance(self, tokens: Sequence[int]) -> str:
         self._tokens += tokens
         before = self._decode(self._tokens[self._start : self._read])
-        after = self._decode(self._tokens[self._start :])
-        if len(after) <= len(before) or after.endswith(_INCOMPLETE):
+        # what is older than a character that is begun never becomes one, and would be decoded again and again
+        waits = _MOST_BEGUN if len(self._tokens) - self._read > _MOST_BEGUN else 0
+        for end in range(len(self._tokens), len(self._tokens) - waits - 1, -1):
+            after = self._decode(self._tokens[self._start : end])
+            if not after.endswith(_INCOMPLETE):
+                break
+        if len(after) <= len(before) or (after.endswith(_INCOMPLETE) and not waits):
             return ""
-        self._start, self._read = self._read, len(self._tokens)
+        self._start, self._read = self._read, end
         self.text += after[len(before) :]
         return after[len(before) :]
 

@@ -32,7 +32,7 @@ __all__ = ["HEAD", "MAY_BEGIN", "plain_calls", "plain_rules"]
 
 # an object, perhaps in a list or a fence, whose keys before its arguments have texts; in the syntax of Python and Rust
 _TEXT = r'"(?:[^"\\]|\\.)*"'
-HEAD = rf'\s*(?:```(?:json)?\s*)?[\[\s]*\{{\s*(?:{_TEXT}\s*:\s*{_TEXT}\s*,\s*)*"(?:arguments|parameters)"\s*:'
+HEAD = rf'\s*(?:```(?:json)?\s*)?(?:\[\s*)*\{{\s*(?:{_TEXT}\s*:\s*{_TEXT}\s*,\s*)*"(?:arguments|parameters)"\s*:'
 _HEAD = re.compile(HEAD)
 # the beginning of what may turn out to begin so: a brace, a bracket, or a fence around one
 MAY_BEGIN = re.compile(r"\s*(?:\Z|[{\[]|`{1,3}\Z|```(?:j|js|jso|json)?\s*(?:\Z|[{\[]))")

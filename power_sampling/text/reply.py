@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 from power_sampling.errors import InputError
-from power_sampling.text.calls import Call, call_of, row_of_calls, written
+from power_sampling.text.calls import Call, call_of, written
 from power_sampling.text.plain import MAY_BEGIN, plain_calls
 from power_sampling.text.stop import held_back
 from power_sampling.text.validation import plain_json
@@ -67,7 +67,7 @@ class ReplyReader:
         names: Collection[str] = (),
         *,
         openings: Sequence[str] = (),
-        read_calls: ReadCalls = row_of_calls,
+        read_calls: ReadCalls = lambda text, names: None,
         reads_plain: bool = False,
         thoughts: Thoughts = (THINK, THINK_END),
         starts_in_reasoning: bool = False,
@@ -156,11 +156,14 @@ class ReplyReader:
 
     def _read_calls(self) -> str:
         """Reads the calls in what is held, and returns what is content after all."""
-        found = self._read(self._held.lstrip("\n"), self._names)
+        text = self._held.lstrip("\n")
+        found = self._read(text, self._names)
         if found is None:
             return self._held
         self._calls, rest = found
         rest = rest.strip("\n")
+        if rest.startswith(self._openings):  # what opened no calls goes on where the content was
+            return self._held.removesuffix(text) + rest
         return f"\n{rest}" if rest and self._content else rest
 
     def _reply(self) -> Reply:

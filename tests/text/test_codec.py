@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import threading
+from collections.abc import Sequence
 
 import pytest
 
@@ -38,6 +40,26 @@ def test_bytes_that_never_become_a_character_come_out_at_the_end(codec: Codec) -
     detokenizer = Detokenizer(codec.decode)
     assert "".join(detokenizer.push(t) for t in tokens) == "a"
     assert detokenizer.flush() == codec.decode(tokens)[1:]
+
+
+def test_bytes_that_never_become_a_character_are_not_waited_for_without_end() -> None:
+    rng = random.Random(0)
+    characters = [
+        *(bytes([i]) for i in range(128, 256)),
+        *("é日🙂a\ufffd".encode()[i:j] for i, j in ((0, 2), (2, 5), (5, 9))),
+    ]
+
+    def decode(tokens: Sequence[int]) -> str:
+        assert len(tokens) <= 16
+        return bytes(tokens).decode(errors="replace")
+
+    for _ in range(500):
+        tokens = b"".join(rng.choices(characters, k=30))
+        detokenizer = Detokenizer(decode)
+        for token in tokens:
+            detokenizer.push(token)
+        detokenizer.flush()
+        assert detokenizer.text == tokens.decode(errors="replace")
 
 
 def test_a_chat_has_the_templates_control_tokens_and_no_others(codec: Codec) -> None:

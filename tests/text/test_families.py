@@ -150,15 +150,176 @@ def test_what_cannot_be_read_says_why_and_keeps_its_text(sample: Sample) -> None
     assert (missing.name, "There is no tool 'sun'" in missing.error) == ("sun", True)
 
 
+# their calls have no mark of their own that ends them: a broken one takes those after it along
+SWALLOWS = ("lfm2", "llama4", "olmo3", "mistral", "mistral_args", "llama3")
+
+
+def broken_in_the_middle(form: ToolFormat, *calls: tuple[str, dict[str, Any]]) -> str:
+    """Calls in one reply, in the first of which a quote or a tag is missing."""
+    text, markup = several(form, *calls), form.syntax.arguments.markup
+    quoted = f"city{markup[1]}" if len(markup) > 1 else f"{(*markup, '')[0] or chr(34)}Köln"
+    assert quoted in text
+    return text.replace(quoted, "city\n" if len(markup) > 1 else "Köln", 1)
+
+
 @EACH
-def test_a_broken_call_harms_no_other(sample: Sample) -> None:
+@pytest.mark.parametrize("spoken", ["", "\nSo."])
+def test_a_broken_call_harms_no_other(sample: Sample, spoken: str) -> None:
     form = format_of(sample)
-    first, last = form.write([KOELN]), form.write([EMPTY])
-    broken = first.replace("Köln", 'K"<|"|>)}öln') if "ö" in first else first
-    text = f"{broken}\n{last}" if form.family != "harmony" else f"{broken}<|call|><|start|>assistant{last}"
-    reply = read(form, list(text))
-    names = [call.name for call in (*reply.tool_calls, *reply.invalid_tool_calls)]
-    assert names and set(names) <= {"weather", "now"}, text
+    text = broken_in_the_middle(form, ("weather", {"city": "Köln"}), EMPTY, KOELN)
+    spoken = spoken * (form.family != "harmony")
+    for pieces in ([text + spoken], list(text + spoken)):
+        content, _, calls, [(name, raw)] = essence(read(form, pieces))
+        assert name == "weather"
+        if form.family not in SWALLOWS:
+            assert (content, calls) == (spoken.strip(), [EMPTY, KOELN]), text
+            assert raw.strip("[ ") in text and "now" not in raw
+        else:
+            assert set(dict(calls)) <= {"now"}
+
+
+def names_of(*tools: tuple[str, dict[str, Any]], **more: Any) -> Conversation:
+    """A conversation with these tools, of these arguments."""
+    schemas = [(name, {"type": "object", "properties": properties, **more}) for name, properties in tools]
+    return Conversation(
+        messages=(),
+        tools=tuple({"type": "function", "function": {"name": name, "parameters": s}} for name, s in schemas),
+    )
+
+
+@EACH
+@pytest.mark.parametrize("more", ["_web", "-now", ".x", "2"])
+def test_the_beginning_of_a_name_calls_nothing(sample: Sample, more: str) -> None:
+    form = format_of(sample)
+    talk = names_of(("search", {"q": {"type": "string"}}))
+    reply = read(form, [form.write([(f"search{more}", {"q": "x"})])], talk)
+    assert (reply.content, reply.tool_calls) == ("", ())
+    assert [call.name for call in reply.invalid_tool_calls] == [f"search{more}"]
+
+
+TAGGED = ("qwen3_coder", "glm4", "glm47", "seed", "minimax", "deepseek_v32", "deepseek_v4")
+EACH_TAGGED = pytest.mark.parametrize("family", TAGGED)
+
+
+@EACH_TAGGED
+def test_a_call_that_is_cut_short_lacks_nothing_that_is_required(family: str) -> None:
+    form = tool_format("", {}, family=family)
+    properties = {"path": {"type": "string"}, "dry": {"type": "boolean"}}
+    talk = names_of(("rm", properties), required=["path", "dry"])
+    whole = form.write([("rm", {"path": "/tmp/a", "dry": True})])
+    read_at = {}
+    for end in range(whole.index("rm") + 2, len(whole) + 1):
+        content, _, calls, invalid = essence(read(form, [whole[:end]], talk))
+        assert content == "" and len(calls) + len(invalid) == 1
+        assert calls in ([], [("rm", {"path": "/tmp/a", "dry": True})])
+        read_at[end] = bool(calls)
+    assert read_at[len(whole)] and not read_at[whole.index("dry")]
+    assert "cut short" in read(form, [whole[: whole.index("dry")]], talk).invalid_tool_calls[0].error
+    assert not read(form, [whole[: whole.index("path")]], names_of(("rm", properties))).tool_calls
+    for given in ({}, {"path": "/tmp/a"}):  # what is ended is the model's own, and whoever calls the tool says so
+        assert essence(read(form, [form.write([("rm", given)])], talk)) == ("", "", [("rm", given)], [])
+
+
+@EACH_TAGGED
+def test_a_broken_tag_is_no_name_and_nothing_may_follow_an_argument(family: str) -> None:
+    form = tool_format("", {}, family=family)
+    call = form.write([KOELN])
+    arguments = form.syntax.arguments
+    middle, close = arguments.markup[1], arguments.markup[-1]
+    for wrong in (
+        call.replace(f"city{middle}", "city\n", 1),
+        call.replace(f"city{middle}", "", 1),
+        call.replace(close, f"{close}oops", 1),
+        call.replace(close, f"{close}Bonn{close}", 1),
+    ):
+        assert wrong != call
+        content, _, calls, [(name, _)] = essence(read(form, [wrong]))
+        assert (content, calls, name) == ("", [], "weather"), wrong
+
+
+TEXT: dict[str, Any] = {"type": "string"}
+OF_TEXT = {"x": TEXT}
+
+
+@EACH_TAGGED
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"x": {**TEXT, "enum": ["a", "b"]}}},
+        {"properties": {"x": {"type": ["string", "null"], "enum": ["a"]}}},
+        {"properties": {"x": {"const": "a"}}},
+        {"properties": {"x": {**TEXT, "not": {"enum": ["a"]}}}},
+        {"properties": {"x": {**TEXT, "if": {"minLength": 1}, "then": {"maxLength": 2}}}},
+        {"properties": {"x": {"oneOf": [{**TEXT, "maxLength": 1}, {**TEXT, "minLength": 3}]}}},
+        {"properties": {"x": {**TEXT, "allOf": [{"minLength": 1}, {"minLength": 2}]}}},
+        {"$ref": "#/$defs/A", "$defs": {"A": {"type": "object", "properties": OF_TEXT}}},
+        {"allOf": [{"properties": OF_TEXT}]},
+        {"anyOf": [{"properties": OF_TEXT}, {"properties": {"x": {**TEXT, "maxLength": 1}}}]},
+        {"additionalProperties": TEXT},
+    ],
+    ids=lambda schema: json.dumps(schema)[:60],
+)
+def test_what_the_schema_calls_a_text_is_one(family: str, schema: Any) -> None:
+    form = tool_format("", {}, family=family)
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", **schema}}}
+    talk = Conversation(messages=(), tools=(tool,))
+    for value in ("123", "1e5", "true", "null", "[1]", "1e999", "10115"):
+        assert essence(read(form, [form.write([("f", {"x": value})])], talk))[2] == [("f", {"x": value})]
+
+
+@pytest.mark.parametrize("family", ["gemma4", "functiongemma", "lfm2", "llama4", "olmo3"])
+def test_a_text_that_lost_its_quotes_keeps_its_digits(family: str) -> None:
+    form = tool_format("", {}, family=family)
+    text = form.write([("weather", {"city": 17, "days": 17})]).replace("17", "007")
+    assert essence(read(form, [text]))[2] == [("weather", {"city": "007", "days": 7})]
+
+
+@pytest.mark.parametrize(
+    ("family", "text"),
+    [
+        ("lfm2", "<|tool_call_start|>[now() oops]<|tool_call_end|>"),
+        ("llama4", "<|python_start|>[now() oops]<|python_end|>"),
+        ("olmo3", "<function_calls>\nnow() oops\n</function_calls>"),
+        ("glm47", '<tool_call>now\n{"city": "Köln"}\n</tool_call>'),
+        ("glm47", "<tool_call>weather\n<arg"),
+    ],
+)
+def test_nothing_may_follow_the_arguments(family: str, text: str) -> None:
+    content, _, calls, [_] = essence(read(tool_format("", {}, family=family), [text]))
+    assert (content, calls) == ("", [])
+
+
+@pytest.mark.parametrize(
+    ("family", "text", "calls"),
+    [
+        ("llama4", '<|python_start|>[{"name": "now", "parameters": {}}]<|python_end|>', [EMPTY]),
+        ("nemotron", '<TOOLCALL>[{"name": "now"}]</TOOLCALL>', [EMPTY]),
+        ("nemotron", '<TOOLCALL>[{"name": "now", "arguments": null}]</TOOLC', [EMPTY]),
+        ("hermes", '<tool_call>{"name": "now", "arguments": ""}</tool_call>', [EMPTY]),
+        ("lfm2", "<|tool_call_start|>[now(), now()]<|tool_call_e", [EMPTY, EMPTY]),
+    ],
+)
+def test_marks_and_keys_may_be_missing(family: str, text: str, calls: Any) -> None:
+    assert essence(read(tool_format("", {}, family=family), [text])) == ("", "", calls, [])
+
+
+HEAD = "<|channel|>commentary to=functions."
+FINAL = "<|channel|>final<|message|>"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"<|end|>foo{FINAL}x", ("foo\n\nx", "", [], [])),
+        (f"{FINAL}a<|end|>b<|start|>assistant{HEAD}now<|message|>{{}}", ("a\n\nb", "", [EMPTY], [])),
+        (f"{HEAD}now <|constrain|>json<|message|>", ("", "", [], [("now", "")])),
+        ("today", ("today", "", [], [])),
+    ],
+)
+def test_messages_of_gpt_oss(text: str, expected: Any) -> None:
+    form = tool_format("", {}, family="harmony")
+    assert essence(read(form, [text])) == essence(read(form, list(text))) == expected
+    assert form.turn(TALK).reader(starts_in_reasoning=False).push("today")[0] == "today"
 
 
 @EACH

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from power_sampling.text.calls import decode_json
+from power_sampling.text.calls import decode_json, unquoted
 from power_sampling.text.schema import json_rule
 
 __all__ = ["Arguments", "JsonArguments", "Own", "Schema", "owned"]
@@ -41,6 +41,10 @@ class Arguments(ABC):
         """Lark rules; the one of this name is the arguments that obey a schema of type object. `ids` are the
         tokenizer's added tokens. Raises ConfigurationError for a schema that cannot be enforced."""
 
+    def lacks(self, arguments: Mapping[str, Any], schema: Schema) -> bool:
+        """Whether more was to come, where the text ends after them; never, where they have an end of their own."""
+        return False
+
     @property
     def markup(self) -> tuple[str, ...]:
         """What stands around values, and may be control tokens."""
@@ -55,8 +59,7 @@ class JsonArguments(Arguments):
 
     def read(self, text: str, at: int, schema: Schema) -> tuple[dict[str, Any], int]:
         value, end = decode_json(text, at)
-        if isinstance(value, str):  # quoted once more
-            value = decode_json(value)[0]
+        value = unquoted(value)
         if not isinstance(value, dict):
             raise ValueError(f"arguments must be a JSON object, not {type(value).__name__}")  # noqa: TRY004 - it is text
         return value, end

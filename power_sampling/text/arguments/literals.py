@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from power_sampling.text.arguments.base import Arguments, Own, Schema, owned
 from power_sampling.text.arguments.shapes import Shapes
+from power_sampling.text.arguments.variants import Expected
 from power_sampling.text.calls import decode_json
 from power_sampling.text.lark import literal
 
@@ -77,9 +78,10 @@ class LiteralArguments(Arguments):
         return f"{form.opening}{form.comma.join(pairs)}{form.closing}"
 
     def read(self, text: str, at: int, schema: Schema) -> tuple[dict[str, Any], int]:
-        form = self.notation
-        reader = _Reader(text, form.quote)
-        return reader.pairs(at, form.opening, form.closing, form.equals, tuple(schema.get("properties", ())), 0)
+        form, expected = self.notation, Expected(schema)
+        texts = {key for key in expected.names if {case.get("type") for case in expected.of(key)} == {"string"}}
+        reader = _Reader(text, form.quote, texts)
+        return reader.pairs(at, form.opening, form.closing, form.equals, expected.names, 0)
 
     def rules(self, name: str, schema: Schema, ids: Mapping[str, int]) -> list[str]:
         form = self.notation
@@ -100,8 +102,9 @@ def literal_value(text: str) -> Any:
 class _Reader:
     """Reads values of a notation from a text. Raises ValueError where there is none."""
 
-    def __init__(self, text: str, quote: str) -> None:
+    def __init__(self, text: str, quote: str, texts: Collection[str] = ()) -> None:
         self._text, self._quote = text, quote
+        self._texts = texts  # arguments that are texts: a number there has lost its quotes
 
     def value(self, at: int, depth: int) -> tuple[Any, int]:
         if depth > DEEPEST:
@@ -136,8 +139,10 @@ class _Reader:
                 at = self._skip(self._expect(",", at))
                 if self._text.startswith(closing, at):  # a comma after the last one
                     break
-            key, at = self._key(at, equals, known)
-            found[key], at = self.value(at, depth)
+            key, start = self._key(at, equals, known)
+            found[key], at = self.value(start, depth)
+            if depth == 0 and key in self._texts and type(found[key]) in (int, float):
+                found[key] = self._text[start:at].strip()
         return found, at + len(closing)
 
     def _key(self, at: int, equals: str, known: tuple[str, ...]) -> tuple[str, int]:

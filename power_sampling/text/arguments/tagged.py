@@ -15,12 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from power_sampling.errors import ConfigurationError
 from power_sampling.text.arguments.base import Arguments, Own, Schema, owned
 from power_sampling.text.arguments.literals import literal_value
 from power_sampling.text.arguments.shapes import NAMES, sequence, string_conditions
-from power_sampling.text.arguments.variants import Variants
-from power_sampling.text.calls import whole_json
+from power_sampling.text.arguments.variants import Expected, Variants
+from power_sampling.text.calls import ends_inside, whole_json
 from power_sampling.text.lark import escaped, literal, marked, text_until
 from power_sampling.text.schema import json_rule
 
@@ -69,31 +68,37 @@ class TaggedArguments(Arguments):
 
     def read(self, text: str, at: int, schema: Schema) -> tuple[dict[str, Any], int]:
         found: dict[str, Any] = {}
-        properties, variants = schema.get("properties", {}), Variants(schema)
+        expected, close = Expected(schema), self.close.strip()
         while opened := re.compile(rf"\s*{_flexible(self.open)}").match(text, at):
-            key, start, is_text = self._key(text, opened.end(), tuple(properties))
-            closed = re.compile(re.escape(self.close.strip())).search(text, start)
-            if closed is None:
+            key, start, is_text = self._key(text, opened.end(), expected.names)
+            if (end := text.find(close, start)) < 0:
                 raise ValueError(f"it was cut short in argument {key!r}")
-            value = text[start : closed.start()]
+            value = text[start:end]
             if self.close.startswith("\n"):
                 value = value.removeprefix("\n").removesuffix("\n")
-            found[key], at = _typed(value, properties.get(key, {}), variants, is_text), closed.end()
+            found[key], at = _typed(value, expected.of(key), is_text), end + len(close)
         return found, at
+
+    def lacks(self, arguments: Mapping[str, Any], schema: Schema) -> bool:
+        """Nothing ends them: those that are required must be there, and some, where there are any."""
+        expected = Expected(schema)
+        return not expected.required <= arguments.keys() or bool(expected.names and not arguments)
 
     def _key(self, text: str, at: int, known: tuple[str, ...]) -> tuple[str, int, bool | None]:
         """A name, where its value begins, and whether it is said to be a text; None: nothing is said."""
         told = [True, False] if self.middle_of_json else [None]
-        # one search for all of them, and no blanks before it: either would look at a long text again and again
         middle = "|".join(f"({_flexible(self._middle(is_text is not False))})" for is_text in told)
         is_next = re.compile(rf"\s*(?:{middle})")
         for key in sorted(known, key=len, reverse=True):
             if text.startswith(key, at) and (found := is_next.match(text, at + len(key))):
                 return key, found.end(), told[(found.lastindex or 1) - 1]
-        found = re.compile(middle).search(text, at)
-        if found is None:
+        # a tag that is broken is no name: it has no brackets and no line breaks in it
+        if found := re.compile(rf"\s*+(?P<key>[^<>\n]+?)(?:\n\s*)?(?:{middle})").match(text, at):
+            return found["key"].strip(), found.end(), told[(found.lastindex or 2) - 2]
+        bare = re.compile(r"\s*+[^<>\n]*").match(text, at)
+        if bare and ends_inside(text, bare.end(), self.middle):
             raise ValueError("it was cut short in the name of an argument")
-        return text[at : found.start()].strip(), found.end(), told[(found.lastindex or 1) - 1]
+        raise ValueError(f"expected the name of an argument near {text[at : at + 30]!r}")
 
     def rules(self, name: str, schema: Schema, ids: Mapping[str, int]) -> list[str]:
         variants = Variants(schema)
@@ -149,17 +154,14 @@ def _flexible(mark: str) -> str:
     return r"\s*".join(map(re.escape, words))
 
 
-def _typed(text: str, schema: Any, variants: Variants, is_text: bool | None = None) -> Any:
+def _typed(text: str, cases: list[Mapping[str, Any]], is_text: bool | None = None) -> Any:
     """The value that a text stands for, where its schema allows more than texts; `is_text` is what its tag says."""
-    try:
-        cases = list(variants.of(schema))
-    except ConfigurationError:  # it cannot be enforced; it can be read
-        cases = [{}]
-    texts = {value for case in cases for value in case.get("enum", ()) if isinstance(value, str)}
+    listed = [value for case in cases for value in case.get("enum", ())]
     kinds = {case["type"] for case in cases if "type" in case}
+    kinds |= {kind for value in listed for kind, types in _KINDS.items() if type(value) in types}
     if is_text is None:
-        is_text = kinds == {"string"} and all("type" in case for case in cases)
-    if text in texts or (is_text and ("string" in kinds or {} in cases)):
+        is_text = kinds == {"string"} and {} not in cases
+    if text in listed or (is_text and ("string" in kinds or {} in cases)):
         return text
     try:
         value = _value_of(text, kinds)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
-from power_sampling.text.calls import Call, row_of_calls
+from power_sampling.text.calls import Call
 from power_sampling.text.formats import messages as shared
 from power_sampling.text.formats.messages import Messages
 from power_sampling.text.formats.offer import Tools, offered_tools
@@ -106,9 +106,9 @@ class ToolFormat(ABC):
         """What carries calls and thoughts: where it is a control token, it stays in the text of a reply."""
         return (*self.thoughts, self.after_thoughts, self.opens_content, self.marker)
 
+    @abstractmethod
     def read(self, text: str, names: Collection[str]) -> tuple[list[Call], str] | None:
         """The calls of a text that begins with an opening, and what is content beside them; None: there is no call."""
-        return row_of_calls(text, names)
 
     def shaped(self, messages: Messages) -> Messages:
         """Messages without what the family's templates refuse."""

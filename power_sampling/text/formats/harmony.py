@@ -23,6 +23,7 @@ __all__ = ["ChannelReader", "Harmony"]
 START, CHANNEL, MESSAGE, END = "<|start|>", "<|channel|>", "<|message|>", "<|end|>"
 ENDS = (END, "<|call|>", "<|return|>")
 _RECIPIENT = re.compile(r"\bto=(?:functions\.)?([^\s<]+)")
+_NAME_GOES_ON = re.compile(r"[\w.-]")
 _BEFORE_MESSAGE = re.compile(r"\s*(?:<\||to=)")  # what the head of a message begins with
 
 
@@ -33,6 +34,7 @@ class ChannelReader(ReplyReader):
         super().__init__(*arguments, starts_in_reasoning=starts_in_reasoning, **options)
         self._part = "reasoning" if starts_in_reasoning else "head"
         self._recipient: str | None = None
+        self._arguments: list[str] = []  # pieces of the call that is open
         self._is_new = False  # nothing of this message has been released yet
         self._is_over = False  # this message has come to its end
 
@@ -42,6 +44,8 @@ class ChannelReader(ReplyReader):
 
     def finish(self) -> Any:
         released = self._released(final=True)
+        if self._part == "call":
+            self._call()
         return released, self._reply()
 
     def _released(self, *, final: bool) -> tuple[str, str]:
@@ -56,9 +60,11 @@ class ChannelReader(ReplyReader):
                     reasoning += self._added(piece, self._reasoning + reasoning)
                 elif self._part == "content":
                     content += self._added(piece, self._content + content)
-                elif piece or self._is_over:
-                    self._call(piece)
+                else:
+                    self._arguments.append(piece)
                 if self._is_over:
+                    if self._part == "call":
+                        self._call()
                     self._part, self._recipient = "head", None
             if before == (self._held, self._part):
                 break
@@ -73,16 +79,17 @@ class ChannelReader(ReplyReader):
 
     def _head(self, *, final: bool) -> None:
         """Up to the message itself: which channel, and whose."""
-        if (at := self._held.find(MESSAGE)) >= 0 and _BEFORE_MESSAGE.match(self._held):
+        text = self._held.lstrip()
+        if text.startswith(ENDS):
+            self._held = text[next(len(mark) for mark in ENDS if text.startswith(mark)) :]
+        elif (at := self._held.find(MESSAGE)) >= 0 and _BEFORE_MESSAGE.match(self._held):
             head, self._held = self._held[:at], self._held[at + len(MESSAGE) :]
             self._recipient = self._recipient_of(head) if self._names else None
             channel = "reasoning" if "analysis" in head.partition(CHANNEL)[2][:12] else "content"
             self._part, self._is_new = ("call" if self._recipient else channel), True
-        elif self._held.startswith(ENDS):
-            self._held = self._held[next(len(mark) for mark in ENDS if self._held.startswith(mark)) :]
-        elif final and self._held.lstrip().startswith((START, CHANNEL)):
+        elif final and text.startswith((START, CHANNEL)):
             self._held = ""  # a head that was cut short says nothing
-        elif final or not any(mark.startswith(self._held.lstrip()[:2]) for mark in ("<|", "to")):
+        elif final or not any(mark.startswith(text[: len(mark)]) for mark in ("<|", "to=")):
             self._part, self._is_new = "content", True  # a reply outside of all channels
 
     def _recipient_of(self, head: str) -> str | None:
@@ -90,26 +97,26 @@ class ChannelReader(ReplyReader):
         recipient = _RECIPIENT.search(head)
         if recipient is None:
             return None
-        known = (
-            name for name in sorted(self._names, key=len, reverse=True) if head.startswith(name, recipient.start(1))
+        start = recipient.start(1)
+        known = (  # a name may have blanks in it, and be the beginning of another
+            name
+            for name in sorted(self._names, key=len, reverse=True)
+            if head.startswith(name, start) and not _NAME_GOES_ON.match(head, start + len(name))
         )
         return next(known, recipient[1])
 
     def _body(self, *, final: bool) -> str:
         marks = (*ENDS, START, CHANNEL)
         found = min((at for mark in marks if (at := self._held.find(mark)) >= 0), default=None)
-        if self._part == "call":
-            self._is_over = final or found is not None
-            piece = self._held[: found if found is not None else None] if self._is_over else ""
-        else:
-            self._is_over = found is not None
-            stays = 0 if final else held_back(self._held, marks)
-            piece = self._held[: found if found is not None else len(self._held) - stays]
+        self._is_over = found is not None
+        stays = 0 if final else held_back(self._held, marks)
+        piece = self._held[: found if found is not None else len(self._held) - stays]
         self._held = self._held[len(piece) :]
         return piece
 
-    def _call(self, raw: str) -> None:
-        name = str(self._recipient)
+    def _call(self) -> None:
+        name, raw = str(self._recipient), "".join(self._arguments)
+        self._arguments = []
         tools = self._names if isinstance(self._names, dict) else {}
         fault, end = ValueError("there is more after it"), 0
         try:

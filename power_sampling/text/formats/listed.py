@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
-from power_sampling.text.calls import Call, calls_of, decode_json, looks_like_a_call
+from power_sampling.text.calls import Call, calls_of, decode_json
 from power_sampling.text.formats.syntax import Syntax
 
 __all__ = ["json_between", "listed"]
@@ -31,18 +31,19 @@ def json_between(syntax: Syntax, text: str, names: Collection[str]) -> tuple[lis
     something else."""
     calls: list[Call] = []
     outside, at = [], 0
-    ending = re.compile(rf"\s*{re.escape(syntax.end)}") if syntax.end else re.compile(r"\s*")
     while (start := text.find(syntax.begin, at)) >= 0:
         outside.append(text[at:start])
         try:
             value, at = decode_json(text, start + len(syntax.begin))
         except ValueError:
             return None
-        if not all(map(looks_like_a_call, values := value if isinstance(value, list) else [value])) or not values:
+        if not value or not all(map(_has_a_name, value if isinstance(value, list) else [value])):
             return None
         calls += calls_of(value, text[start:at], names)
-        if ended := ending.match(text, at):
-            at = ended.end()
-    rest = text[at:]
-    outside.append("" if rest.strip() and syntax.end.startswith(rest.strip()) else rest)
+        at = syntax.past_end(text, at)
+    outside.append(text[at:])
     return (calls, "\n".join(piece.strip("\n") for piece in outside if piece.strip())) if calls else None
+
+
+def _has_a_name(value: Any) -> bool:
+    return isinstance(value, Mapping) and isinstance(value.get("name"), str)

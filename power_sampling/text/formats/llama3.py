@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from power_sampling.text.calls import PYTHON_TAG, Call, row_of_calls
+from power_sampling.text.calls import PYTHON_TAG, Call, rows_of_calls
 from power_sampling.text.formats.messages import Messages, with_single_calls
 from power_sampling.text.formats.syntax import Syntax, SyntaxFormat
 
@@ -38,4 +38,4 @@ class Llama3(SyntaxFormat):
         return PYTHON_TAG, '{"name"'
 
     def read(self, text: str, names: Collection[str]) -> tuple[list[Call], str] | None:
-        return row_of_calls(text, names)
+        return rows_of_calls(text, names, self.openings(names))

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from power_sampling.text.calls import ARGS, TOOL_CALLS, Call, row_of_calls
+from power_sampling.text.calls import ARGS, TOOL_CALLS, Call, rows_of_calls
 from power_sampling.text.formats.messages import Messages
 from power_sampling.text.formats.syntax import Syntax, SyntaxFormat
 
@@ -46,7 +46,7 @@ class Mistral(SyntaxFormat):
         return '" "? "[" call (", " call)* "]"' if may_be_many else '" "? "[" call "]"'  # both are written
 
     def read(self, text: str, names: Collection[str]) -> tuple[list[Call], str] | None:
-        return row_of_calls(text, names)
+        return rows_of_calls(text, names, self.openings(names))
 
 
 class MistralArgs(Mistral):

@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 from power_sampling.text.arguments import Arguments, JsonArguments, owned
-from power_sampling.text.calls import Call, decode_json, unread_call
+from power_sampling.text.calls import Call, decode_json, ends_inside, unread_call
 from power_sampling.text.formats.base import ToolFormat
 from power_sampling.text.formats.messages import Calls, Own
 from power_sampling.text.lark import literal, marked
@@ -32,6 +32,7 @@ _UNKNOWN = re.compile(r"[^\s<>(){}\[\]=:\"',|]+")  # the name of a tool that is 
 _UNKNOWN_CALL = re.compile(rf"(?={_UNKNOWN.pattern})[^\s(){{}}]+\s*[({{]")
 _CALL_NUMBER = re.compile(r"\s*:\s*\d+")
 _NO_TOOL = ValueError("there is no such tool")
+_CUT = "it was cut short"
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Syntax:
                 if (after := self._follows(text, at, names)) is None:
                     break
                 at = after
-            at = self._past_end(text, at)
+            at = self.past_end(text, at)
         outside.append(text[at:])
         return calls, "\n".join(piece.strip("\n") for piece in outside if piece.strip())
 
@@ -127,21 +128,21 @@ class Syntax:
         return self.middle or getattr(getattr(self.arguments, "notation", None), "opening", "")
 
     def _begins(self, names: Collection[str]) -> re.Pattern[str]:
-        opened = f"(?:{_loose(self.open).pattern})?" if self.open.strip() else ""
+        opened = f"(?:{BLANKS}{_words(self.open)})?" if self.open.strip() else ""
         bare = "|".join(re.escape(name + self._first_mark) for name in names) if self.is_bare else ""
         # blanks are looked at from their first one on: from each of them, a long row would be looked at again and again
-        begin = rf"(?:(?<!\s)\s*)?{_loose(self.begin).pattern.removeprefix(BLANKS)}"
+        begin = rf"(?:(?<!\s)\s*)?{_words(self.begin)}"
         return re.compile(begin + opened + (f"|{re.escape(self.open)}(?={bare})" if bare else ""))
 
     def _one(self, text: str, start: int, names: Collection[str]) -> tuple[Call, int]:
-        """The call at a position, and where it ends; a broken one ends where the calls do, or the next one begins."""
+        """The call at a position, and where it ends."""
         name = None
         try:
             at = _past(text, start, self.head)
             name, at = self._name(text, at, names)
             tools = names if isinstance(names, Mapping) else {}
-            arguments, at = self.arguments.read(text, at, tools.get(name, {}).get("parameters") or {})
-            at = self._past_tail(text, at)
+            arguments, at = self._arguments(text, at, tools.get(name, {}).get("parameters") or {})
+            at = self._past_tail(text, at, names)
             call = ToolCall(name=name, arguments=arguments, id="")
             return (call if name in names else unread_call(text[start:at].strip(), _NO_TOOL, name, names)), at
         except ValueError as error:
@@ -156,30 +157,43 @@ class Syntax:
                 raise ValueError("the name of a tool must be a text")
             return name, _past(text, at, self.middle)
         for name in sorted(names, key=len, reverse=True):
-            if text.startswith(name, at) and (
-                found := _loose(self.middle).match(text, self._past_number(text, at + len(name)))
-            ):
-                following = text[found.end() : found.end() + 1]
-                if found.end() > at + len(name) or not (following.isalnum() or following == "_"):
-                    return name, found.end()
+            end = self._past_number(text, at + len(name))
+            found = _loose(self.middle).match(text, end) if text.startswith(name, at) else None
+            if found and (self.middle.strip() or not _UNKNOWN.match(text, end)):  # else it begins another name
+                return name, found.end()
         if found := _UNKNOWN.match(text, at):
             return found[0], _past(text, self._past_number(text, found.end()), self.middle)
         raise ValueError(f"expected the name of a tool near {text[at : at + 30]!r}")
+
+    def _arguments(self, text: str, at: int, schema: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+        arguments, at = self.arguments.read(text, at, schema)
+        if self._is_cut(text, at) and self.arguments.lacks(arguments, schema):
+            raise ValueError(_CUT)
+        return arguments, at
 
     def _past_number(self, text: str, at: int) -> int:
         found = _CALL_NUMBER.match(text, at) if self.is_numbered else None
         return found.end() if found else at
 
-    def _past_tail(self, text: str, at: int) -> int:
+    def _past_tail(self, text: str, at: int, names: Collection[str]) -> int:
         """After a call: what ends it may be half written, or forgotten where the text or the calls end."""
-        if found := _loose(self.tail).match(text, at):
+        if self.tail.strip() and (found := _loose(self.tail).match(text, at)):
             return found.end()
-        rest = text[at:].strip()
-        if not rest or self.tail.strip().startswith(rest) or (self.end and _loose(self.end).match(text, at)):
+        if self._is_cut(text, at):
+            return len(text)
+        if self._ends().match(text, at) or (self.is_each and _loose(self.begin).match(text, at)):
             return at
-        if self.is_each and _loose(self.begin).match(text, at):
+        if not self.tail.strip() and self._follows(text, at, names) is not None:
             return at
-        raise ValueError(f"expected {self.tail.strip()!r} near {text[at : at + 30]!r}")
+        if any(ends_inside(text, at, mark) for mark in self.arguments.markup):
+            raise ValueError(_CUT)
+        if expected := self.tail.strip() or self.close.strip() or self.end.strip():
+            raise ValueError(f"expected {expected!r} near {text[at : at + 30]!r}")
+        return at
+
+    def _is_cut(self, text: str, at: int) -> bool:
+        """Whether the text ends there, or inside of what ends the call."""
+        return any(ends_inside(text, at, mark) for mark in (self.tail, self.close, self.end))
 
     def _follows(self, text: str, at: int, names: Collection[str]) -> int | None:
         """Where the next call of the same row begins, if there is one."""
@@ -202,35 +216,49 @@ class Syntax:
         marks = [mark for mark in (self.close + self.end, self.close, self.end) if mark.strip()]
         return re.compile("|".join(_loose(mark).pattern for mark in marks) or r"(?!)")
 
-    def _past_end(self, text: str, at: int) -> int:
+    def past_end(self, text: str, at: int) -> int:
         """Past what ends the calls: whole, half written or forgotten."""
-        for mark in (self.close, self.end, *self.also):
-            found = _loose(mark).match(text, at) if mark.strip() else None
+        for mark in filter(str.strip, (self.close, self.end, *self.also)):
+            if ends_inside(text, at, mark):
+                return len(text)
+            found = _loose(mark).match(text, at)
             at = found.end() if found else at
-        rest = text[at:].strip()
-        whole = "".join((self.close + self.end).split())
-        if rest and len(rest) < len(whole) and whole.startswith("".join(rest.split())):
-            return len(text)
         return at
 
-    def _broken_end(self, text: str, at: int) -> int:
-        marks = [mark.strip() for mark in (self.tail, self.end, self.begin) if mark.strip()]
-        found = [place for mark in marks if (place := text.find(mark, at)) >= 0]
-        return min(found, default=len(text))
+    def _broken_end(self, text: str, start: int) -> int:
+        """Where a call that cannot be read ends: after its tail, or before what ends the calls or begins the next."""
+        head = _loose(self.head).match(text, start)
+        found = self._breaks().search(text, head.end() if head else start)
+        return found.end() if found else len(text)
+
+    def _breaks(self) -> re.Pattern[str]:
+        before = [_words(mark) for mark in (self.begin, self.end) if mark.strip()]
+        tail = _words(self.tail)
+        if len(self.tail.strip()) > 1:
+            before += [_words(self.head)] * (not self.is_each)
+        else:  # a brace closes other things too
+            tail += rf"(?={BLANKS}{_words(self.between, self.head)})" if tail else ""
+            before += [_words(self.close, self.end) + r"\s*\Z" * (not self.end)] * bool(self.close)
+        return re.compile("|".join([*[tail] * bool(tail), *(f"(?={mark})" for mark in before)]))
 
 
 @lru_cache(512)
 def _loose(*marks: str) -> re.Pattern[str]:
     """Marks one after the other, with any blanks around and where they have some; without marks, nothing."""
-    words = [re.escape(word) for mark in marks for word in mark.split()]
-    return re.compile(BLANKS + BLANKS.join(words) if words else "")
+    words = _words(*marks)
+    return re.compile(BLANKS + words if words else "")
+
+
+def _words(*marks: str) -> str:
+    """The same without the blanks before: in a search, a long row of them would be looked at from each one on."""
+    return BLANKS.join(re.escape(word) for mark in marks for word in mark.split())
 
 
 def _past(text: str, at: int, mark: str) -> int:
     found = _loose(mark).match(text, at)
     if found is None:
-        if mark.strip().startswith(text[at:].strip()):
-            raise ValueError("it was cut short")
+        if ends_inside(text, at, mark):
+            raise ValueError(_CUT)
         raise ValueError(f"expected {mark.strip()!r} near {text[at : at + 30]!r}")
     spaces = re.compile(r"\s*").match(text, found.end())
     return spaces.end() if spaces else found.end()
