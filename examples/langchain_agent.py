@@ -1,5 +1,6 @@
 """Two agents with a tool on a small local model: LangChain's `create_agent`, and a LangGraph graph.
 
+    pip install 'power-sampling[langchain]' langchain langgraph
     python examples/langchain_agent.py
 
 A model of 135 million parameters seldom decides well whether to call a tool. So the first turn is told to: the call is
