@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from power_sampling.errors import ConfigurationError
+from power_sampling.errors import ConfigurationError, written
 from power_sampling.sources import load_config
 
 if TYPE_CHECKING:
@@ -156,7 +156,8 @@ def tune(
             generation, reasons = sampler.with_settings(alpha=power.alpha).generation, power.reasons
     for sentence in reasons:
         typer.echo(sentence)
-    (out / "power.yaml").write_text(tuning.settings_yaml(sampler, generation, reasons), encoding="utf-8")
+    with written(out / "power.yaml", "--out"):
+        (out / "power.yaml").write_text(tuning.settings_yaml(sampler, generation, reasons), encoding="utf-8")
     typer.echo(f"Settings: {out / 'power.yaml'}", err=True)
 
 

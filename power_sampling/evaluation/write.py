@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+from power_sampling.errors import written
 from power_sampling.evaluation.figures import figures
 from power_sampling.evaluation.log import read_log
 from power_sampling.evaluation.page import html
@@ -30,7 +31,8 @@ def write_report(table: Table, folder: Path) -> list[str]:
         "report.html": html(table, comparisons, words, facts, drawn),
         "accuracy.svg": drawn[0].svg,
     }.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        with written(folder / name, "--out"):
+            (folder / name).write_text(text, encoding="utf-8")
     return words
 
 
@@ -47,6 +49,9 @@ def write_outputs(table: Table, folder: Path) -> list[Path]:
             outputs.append({"instruction": asked, "output": answer.text, "generator": method.label, **about})
         name = re.sub(r"[^\w.=-]+", "-", method.label).strip("-")
         path = folder / f"outputs-{name}.json"
-        path.write_text(json.dumps(outputs, ensure_ascii=False, indent=1), encoding="utf-8", errors="backslashreplace")
+        with written(path, "--out"):
+            path.write_text(
+                json.dumps(outputs, ensure_ascii=False, indent=1), encoding="utf-8", errors="backslashreplace"
+            )
         written.append(path)
     return written

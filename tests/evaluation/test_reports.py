@@ -212,6 +212,8 @@ def test_the_command_from_a_task_to_a_verdict(folder: Path, tmp_path: Path) -> N
         (("--set", "alhpa=2"), "Did you mean 'alpha'"),
         (("--set", "alpha"), "--set: expected FIELD=VALUE"),
         (("--questions", "6"), "has 5, got 6"),
+        (("--out", "/proc/run"), "error: --out: '/proc/run' cannot be written (No such file or directory)."),
+        (("--out", __file__), "cannot be written (File exists)."),
     ],
 )
 def test_faults_are_told_in_one_line(folder: Path, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
