@@ -39,7 +39,7 @@ def write_report(table: Table, folder: Path) -> list[str]:
 def write_outputs(table: Table, folder: Path) -> list[Path]:
     """The first answer of every method to every question, a file for each method in the format that AlpacaEval's judges
     read: objects with `instruction`, `output`, `generator` and what the question's row says of its `dataset`."""
-    written = []
+    paths = []
     for method in table.plan.methods:
         outputs = []
         for question in table.questions:
@@ -53,5 +53,5 @@ def write_outputs(table: Table, folder: Path) -> list[Path]:
             path.write_text(
                 json.dumps(outputs, ensure_ascii=False, indent=1), encoding="utf-8", errors="backslashreplace"
             )
-        written.append(path)
-    return written
+        paths.append(path)
+    return paths

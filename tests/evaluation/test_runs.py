@@ -228,7 +228,14 @@ def replace_sampler(base: GenerationConfig, sampler: dict[str, Any]) -> Generati
         ("ancestral(alpha=2,alpha=3)", "each once"),
         ("ancestral(alhpa=2)", "Did you mean 'alpha'"),
         ("metropolis_hastings(num_steps=-1)", "num_steps"),
-        ("ancestral((", "there is no"),
+        ("greedy(alhpa=2)", "Did you mean 'alpha'"),
+        ("metropolis_hastings(num_stps=2)", "there is no setting 'num_stps'. Did you mean 'num_steps'"),
+        ("metropolis_hastings(num_steps=2", r"'\)' is missing"),
+        ("metropolis_hastings(alpha=2, num_steps=2", r"'\)' is missing"),
+        ("metropolis_hastings num_steps=2)", r"'\(' is missing"),
+        ("ancestral(stop=[a)", "stop is not YAML"),
+        ("ancestral(())", "expected name=value"),
+        ("ancestral((", "is missing"),
     ],
 )
 def test_what_names_no_sampler(specs: str, words: str) -> None:
