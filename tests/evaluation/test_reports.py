@@ -91,6 +91,17 @@ def test_no_difference_is_said_to_be_none(tmp_path: Path) -> None:
     assert any("Nothing that costs more is seen to be better" in sentence for sentence in words)
 
 
+def test_where_nothing_varied_the_samplers_are_not_to_blame(tmp_path: Path) -> None:
+    wrong = verdict(table(tmp_path, {"ancestral": 0.0, "low_temperature": 0.0}, {}, questions=20))
+    assert "the grader does not suit: of the first question it expects '1' and has read '0'" in wrong[1]
+    assert not any("To see one of" in sentence for sentence in wrong)
+    right = verdict(table(tmp_path, {"ancestral": 1.0, "low_temperature": 1.0}, {}, questions=20))
+    assert right[1].startswith("Careful: every answer is right")
+    mixed = verdict(table(tmp_path, {"ancestral": 0.0, "low_temperature": 0.1}, {}, questions=20))
+    assert not any("Careful" in sentence for sentence in mixed)
+    assert any("To see one of" in sentence for sentence in mixed)
+
+
 def test_one_of_many_comparisons_is_no_proof(tmp_path: Path) -> None:
     """p = 0.031 alone: six questions of 200 differ, all one way."""
     several = {f"low_temperature(alpha={a})": 0.5 for a in (2, 3, 4)}
