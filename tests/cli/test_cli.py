@@ -407,3 +407,5 @@ def test_the_command_that_starts_a_server() -> None:
     for option, value in {"--max-logprobs": "21", "--logprobs-mode": "raw_logprobs", "--dtype": "float32"}.items():
         assert words[words.index(option) + 1] == value
     assert CliRunner().invoke(app(), ["vllm-command"]).exit_code == 2
+    nameless = CliRunner().invoke(app(), ["vllm-command", ""])
+    assert nameless.exit_code == 1 and nameless.stderr.startswith("error: MODEL: expected a hub id or a folder")

@@ -215,6 +215,23 @@ def test_the_command_from_a_task_to_a_verdict(folder: Path, tmp_path: Path) -> N
     assert other.exit_code == 1 and "other settings; settings: model.max_rows was 32 and is 8." in other.stderr
 
 
+def test_what_passed_the_bound_is_told_and_how_a_stopped_run_goes_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--out", str(tmp_path), "--samplers", "greedy", "--max-new-tokens", "3")
+    passed = command(folder, *words, "--max-tokens", "1")
+    assert passed.exit_code == 0 and re.search(
+        r"(\d+) tokens decoded, \d+ over --max-tokens 1: up to 64", passed.stderr
+    )
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("power_sampling.evaluation.run", interrupted)
+    stopped = command(folder, *words)
+    assert (stopped.exit_code, stopped.stderr) == (130, "Stopped. The same command goes on from here.\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
