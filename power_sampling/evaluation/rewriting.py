@@ -79,7 +79,8 @@ def rewrite(
         try:
             asyncio.run(_drawn(sampler, traces, log, limits, listener or (lambda done, total, tokens: None)))
         finally:
-            _write(out, rows, traces, log.answers)
+            if log.answers:  # else what was there stays
+                _write(out, rows, traces, log.answers)
         failed = sum(answer.error is not None for answer in log.answers.values())
         return Rewritten(len(log.answers), len(rows), failed, _tokens(log.answers))
 

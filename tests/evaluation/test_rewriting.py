@@ -111,5 +111,9 @@ def test_the_command(tmp_path: Path) -> None:
     for out in ("/proc/out.jsonl", str(tmp_path)):
         refused = CliRunner().invoke(app(), [*asked, *sampler, "--out", out])
         assert refused.exit_code == 1 and refused.stderr.startswith("error: --out: ") and out in refused.stderr
+    other = tmp_path / "other.jsonl"
+    other.write_text("kept")
+    missing = ["--out", str(other), "--model", "nobody/x", "--max-new-tokens", "4"]
+    assert CliRunner().invoke(app(), [*asked, *missing]).exit_code == 1 and other.read_text() == "kept"
     refused = CliRunner().invoke(app(), [*asked, "--sampler", "ancestral"])
     assert refused.exit_code == 1 and "makes no steps" in refused.stderr
