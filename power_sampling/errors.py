@@ -33,6 +33,7 @@ import reprlib
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "needed_for",
     "shortened",
     "without_frames",
+    "written",
 ]
 
 _SHORT = reprlib.Repr()
@@ -188,6 +190,18 @@ def needed_for(what: str, extra: str = "") -> Iterator[None]:
         raise MissingDependencyError(
             f"{what} needs the package {package or 'of another version'}: pip install '{target}' ({error})",
             name=error.name,
+        ) from error
+
+
+@contextmanager
+def written(path: Path, option: str) -> Iterator[None]:
+    """Around what writes to a path that an option names. Raises ConfigurationError where the system refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigurationError(
+            f"{option}: {shortened(str(path))} cannot be written ({error.strerror or error}). Name another place, or "
+            "make room there."
         ) from error
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from power_sampling.errors import ConfigurationError
+from power_sampling.errors import ConfigurationError, written
 from power_sampling.sources import load_config
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ else:
 
 __all__ = ["evaluate", "rewrite", "tune"]
 
+UNDER_WAY = "up to 64 answers are under way at once, and those that were begun are finished"
 SILENCE = 60.0  # seconds without a line, where there is no terminal
 SAMPLERS = "greedy,ancestral,low_temperature,metropolis_hastings,sequential_monte_carlo,vote"
 
@@ -92,7 +93,7 @@ def evaluate(
         pool=votes,
         unlabelled=not chosen.is_labelled,
     )
-    with _progress() as listener:
+    with _progress(max_tokens) as listener:
         bounds = Bounds(tokens=max_tokens, seconds=max_seconds)
         table = run(sampler, chosen, plan, out, bounds=bounds, listener=listener)
     if not chosen.is_labelled:
@@ -138,7 +139,7 @@ def tune(
     chosen = load_task(task, data, grader=grader, allow_code_execution=allow_code_execution)
     sampler = PowerSampler.of(_settings(given, chosen.max_new_tokens))
     bounds = Bounds(tokens=max_tokens)
-    with _progress() as listener:
+    with _progress(max_tokens) as listener:
         if chosen.is_labelled:
             found = tuning.tune(
                 sampler,
@@ -156,7 +157,8 @@ def tune(
             generation, reasons = sampler.with_settings(alpha=power.alpha).generation, power.reasons
     for sentence in reasons:
         typer.echo(sentence)
-    (out / "power.yaml").write_text(tuning.settings_yaml(sampler, generation, reasons), encoding="utf-8")
+    with written(out / "power.yaml", "--out"):
+        (out / "power.yaml").write_text(tuning.settings_yaml(sampler, generation, reasons), encoding="utf-8")
     typer.echo(f"Settings: {out / 'power.yaml'}", err=True)
 
 
@@ -189,7 +191,7 @@ def rewrite(
     from power_sampling.runtime import PowerSampler
 
     power_sampler = PowerSampler.of(_settings(given, None))
-    with _progress() as listener:
+    with _progress(max_tokens) as listener:
         bounds = Bounds(tokens=max_tokens, seconds=max_seconds)
         found = rewritten(power_sampler, traces, out, bounds=bounds, listener=listener)
     failed = f", {found.failed} of them as they were (see rewriting.error)" if found.failed else ""
@@ -230,17 +232,18 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int, int, int], None]]:
+def _progress(most: int | None) -> Iterator[Callable[[int, int, int], None]]:
     """A bar of answers with time left and tokens so far; without a terminal, a line for every
-    twentieth of them and after every minute."""
+    twentieth of them and after every minute. Afterwards what there is to say about the bound of tokens, or Ctrl-C."""
     from tqdm.auto import tqdm
 
     is_terminal = sys.stderr.isatty()
     bar: Any = tqdm(unit="answer", disable=not is_terminal)
-    told, spoke = -1, time.monotonic()
+    told, spoke, decoded = -1, time.monotonic(), 0
 
     def listener(done: int, total: int, tokens: int) -> None:
-        nonlocal told, spoke
+        nonlocal told, spoke, decoded
+        decoded = tokens
         if is_terminal:
             bar.total = total
             if not bar.n:
@@ -253,5 +256,11 @@ def _progress() -> Iterator[Callable[[int, int, int], None]]:
 
     try:
         yield listener
+    except KeyboardInterrupt:
+        bar.close()
+        typer.echo("Stopped. The same command goes on from here.", err=True)
+        raise
     finally:
         bar.close()
+        if most is not None and decoded > most:
+            typer.echo(f"{decoded} tokens decoded, {decoded - most} over --max-tokens {most}: {UNDER_WAY}.", err=True)

@@ -51,7 +51,8 @@ def usable_streams() -> Iterator[None]:
     except OSError as error:
         with open(os.devnull, "w") as nowhere:  # noqa: PTH123 - for its descriptor: exit flushes what is left
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
-        fail(f"stdout: {error.strerror or error}.")
+        where = "stdout" if error.filename is None else repr(error.filename)  # writing to a stream names no file
+        fail(f"{where}: {error.strerror or error}.")
 
 
 def _open_closed_ones() -> None:

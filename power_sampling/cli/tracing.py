@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from power_sampling.cli.following import number
-from power_sampling.errors import ConfigurationError
+from power_sampling.errors import written
 from power_sampling.types import Chain, Chosen, Chunk, Extended, Frame, Moved, Swapped, Weighed
 
 __all__ = ["FramePrinter", "check_target", "sentence", "write_page"]
@@ -127,13 +127,14 @@ def _number(value: float) -> str:
 def check_target(target: str) -> Path:
     """Where the page is to be written. Raises ConfigurationError where it cannot be, before anything is drawn."""
     path = Path(target)
-    if path.is_dir() or not path.parent.is_dir():
-        raise ConfigurationError(f"--html: expected the name of a file in a folder that there is, got {target!r}.")
+    is_new = not (path.exists() or path.is_symlink())
+    with written(path, "--html"):
+        path.open("ab").close()
+        if is_new:
+            path.unlink()
     return path
 
 
 def write_page(page: str, path: Path) -> None:
-    try:
+    with written(path, "--html"):
         path.write_text(page, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise ConfigurationError(f"--html: {str(path)!r} cannot be written: {error.strerror or error}.") from error

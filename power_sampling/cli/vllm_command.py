@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from power_sampling.engines.vllm.command import SUPPORT_SIZE, serve_command
+from power_sampling.errors import ConfigurationError, shortened
 
 __all__ = ["vllm_command"]
 
@@ -22,4 +23,8 @@ def vllm_command(
     port: Annotated[int | None, typer.Option("--port", min=1, max=65535)] = None,
 ) -> None:
     """Print the command that starts a vLLM server whose numbers are right, for `--set base_url=...`."""
+    if not model.strip():
+        raise ConfigurationError(
+            f"MODEL: expected a hub id or a folder, as in Qwen/Qwen3-0.6B, got {shortened(model)}."
+        )
     typer.echo(serve_command(model, support_size, dtype=dtype, port=port))

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from power_sampling.errors import ConfigurationError, shortened
+from power_sampling.errors import ConfigurationError, shortened, written
 from power_sampling.types import Completion
 
 __all__ = ["Answer", "Key", "Log", "answer_of", "read_log"]
@@ -94,24 +94,29 @@ class Log:
     """A log that is being written. One process at a time."""
 
     def __init__(self, folder: Path, facts: Mapping[str, Any], methods: Mapping[str, Any]) -> None:
-        """Open or begin the log in this folder. Raises ConfigurationError where it holds a run of other settings."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / FILE).open("a+b")
+        """Open or begin the log in this folder. Raises ConfigurationError where it holds answers under other settings,
+        or cannot be written."""
+        self._folder = folder
+        with written(folder, "--out"):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = (folder / FILE).open("a+b")
         try:
             _lock(self._file, folder)  # before it is read: what another process still adds would be cut off
             known = read_log(folder)
-            _check_same("settings", known.facts or facts, facts, folder)
-            for label in known.methods.keys() & methods.keys():
-                _check_same(label, known.methods[label], methods[label], folder)
+            if known.answers:
+                _check_same("settings", known.facts or facts, facts, folder)
+            for label in methods.keys() & {key.method for key in known.answers}:
+                _check_same(label, known.methods.get(label, methods[label]), methods[label], folder)
         except BaseException:
             self._file.close()
             raise
         self.answers = known.answers
         self._file.truncate(known.good_bytes)
-        if known.facts is None:
+        if known.facts != facts:  # there is no answer yet: the last line counts
             self._write({"kind": "run", "facts": facts})
-        for label in methods.keys() - known.methods.keys():
-            self._write({"kind": "method", "label": label, "settings": methods[label]})
+        for label, settings in methods.items():
+            if known.methods.get(label) != settings:
+                self._write({"kind": "method", "label": label, "settings": settings})
 
     def begin(self, session: Mapping[str, Any]) -> None:
         """Note what a start of the run was asked for."""
@@ -124,8 +129,10 @@ class Log:
         self.answers[answer.key] = answer
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
-        self._file.flush()
+        line = json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        with written(self._folder, "--out"):
+            self._file.write(line)
+            self._file.flush()
 
     def __enter__(self) -> Self:
         return self

@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from power_sampling.config import GenerationConfig
 from power_sampling.errors import ConfigurationError
+from power_sampling.files import yaml_value
 from power_sampling.samplers import BY_NAME
 from power_sampling.settings import hint
 
@@ -62,10 +61,16 @@ def _split(text: str) -> list[str]:
 
 def _generation(spec: str, base: GenerationConfig) -> GenerationConfig:
     match = SPEC.fullmatch(spec)
+    if spec.count("(") != spec.count(")"):
+        missing = ")" if spec.count("(") > spec.count(")") else "("
+        raise ConfigurationError(f"samplers: {spec!r}: a {missing!r} is missing, as in metropolis_hastings(alpha=2).")
     if match is None or (match[1] not in BY_NAME and match[1] != "greedy"):
         known = ["greedy", *BY_NAME, *VOTES]
         raise ConfigurationError(f"samplers: there is no {spec!r}.{hint(match[1] if match else spec, known)}")
     name, given = match[1], _settings(match[2] or "", spec)
+    known = [*BY_NAME[POOL if name == "greedy" else name].model_fields, *GenerationConfig.model_fields]
+    for unknown in given.keys() - known:
+        raise ConfigurationError(f"samplers: {spec!r}: there is no setting {unknown!r}.{hint(unknown, known)}")
     inherited = {field: getattr(base, field) for field in base.model_fields_set if field != "sampler"}
     if name == "greedy":
         return GenerationConfig.parse({**inherited, "sampler": POOL, **given, "temperature": 0.0})
@@ -87,5 +92,5 @@ def _settings(text: str, spec: str) -> Mapping[str, Any]:
         name, equals, value = part.partition("=")
         if not equals or name.strip() in found:
             raise ConfigurationError(f"samplers: {spec!r}: expected name=value, each once, got {part!r}.")
-        found[name.strip()] = yaml.safe_load(value)
+        found[name.strip()] = yaml_value(value, f"samplers: {spec!r}: {name.strip()}")
     return found

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from power_sampling.errors import ConfigurationError, InputError
+from power_sampling.errors import ConfigurationError, InputError, shortened, written
 from power_sampling.evaluation.flight import Bounds, in_flight
 from power_sampling.evaluation.log import Answer, Key, Log, answer_of
 from power_sampling.evaluation.plan import request_seed
@@ -64,6 +64,8 @@ def rewrite(
     """
     rows = read_rows(source, where=WHERE)
     _check(rows, source)
+    if out.is_dir():
+        raise ConfigurationError(f"--out: expected the name of a file, got the folder {shortened(str(out))}.")
     sampler = _with_room(sampler, rows)
     seed, limits = sampler.generation.seed or 0, bounds or Bounds()
     traces = [
@@ -77,7 +79,8 @@ def rewrite(
         try:
             asyncio.run(_drawn(sampler, traces, log, limits, listener or (lambda done, total, tokens: None)))
         finally:
-            _write(out, rows, traces, log.answers)
+            if log.answers:  # else what was there stays
+                _write(out, rows, traces, log.answers)
         failed = sum(answer.error is not None for answer in log.answers.values())
         return Rewritten(len(log.answers), len(rows), failed, _tokens(log.answers))
 
@@ -109,11 +112,12 @@ async def _drawn(
 def _write(out: Path, rows: list[Row], traces: list[_Trace], answers: Mapping[Key, Answer]) -> None:
     """The rows that are done, in place of what was there: a reader sees the old file or the new one."""
     beside = out.with_name(f"{out.name}.run") / "rewritten.part"
-    with beside.open("w", encoding="utf-8", errors="backslashreplace") as file:
+    with written(out, "--out"), beside.open("w", encoding="utf-8", errors="backslashreplace") as file:
         for row, trace in zip(rows, traces, strict=True):
             if (answer := answers.get(trace.key)) is not None:
                 file.write(json.dumps({**row, **_told(answer)}, ensure_ascii=False) + "\n")
-    beside.replace(out)
+    with written(out, "--out"):
+        beside.replace(out)
 
 
 def _told(answer: Answer) -> dict[str, Any]:

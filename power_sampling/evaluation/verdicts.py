@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
 
+from power_sampling.errors import shortened
 from power_sampling.evaluation.measures import (
     Estimate,
     holm,
@@ -93,7 +94,7 @@ def _tested(first: Row, second: Row) -> Comparison:
 def verdict(table: Table, comparisons: Sequence[Comparison] | None = None) -> list[str]:
     """Sentences, the most important first."""
     found = compare(table) if comparisons is None else list(comparisons)
-    return [_scope(table), *_real(found), *_choice(table, found), *_unseen(found), *_warnings(table)]
+    return [_scope(table), *_alike(table), *_real(found), *_choice(table, found), *_unseen(found), *_warnings(table)]
 
 
 def _scope(table: Table) -> str:
@@ -101,6 +102,21 @@ def _scope(table: Table) -> str:
     of = "" if n == table.planned else f" of {table.planned} planned (a fair sample: their order is random)"
     few = " That is few: only large differences can be seen, and intervals are too narrow." if n < FEW else ""
     return f"{n} questions of {table.task}{of}.{few}"
+
+
+def _alike(table: Table) -> list[str]:
+    """Where all answers are wrong, or all right, the samplers are not what that comes from."""
+    if all((row.per_question == 1).all() for row in table.rows):
+        return ["Careful: every answer is right, so these questions tell nothing apart; ask harder ones."]
+    if any(row.per_question.any() for row in table.rows):
+        return []
+    words = "Careful: no answer is right. Either the questions are too hard for this model, or the grader does not suit"
+    question = table.questions[0]
+    drawn = [a for row in table.methods for a in table.of(row.label, question) if a.error is None]
+    if drawn and question.expected:
+        read = "nothing" if drawn[0].answer is None else shortened(drawn[0].answer)
+        words += f": of the first question it expects {shortened(question.expected)} and has read {read}"
+    return [f"{words}. See the texts in the report before anything is concluded."]
 
 
 def _real(found: Sequence[Comparison]) -> list[str]:
@@ -129,16 +145,20 @@ def _unseen(found: Sequence[Comparison]) -> list[str]:
         )
     unseen = [c for c in found if not c.is_real_alone]
     if unseen:
-        needed = sorted(c.needed for c in unseen)
-        about = f"{needed[0]}" if needed[0] == needed[-1] else f"{needed[0]} to {needed[-1]}"
         pairs = "; ".join(f"{_pair(c)} ({_gap(c)})" for c in unseen[:LISTED])
         if len(unseen) > LISTED:
             pairs += f"; and in {len(unseen) - LISTED} more comparisons, see the table of differences"
-        sentences.append(
-            f"No difference can be seen between {pairs}. To see one of {POINTS * 100:.0f} points takes about {about} "
-            "questions."
-        )
+        sentences.append(f"No difference can be seen between {pairs}.{_questions(unseen)}")
     return sentences
+
+
+def _questions(unseen: Sequence[Comparison]) -> str:
+    """How many it takes to see more. Methods that never differed do not say it."""
+    needed = sorted(c.needed for c in unseen if (c.first.per_question != c.second.per_question).any())
+    if not needed:
+        return ""
+    about = f"{needed[0]}" if needed[0] == needed[-1] else f"{needed[0]} to {needed[-1]}"
+    return f" To see one of {POINTS * 100:.0f} points takes about {about} questions."
 
 
 def _pair(c: Comparison) -> str:

@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+from power_sampling.errors import written
 from power_sampling.evaluation.figures import figures
 from power_sampling.evaluation.log import read_log
 from power_sampling.evaluation.page import html
@@ -30,14 +31,15 @@ def write_report(table: Table, folder: Path) -> list[str]:
         "report.html": html(table, comparisons, words, facts, drawn),
         "accuracy.svg": drawn[0].svg,
     }.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        with written(folder / name, "--out"):
+            (folder / name).write_text(text, encoding="utf-8")
     return words
 
 
 def write_outputs(table: Table, folder: Path) -> list[Path]:
     """The first answer of every method to every question, a file for each method in the format that AlpacaEval's judges
     read: objects with `instruction`, `output`, `generator` and what the question's row says of its `dataset`."""
-    written = []
+    paths = []
     for method in table.plan.methods:
         outputs = []
         for question in table.questions:
@@ -47,6 +49,9 @@ def write_outputs(table: Table, folder: Path) -> list[Path]:
             outputs.append({"instruction": asked, "output": answer.text, "generator": method.label, **about})
         name = re.sub(r"[^\w.=-]+", "-", method.label).strip("-")
         path = folder / f"outputs-{name}.json"
-        path.write_text(json.dumps(outputs, ensure_ascii=False, indent=1), encoding="utf-8", errors="backslashreplace")
-        written.append(path)
-    return written
+        with written(path, "--out"):
+            path.write_text(
+                json.dumps(outputs, ensure_ascii=False, indent=1), encoding="utf-8", errors="backslashreplace"
+            )
+        paths.append(path)
+    return paths

@@ -394,7 +394,7 @@ def test_a_trace_shows_the_steps_to_the_answer_and_writes_a_page(run: Any, model
     assert result.stdout.endswith(f"\n\n{completion.text}\n") and "acceptance_rate" in result.stderr
     assert result.stdout.count("\nstep ") + 1 == len(told["frames"]) and told["text"] == completion.text
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
-    for target in (tmp_path, tmp_path / "none" / "x.html"):
+    for target in (tmp_path, tmp_path / "none" / "x.html", Path("/proc/x.html")):
         refused = run(*arguments, "--html", str(target))
         assert refused.exit_code == 1 and refused.stderr.startswith("error: --html:") and not refused.stdout
 
@@ -407,3 +407,5 @@ def test_the_command_that_starts_a_server() -> None:
     for option, value in {"--max-logprobs": "21", "--logprobs-mode": "raw_logprobs", "--dtype": "float32"}.items():
         assert words[words.index(option) + 1] == value
     assert CliRunner().invoke(app(), ["vllm-command"]).exit_code == 2
+    nameless = CliRunner().invoke(app(), ["vllm-command", ""])
+    assert nameless.exit_code == 1 and nameless.stderr.startswith("error: MODEL: expected a hub id or a folder")

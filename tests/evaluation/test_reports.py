@@ -91,6 +91,17 @@ def test_no_difference_is_said_to_be_none(tmp_path: Path) -> None:
     assert any("Nothing that costs more is seen to be better" in sentence for sentence in words)
 
 
+def test_where_nothing_varied_the_samplers_are_not_to_blame(tmp_path: Path) -> None:
+    wrong = verdict(table(tmp_path, {"ancestral": 0.0, "low_temperature": 0.0}, {}, questions=20))
+    assert "the grader does not suit: of the first question it expects '1' and has read '0'" in wrong[1]
+    assert not any("To see one of" in sentence for sentence in wrong)
+    right = verdict(table(tmp_path, {"ancestral": 1.0, "low_temperature": 1.0}, {}, questions=20))
+    assert right[1].startswith("Careful: every answer is right")
+    mixed = verdict(table(tmp_path, {"ancestral": 0.0, "low_temperature": 0.1}, {}, questions=20))
+    assert not any("Careful" in sentence for sentence in mixed)
+    assert any("To see one of" in sentence for sentence in mixed)
+
+
 def test_one_of_many_comparisons_is_no_proof(tmp_path: Path) -> None:
     """p = 0.031 alone: six questions of 200 differ, all one way."""
     several = {f"low_temperature(alpha={a})": 0.5 for a in (2, 3, 4)}
@@ -204,6 +215,23 @@ def test_the_command_from_a_task_to_a_verdict(folder: Path, tmp_path: Path) -> N
     assert other.exit_code == 1 and "other settings; settings: model.max_rows was 32 and is 8." in other.stderr
 
 
+def test_what_passed_the_bound_is_told_and_how_a_stopped_run_goes_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--out", str(tmp_path), "--samplers", "greedy", "--max-new-tokens", "3")
+    passed = command(folder, *words, "--max-tokens", "1")
+    assert passed.exit_code == 0 and re.search(
+        r"(\d+) tokens decoded, \d+ over --max-tokens 1: up to 64", passed.stderr
+    )
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("power_sampling.evaluation.run", interrupted)
+    stopped = command(folder, *words)
+    assert (stopped.exit_code, stopped.stderr) == (130, "Stopped. The same command goes on from here.\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -212,6 +240,8 @@ def test_the_command_from_a_task_to_a_verdict(folder: Path, tmp_path: Path) -> N
         (("--set", "alhpa=2"), "Did you mean 'alpha'"),
         (("--set", "alpha"), "--set: expected FIELD=VALUE"),
         (("--questions", "6"), "has 5, got 6"),
+        (("--out", "/proc/run"), "error: --out: '/proc/run' cannot be written (No such file or directory)."),
+        (("--out", __file__), "cannot be written (File exists)."),
     ],
 )
 def test_faults_are_told_in_one_line(folder: Path, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:

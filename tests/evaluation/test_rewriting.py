@@ -108,5 +108,12 @@ def test_the_command(tmp_path: Path) -> None:
     rows = read(tmp_path / "out.jsonl")
     assert all(row["rewriting"]["length"] <= 10 for row in rows), "as long as the longest trace"
     assert rows[2]["messages"] == chat["messages"]
+    for out in ("/proc/out.jsonl", str(tmp_path)):
+        refused = CliRunner().invoke(app(), [*asked, *sampler, "--out", out])
+        assert refused.exit_code == 1 and refused.stderr.startswith("error: --out: ") and out in refused.stderr
+    other = tmp_path / "other.jsonl"
+    other.write_text("kept")
+    missing = ["--out", str(other), "--model", "nobody/x", "--max-new-tokens", "4"]
+    assert CliRunner().invoke(app(), [*asked, *missing]).exit_code == 1 and other.read_text() == "kept"
     refused = CliRunner().invoke(app(), [*asked, "--sampler", "ancestral"])
     assert refused.exit_code == 1 and "makes no steps" in refused.stderr

@@ -130,12 +130,18 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
     facts, methods = {"task": "t", "model": {"model": "a"}}, {"m": {"alpha": 2.0}}
     with Log(tmp_path, facts, methods), pytest.raises(ConfigurationError, match="Another process"):
         Log(tmp_path, facts, methods)
+    with Log(tmp_path, {**facts, "task": "u"}, {"m": {"alpha": 3.0}}):  # without an answer nothing is bound
+        pass
+    with Log(tmp_path, facts, methods) as log:
+        log.add(Answer(method="m", question="q", seed=0, sample=0))
     with pytest.raises(ConfigurationError, match=r"settings: model.model was 'a' and is 'b'"):
         Log(tmp_path, {**facts, "model": {"model": "b"}}, methods)
     with pytest.raises(ConfigurationError, match=r"m: alpha was 2\.0 and is 4\.0"):
         Log(tmp_path, facts, {"m": {"alpha": 4.0}})
-    with Log(tmp_path, facts, {"n": {"alpha": 4.0}}):  # one more is welcome
-        pass
+    for alpha in (4.0, 5.0):
+        with Log(tmp_path, facts, {"n": {"alpha": alpha}}):  # one more is welcome, and has no answer yet
+            pass
+    assert (read_log(tmp_path).facts, read_log(tmp_path).methods) == (facts, {**methods, "n": {"alpha": 5.0}})
     (tmp_path / "log.jsonl").write_text("no JSON\n")
     with pytest.raises(ConfigurationError, match="line 1 is no record of a run"):
         Log(tmp_path, facts, methods)
@@ -222,7 +228,14 @@ def replace_sampler(base: GenerationConfig, sampler: dict[str, Any]) -> Generati
         ("ancestral(alpha=2,alpha=3)", "each once"),
         ("ancestral(alhpa=2)", "Did you mean 'alpha'"),
         ("metropolis_hastings(num_steps=-1)", "num_steps"),
-        ("ancestral((", "there is no"),
+        ("greedy(alhpa=2)", "Did you mean 'alpha'"),
+        ("metropolis_hastings(num_stps=2)", "there is no setting 'num_stps'. Did you mean 'num_steps'"),
+        ("metropolis_hastings(num_steps=2", r"'\)' is missing"),
+        ("metropolis_hastings(alpha=2, num_steps=2", r"'\)' is missing"),
+        ("metropolis_hastings num_steps=2)", r"'\(' is missing"),
+        ("ancestral(stop=[a)", "stop is not YAML"),
+        ("ancestral(())", "expected name=value"),
+        ("ancestral((", "is missing"),
     ],
 )
 def test_what_names_no_sampler(specs: str, words: str) -> None:

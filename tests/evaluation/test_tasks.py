@@ -64,6 +64,7 @@ def test_math500_in_both_its_files(tmp_path: Path) -> None:
 
 def test_jsonl_with_every_grader(tmp_path: Path) -> None:
     path = lines(tmp_path / "a.jsonl", {"question": "2?", "answer": "2", "id": "q"})
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as some editors begin a file
     for grader in ("exact", "numeric", "regex", "math"):
         task = load_task("jsonl", path, grader=grader)
         assert task.grade(task.questions[0], "2").is_right
@@ -80,14 +81,32 @@ def test_what_is_no_task_or_no_file_of_it(tmp_path: Path, function: Path) -> Non
     twice = lines(tmp_path / "a.jsonl", *[{"question": "a", "answer": "b", "id": 1}] * 2)
     wrong = lines(tmp_path / "b.jsonl", {"question": "a", "answer": "Z", "choices": ["a", "b"]})
     broken = tmp_path / "c.jsonl"
-    broken.write_text('{"question": ', encoding="utf-8")
-    for name, path, words in (
+    broken.write_text('{"question": "a", "answer": 5}\n\n{"question": "a', encoding="utf-8")
+    array = tmp_path / "d.json"
+    array.write_text('[{"question": "a"},\n{"question"}]', encoding="utf-8")
+    latin = tmp_path / "e.jsonl"
+    latin.write_bytes('{"question": "a"}\n{"question": "é"}'.encode("latin-1"))
+    empty = tmp_path / "f.jsonl"
+    empty.write_text("\n")
+    beyond = lines(tmp_path / "g.jsonl", {"question": "a", "answer": 2, "choices": ["a", "b"]})
+    texts = lines(tmp_path / "h.jsonl", {"messages": ["a"], "answer": "b"})
+    digits = tmp_path / "i.jsonl"
+    digits.write_text('{"question": ' + "1" * 5000 + "}")
+    cases = (
         ("jsonl", twice, "the id '1' stands twice"),
         ("jsonl", wrong, r"the answer 'Z' is none of \['A', 'B'\]"),
-        ("jsonl", broken, "neither a JSON array nor JSON Lines"),
+        ("jsonl", broken, r"c.jsonl', line 3, column 14: Unterminated string .* in '.\"question.* Expected one JSON"),
+        ("jsonl", array, "line 2, column 12: Expecting ':' delimiter"),
+        ("jsonl", latin, r"e.jsonl' is not UTF-8 \(line 2, at byte 32 of the file\)"),
+        ("jsonl", empty, "holds no rows. Expected one JSON object"),
+        ("jsonl", lines(tmp_path / "j.jsonl", {"question": "a"}, 5), "line 2: expected a JSON object, got 5"),
+        ("jsonl", beyond, r"the answer '2' is none of \['A', 'B'\]"),
+        ("jsonl", texts, r"messages has to be a list of objects, got \['a'\]"),
+        ("jsonl", digits, "line 1: Exceeds the limit"),
         ("gsm9k", twice, "Did you mean 'gsm8k'"),
         ("humaneval", function, "--allow-code-execution"),
-    ):
+    )
+    for name, path, words in cases:
         with pytest.raises(ConfigurationError, match=words):
             load_task(name, path)
     with pytest.raises(ConfigurationError, match="has a grader of its own"):
@@ -206,8 +225,11 @@ GPQA = "Record ID,Question,Correct Answer,Incorrect Answer 1,Incorrect Answer 2,
 
 def test_gpqa_shuffles_every_question_the_same_way_each_time(tmp_path: Path) -> None:
     path = tmp_path / "gpqa.csv"
-    path.write_text(GPQA + "".join(f'r{i},"What, {i}?",right,wrong 1,wrong 2,wrong 3\n' for i in range(40)))
-    task, again = load_task("gpqa", path), load_task("gpqa", path)
+    rows = GPQA + "".join(f'r{i},"What, {i}?",right,wrong 1,wrong 2,wrong 3\n' for i in range(40))
+    path.write_text(rows, encoding="utf-8")
+    task = load_task("gpqa", path)
+    path.write_text(rows, encoding="utf-8-sig")  # as spreadsheets write it
+    again = load_task("gpqa", path)
     assert [q.text for q in task.questions] == [q.text for q in again.questions]
     assert {q.expected for q in task.questions} == set("ABCD")
     for question in task.questions:
@@ -217,7 +239,7 @@ def test_gpqa_shuffles_every_question_the_same_way_each_time(tmp_path: Path) -> 
     with pytest.raises(ConfigurationError, match=r"expected filled columns .* got \['Correct Answer', 'Question'\]"):
         load_task("gpqa", path)
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigurationError, match="is no table"):
+    with pytest.raises(ConfigurationError, match="is not UTF-8"):
         load_task("gpqa", path)
 
 

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from power_sampling.errors import ConfigurationError
+from power_sampling.errors import ConfigurationError, shortened
 from power_sampling.evaluation.graders import Grade
 from power_sampling.runtime import Prompt
 
-__all__ = ["Question", "Row", "Task", "digest", "field", "letters", "multiple_choice", "read_rows", "user_turn"]
+__all__ = [
+    "Question",
+    "Row",
+    "Task",
+    "digest",
+    "field",
+    "letters",
+    "multiple_choice",
+    "read_rows",
+    "read_text",
+    "user_turn",
+]
 
 Row: TypeAlias = Mapping[str, Any]
+EXPECTED = "Expected one JSON object on each line, or a JSON array of them."
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,26 +62,48 @@ class Task:
     runs_code: bool = False
 
 
-def read_rows(path: Path, *, where: str) -> list[Row]:
-    """The objects of a JSON Lines file, or of a JSON array. `where` says where a missing file is to be had."""
+def read_text(path: Path, *, where: str) -> str:
+    """What a file of UTF-8 says, with or without a byte order mark. `where` says where a missing file is to be had."""
     try:
-        text = path.read_text(encoding="utf-8")
+        data = path.read_bytes()
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigurationError(
+            f"{str(path)!r} is not UTF-8 (line {line}, at byte {error.start} of the file); convert it first."
+        ) from error
     except OSError as error:
         raise ConfigurationError(
             f"There is no file {str(path)!r} ({error.strerror}). Nothing is downloaded by itself: {where}"
         ) from error
-    rows: Any
+
+
+def read_rows(path: Path, *, where: str) -> list[Row]:
+    """The objects of a JSON Lines file, or of a JSON array. `where` says where a missing file is to be had."""
+    text = read_text(path, where=where)
+    if text.lstrip().startswith("["):
+        rows = {f"row {i}": row for i, row in enumerate(_json(text, path, 1), 1)}
+    else:
+        lines = {i: line for i, line in enumerate(re.split("\r\n?|\n", text), 1) if line.strip()}
+        rows = {f"line {i}": _json(line, path, i) for i, line in lines.items()}
+    for place, row in rows.items():
+        if not isinstance(row, dict):
+            raise ConfigurationError(f"{str(path)!r}, {place}: expected a JSON object, got {shortened(row)}.")
+    if not rows:
+        raise ConfigurationError(f"{str(path)!r} holds no rows. {EXPECTED}")
+    return list(rows.values())
+
+
+def _json(text: str, path: Path, line: int) -> Any:
+    """The value of a text that begins in this line of the file."""
     try:
-        rows = json.loads(text) if text.lstrip().startswith("[") else _lines(text)
+        return json.loads(text)
     except json.JSONDecodeError as error:
-        raise ConfigurationError(f"{str(path)!r} holds neither a JSON array nor JSON Lines: {error}.") from error
-    if not rows or not all(isinstance(row, dict) for row in rows):
-        raise ConfigurationError(f"{str(path)!r}: expected JSON objects, at least one.")
-    return list(rows)
-
-
-def _lines(text: str) -> list[Any]:
-    return [json.loads(line) for line in text.split("\n") if line.strip()]
+        came = text.split("\n")[error.lineno - 1].strip()
+        what = f"line {line + error.lineno - 1}, column {error.colno}: {error.msg} in {shortened(came)}"
+        raise ConfigurationError(f"{str(path)!r}, {what}. {EXPECTED}") from error
+    except (ValueError, RecursionError) as error:  # numbers of too many digits, too many brackets
+        raise ConfigurationError(f"{str(path)!r}, line {line}: {error}. {EXPECTED}") from error
 
 
 def field(row: Row, name: str, path: Path, i: int) -> str:

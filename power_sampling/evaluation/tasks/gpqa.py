@@ -4,13 +4,14 @@ archive is protected by a password that stands in its README, so that no crawler
 from __future__ import annotations
 
 import csv
+import io
 import random
 from pathlib import Path
 
 from power_sampling.errors import ConfigurationError
 from power_sampling.evaluation import graders
 from power_sampling.evaluation.graders import Grade
-from power_sampling.evaluation.tasks.base import Question, Task, letters, multiple_choice, user_turn
+from power_sampling.evaluation.tasks.base import Question, Task, letters, multiple_choice, read_text, user_turn
 
 __all__ = ["gpqa"]
 
@@ -37,13 +38,8 @@ def gpqa(path: Path) -> Task:
 
 def _rows(path: Path) -> list[dict[str, str]]:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except OSError as error:
-        raise ConfigurationError(
-            f"There is no file {str(path)!r} ({error.strerror}). Nothing is downloaded by itself: {WHERE}"
-        ) from error
-    except (UnicodeDecodeError, csv.Error) as error:
+        rows = list(csv.DictReader(io.StringIO(read_text(path, where=WHERE), newline="")))
+    except csv.Error as error:
         raise ConfigurationError(f"{str(path)!r} is no table of comma-separated values: {error}.") from error
     if not rows or any(not row.get(name) for row in rows for name in COLUMNS):
         found = sorted(name for name in rows[0] if isinstance(name, str)) if rows else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from power_sampling.errors import ConfigurationError
+from power_sampling.errors import ConfigurationError, shortened
 from power_sampling.evaluation.graders import GRADERS, Grade, by_name
 from power_sampling.evaluation.tasks.base import (
     Question,
@@ -60,14 +60,19 @@ def _question(row: Row, path: Path, i: int) -> Question:
     name, answer = str(row.get("id", f"line {i + 1}")), field(row, "answer", path, i)
     if "messages" in row:
         messages: Any = row["messages"]
-        if not isinstance(messages, list):
-            raise ConfigurationError(f"{str(path)!r}, row {i + 1}: messages has to be a list, got {messages!r:.80}.")
+        if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+            raise ConfigurationError(
+                f"{str(path)!r}, row {i + 1}: messages has to be a list of objects, got {shortened(messages)}."
+            )
         text = "\n\n".join(str(message.get("content", "")) for message in messages)
         return Question(name, messages, text, answer, row)
     asked = field(row, "question", path, i)
     if choices := row.get("choices"):
+        if not isinstance(choices, list):
+            raise ConfigurationError(f"{str(path)!r}, row {i + 1}: choices has to be a list, got {shortened(choices)}.")
         known = letters(len(choices))
-        answer = known[row["answer"]] if isinstance(row["answer"], int) else answer
+        place = row["answer"]
+        answer = known[place] if isinstance(place, int) and 0 <= place < len(known) else answer
         if answer not in known:
             raise ConfigurationError(f"{str(path)!r}, row {i + 1}: the answer {answer!r:.80} is none of {known}.")
         asked = multiple_choice(asked, choices)
