@@ -23,6 +23,9 @@ def test_a_sampler_is_a_name_or_a_mapping() -> None:
     mapping = {"name": "sequential_monte_carlo", "num_particles": 4}
     assert load_config(sampler=mapping).sampler == SequentialMonteCarlo(num_particles=4)
     assert load_config(sampler=MetropolisHastings(num_steps=3)).sampler == MetropolisHastings(num_steps=3)
+    short = load_config(sampler={"name": "smc", "num_particles": 4}).sampler
+    assert short == SequentialMonteCarlo(num_particles=4) and short.name == "sequential_monte_carlo"
+    assert load_config(sampler="mh").sampler == MetropolisHastings()
 
 
 @pytest.mark.parametrize(
