@@ -13,8 +13,9 @@ from typing import Any
 from pydantic_core import from_json
 
 from power_sampling.errors import ConfigurationError, shortened
-from power_sampling.samplers import BY_NAME, SHORT
+from power_sampling.samplers import ALL, BY_NAME, SHORT
 from power_sampling.server.faults import Fault
+from power_sampling.settings import hint
 
 __all__ = ["listed", "settings_of"]
 
@@ -43,13 +44,24 @@ def settings_of(model: str, served: str) -> dict[str, Any]:
         raise ConfigurationError(f"model: expected NAME:SAMPLER@OPTION=VALUE,..., got {shortened(model)}.")
     given = dict(_pair(pair) for pair in pairs.split(",")) if pairs else {}
     fields = {name: given.pop(name) for name in FIELDS if name in given}
-    if sampler:
-        return {"sampler": {"name": sampler, **given}, **fields}
-    if given:
+    for name in given:
+        _check_option(name, sampler, served)
+    return {"sampler": {"name": sampler, **given}, **fields} if sampler else fields
+
+
+def _check_option(name: str, sampler: str, served: str) -> None:
+    """Raises ConfigurationError for what is neither a field nor an option of the sampler that is named."""
+    if not sampler and any(name in options.model_fields for options in ALL):
         raise ConfigurationError(
-            f"model: {next(iter(given))!r} is an option of a sampler; name it too, as in {served}:mh@num_steps=4."
+            f"model: {name!r} is an option of a sampler; name it too, as in {served}:mh@num_steps=4."
         )
-    return fields
+    options = BY_NAME.get(SHORT.get(sampler, sampler))
+    if sampler and options is None:
+        return  # what is no sampler is told with the other settings
+    known = {*FIELDS, *(options.model_fields if options else ())} - {"name"}
+    if name not in known:
+        what = f"no option of {sampler}" if sampler else "nothing that a model's name can say"
+        raise ConfigurationError(f"model: {shortened(name)} is {what}.{hint(name, sorted(known))}")
 
 
 def _pair(pair: str) -> tuple[str, Any]:

@@ -27,6 +27,8 @@ HINTS = {
     "bad_words_ids": "'bad_words'",
     "num_steps": "option of metropolis_hastings and .*sampler={'name': 'metropolis_hastings', 'num_steps': ...}",
     "num_particles": "sampler={'name': 'sequential_monte_carlo', 'num_particles': ...}",
+    "n_ctx": "option of llama_cpp: engine={'name': 'llama_cpp', 'n_ctx': ...}",
+    "support_size": "option of vllm: engine={'name': 'vllm', 'support_size': ...}",
     "alhpa": "Did you mean 'alpha'",
 }
 
