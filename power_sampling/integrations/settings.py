@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import ConfigDict, PrivateAttr, model_validator
+from pydantic import ConfigDict, PrivateAttr, ValidationError, model_validator
 
 from power_sampling.config import Config, GenerationConfig, field_hint
 from power_sampling.errors import ConfigurationError
 from power_sampling.names import ADAPTERS_ONLY
 from power_sampling.runtime import PowerSampler
+from power_sampling.settings import describe
 from power_sampling.sources import environment, load_config, loaded_config, read_source, under_own_names
 
 __all__ = [
@@ -33,6 +34,19 @@ class AdapterConfig(Config):
 
     _checked: Config | None = PrivateAttr(default=None)
 
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise ConfigurationError(describe(error, fields)) from error
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        try:
+            super().__setattr__(name, value)
+        except ValueError:  # pydantic's word for a field that there is not
+            refuse_unknown(type(self).__name__, [name], list(type(self).model_fields))
+            raise
+
     @model_validator(mode="after")
     def _note_checked_settings(self) -> Self:
         self._checked = Config.model_construct(**_values(self))
@@ -47,6 +61,9 @@ class AdapterConfig(Config):
 
     def generation_under(self, overrides: Mapping[str, Any]) -> GenerationConfig:
         """The generation settings of one call: `overrides` over the object's own."""
+        for name in overrides:
+            if name in type(self).model_fields and name not in GenerationConfig.model_fields:
+                raise ConfigurationError(f"{name}: a field of the object, not of a call; give it to the object.")
         own = self.current_config().generation_part()
         return GenerationConfig.parse({**dict(own), **overrides}) if overrides else own
 

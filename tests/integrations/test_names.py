@@ -103,3 +103,9 @@ def test_what_is_nearly_a_configurable_id_is_told(owner: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         cast("Any", model).prepare({"configurable": {"temperature": 0.5, "thread_id": "1", "checkpoint_ns": ""}})
+
+
+@pytest.mark.parametrize("owner", ADAPTERS)
+def test_an_unknown_name_by_assignment_gets_the_hint_too(owner: Any) -> None:
+    with pytest.raises(ConfigurationError, match="Did you mean 'alpha'"):
+        owner().alhpa = 2

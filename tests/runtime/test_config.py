@@ -37,7 +37,14 @@ def test_a_sampler_is_a_name_or_a_mapping() -> None:
         ({"aplha": 2}, "no field 'aplha'. Did you mean 'alpha'"),
         ({"sampler": "metropolis_hasting"}, "no sampler 'metropolis_hasting'. Did you mean 'metropolis_hastings'"),
         ({"sampler": {"num_steps": 2}}, "there is no name"),
-        ({"sampler": {"name": "metropolis_hastings", "num_steps": 0}}, "num_steps.*greater than or equal to 1, got 0"),
+        (
+            {"sampler": {"name": "metropolis_hastings", "num_steps": 0}},
+            "num_steps.*greater than or equal to 1.*, got 0",
+        ),
+        (
+            {"sampler": {"name": "mh", "num_steps": "two"}},
+            "^sampler.num_steps: .*valid integer.* or: Input should be 'auto', got 'two'\\.$",
+        ),
         ({"sampler": {"name": "metropolis_hastings", "num_step": 1}}, "Did you mean 'num_steps'"),
         ({"sampler": {"name": "sequential_monte_carlo", "num_particles": 1}}, "num_particles"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
