@@ -67,15 +67,14 @@ class Settings(BaseModel):
 def describe(error: ValidationError, values: Any = None) -> str:
     """A pydantic error in the project's words: field, what came, what was expected. Of `values`, which were read, only
     the steps that lead somewhere are told: pydantic also names the alternatives that it tried."""
+    found = error.errors(include_url=False)
     expected: dict[tuple[str, str], list[str]] = {}
-    for fault in error.errors(include_url=False):
-        place = ".".join(part[:80] for part in _steps(values, fault["loc"], is_whole=fault["type"] == "missing"))
+    for fault in found[:MOST_FAULTS]:
+        place = ".".join(step[:80] for step in _steps(values, fault["loc"], is_whole=fault["type"] == "missing"))
         expected.setdefault((place or "value", shortened(fault["input"])), []).append(fault["msg"][:400])
-    told = [
-        f"{place}: {' or: '.join(reasons[:MOST_FAULTS])}, got {came}" for (place, came), reasons in expected.items()
-    ]
-    more = len(told) - MOST_FAULTS
-    return "; ".join([*told[:MOST_FAULTS], *([f"and {more} faults more"] if more > 0 else [])]) + "."
+    told = [f"{place}: {' or: '.join(reasons)}, got {came}" for (place, came), reasons in expected.items()]
+    more = len(found) - MOST_FAULTS
+    return "; ".join([*told, *([f"and {more} faults more"] if more > 0 else [])]) + "."
 
 
 def _steps(values: Any, location: Sequence[int | str], *, is_whole: bool) -> list[str]:

@@ -109,3 +109,11 @@ def test_what_is_nearly_a_configurable_id_is_told(owner: Any) -> None:
 def test_an_unknown_name_by_assignment_gets_the_hint_too(owner: Any) -> None:
     with pytest.raises(ConfigurationError, match="Did you mean 'alpha'"):
         owner().alhpa = 2
+
+
+@pytest.mark.parametrize("owner", ADAPTERS)
+@pytest.mark.parametrize("text", ["alhpa: 2", "alpha: 0"])
+def test_a_fault_of_a_file_is_told_with_its_name(owner: Any, text: str, tmp_path: Path) -> None:
+    (file := tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigurationError, match=r"alpha.* \(from '.*mine\.yaml'\)$"):
+        owner.from_config(file)

@@ -102,6 +102,21 @@ def test_unusable_sources_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         load_config()
 
 
+def test_a_bad_value_is_told_with_where_it_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (file := tmp_path / "a.yaml").write_text("alpha: 0.5\nsampler: foo\n")
+    with pytest.raises(ConfigurationError, match=r"no sampler 'foo'\..* \(from '.*a\.yaml'\)$"):
+        load_config(file)
+    with pytest.raises(ConfigurationError, match=r"^alpha: .*, got 0\.5\. \(from '.*a\.yaml'\)$"):
+        load_config(file, sampler="mh")
+    with pytest.raises(ConfigurationError, match=r"^alpha: .*, got 0\.2\.$"):
+        load_config(file, sampler="mh", alpha=0.2)
+    monkeypatch.setenv("POWER_SAMPLING_ALPHA", "-2")
+    monkeypatch.setenv("POWER_SAMPLING_MAX_TOKENS", "0")
+    with pytest.raises(ConfigurationError, match=r"POWER_SAMPLING_ALPHA and .*POWER_SAMPLING_MAX_TOKENS\)$"):
+        load_config(sampler="mh")
+    assert load_config(alpha=3, max_new_tokens=4).alpha == 3
+
+
 def test_an_empty_file_means_defaults(tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("")
     assert load_config(tmp_path / "empty.yaml") == Config()
