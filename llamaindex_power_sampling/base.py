@@ -25,7 +25,7 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
 from llama_index.core.llms import CustomLLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from llamaindex_power_sampling._call import Call
 from llamaindex_power_sampling._calling import ToolCalling
@@ -35,7 +35,7 @@ from llamaindex_power_sampling._responses import ChatWriter, CompletionWriter
 from llamaindex_power_sampling._runtime import ALIASES, RuntimeLLM
 from llamaindex_power_sampling._structured import check_mode
 from llamaindex_power_sampling._tools import as_tools, chosen, original_names, without_names
-from power_sampling import ConfigurationError, Conversation, PowerSampler
+from power_sampling import Conversation, PowerSampler
 from power_sampling.integrations import OverflowPolicy, resolve_settings, settings_around_loaded
 
 __all__ = ["PowerSamplingLLM"]
@@ -132,10 +132,7 @@ class PowerSamplingLLM(RuntimeLLM, StructuredPrediction, ToolCalling, CustomLLM)
 
     def __init__(self, **fields: Unpack[LLMFields]) -> None:
         """Any field of `power_sampling.Config`, `num_output`, those of this class, and the fields of every LLM."""
-        try:
-            super().__init__(**_resolved(type(self), None, fields))
-        except ValidationError as error:
-            raise ConfigurationError(str(error)) from error
+        super().__init__(**_resolved(type(self), None, fields))
         check_mode(self.pydantic_program_mode)
         self._runtime = PowerSampler.of(self)
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from power_sampling.engines.options import (
+    ENGINES,
     BaseUrls,
     EngineOptions,
     LlamaCppOptions,
@@ -88,10 +89,14 @@ def _as_choices(value: Any) -> Any:
 def field_hint(unknown: str, known: Collection[str]) -> str:
     """What an error adds about a name that is no setting: where its value belongs, what it is called here, or the
     closest one."""
-    owners = [sampler.model_fields["name"].default for sampler in ALL if unknown in sampler.model_fields]
-    if owners and unknown != "name":
-        own = " and ".join(owners)
-        return f" It is an option of {own}: sampler={{'name': {owners[0]!r}, {unknown!r}: ...}}."
+    if unknown in Config.model_fields:
+        return " It belongs to the model: give it where that is made, not in a call."
+    samplers = [sampler.model_fields["name"].default for sampler in ALL if unknown in sampler.model_fields]
+    engines = [name for name, engine in ENGINES.items() if unknown in engine.model_fields]
+    for kind, owners in {"sampler": samplers, "engine": engines}.items():
+        if owners and unknown != "name" and not elsewhere(unknown):
+            own = " and ".join(owners)
+            return f" It is an option of {own}: {kind}={{'name': {owners[0]!r}, {unknown!r}: ...}}."
     return elsewhere(unknown) or hint(unknown, list(known))
 
 

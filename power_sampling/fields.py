@@ -18,7 +18,8 @@ from power_sampling.samplers import SamplerOptions
 __all__ = ["ConfigFields", "EngineChoice", "GenerationFields", "LoadedFields", "PretrainedFields", "SamplerChoice"]
 
 SamplerChoice: TypeAlias = str | Mapping[str, Any] | SamplerOptions
-"""A sampler's name, a mapping with `name` and its options, or an object such as `MetropolisHastings(num_steps=4)`."""
+"""A sampler's name, in full or short (`mh`), a mapping with `name` and its options, or an object such as
+`MetropolisHastings(num_steps=4)`."""
 
 EngineChoice: TypeAlias = str | Mapping[str, Any] | EngineOptions
 """An engine's name, a mapping with `name` and its options, or an object of its options."""

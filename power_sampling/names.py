@@ -30,7 +30,9 @@ _OTHERWISE = {
         "and keys in JSON; `alpha`, `top_p` and `min_p` keep to what is likely, `bad_words` excludes words"
     ): "repetition_penalty presence_penalty frequency_penalty no_repeat_ngram_size dry_multiplier penalty_alpha",
     "restrict p by `top_k`, `top_p` or `min_p`": "typical_p tfs_z mirostat epsilon_cutoff eta_cutoff xtc_threshold",
-    "the context window is the model's own": "num_ctx n_ctx max_model_len context_size",
+    "the context window is the model's own; of the engine llama_cpp it is the option n_ctx": (
+        "num_ctx max_model_len context_size"
+    ),
     "`sampler='ancestral'` is plain sampling, `temperature=0` is greedy": "do_sample num_beams",
     "give `n` with a call of PowerSampler, or to LangChain's models": "num_return_sequences n",
 }

@@ -153,11 +153,20 @@ def prepare(prompt: Prompt, loaded: Loaded, config: GenerationConfig) -> Prepare
         thought = codec.thought_limit(config.thinking_budget, is_open=starts_in_reasoning)
     termination = Termination(codec.eos_ids, config.stop, lark, config.max_new_tokens, thought)
     _check_capabilities(config, termination, loaded.engine.capabilities)
-    loaded.rules(termination)  # raises for a constraint that is none
+    _check_constraint(config, termination, loaded)
     base = base_law(config, codec, loaded.engine.vocab_size)
     support = loaded.engine.capabilities.support
     start = None if config.start is None else _start(config.start, loaded, termination)
     return PreparedPrompt(codec, config, tokens, turn, starts_in_reasoning, termination, base, support, start)
+
+
+def _check_constraint(config: GenerationConfig, termination: Termination, loaded: Loaded) -> None:
+    """Raises for a constraint that is none, with the name of its field."""
+    try:
+        loaded.rules(termination)
+    except ConfigurationError as error:
+        given = [name for name in CONSTRAINTS if getattr(config, name) is not None]
+        raise ConfigurationError(": ".join([*given, str(error)])) from error
 
 
 def _start(start: str | Tokens, loaded: Loaded, termination: Termination) -> Tokens:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -60,19 +61,30 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            raise ConfigurationError(describe(error)) from error
+            raise ConfigurationError(describe(error, values)) from error
 
 
-def describe(error: ValidationError) -> str:
-    """A pydantic error in the project's words: field, what came, what was expected."""
+def describe(error: ValidationError, values: Any = None) -> str:
+    """A pydantic error in the project's words: field, what came, what was expected. Of `values`, which were read, only
+    the steps that lead somewhere are told: pydantic also names the alternatives that it tried."""
     found = error.errors(include_url=False)
-    faults = [
-        f"{'.'.join(str(part)[:80] for part in fault['loc']) or 'value'}: {fault['msg'][:400]}, got "
-        f"{shortened(fault['input'])}"
-        for fault in found[:MOST_FAULTS]
-    ]
-    more = len(found) - len(faults)
-    return "; ".join([*faults, *([f"and {more} faults more"] if more else [])]) + "."
+    expected: dict[tuple[str, str], list[str]] = {}
+    for fault in found[:MOST_FAULTS]:
+        place = ".".join(step[:80] for step in _steps(values, fault["loc"], is_whole=fault["type"] == "missing"))
+        expected.setdefault((place or "value", shortened(fault["input"])), []).append(fault["msg"][:400])
+    told = [f"{place}: {' or: '.join(reasons)}, got {came}" for (place, came), reasons in expected.items()]
+    more = len(found) - MOST_FAULTS
+    return "; ".join([*told, *([f"and {more} faults more"] if more > 0 else [])]) + "."
+
+
+def _steps(values: Any, location: Sequence[int | str], *, is_whole: bool) -> list[str]:
+    """Of a place, the steps that lead somewhere in the values; all where nothing does, or with `is_whole`."""
+    taken = []
+    for step in location:
+        with suppress(LookupError, TypeError):
+            values = values[step]
+            taken.append(str(step))
+    return taken if taken and not is_whole else [str(step) for step in location]
 
 
 def check_bounds(value: Any, name: str) -> None:

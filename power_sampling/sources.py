@@ -14,7 +14,7 @@ from power_sampling.fields import ConfigFields
 from power_sampling.files import read_file, yaml_value
 from power_sampling.names import ADAPTERS_ONLY, ALIASES
 
-__all__ = ["environment", "load_config", "loaded_config", "read_source", "under_own_names"]
+__all__ = ["environment", "load_config", "loaded_config", "merged", "named", "read_source", "under_own_names"]
 
 ENVIRONMENT_PREFIX = "POWER_SAMPLING_"
 
@@ -27,7 +27,46 @@ def load_config(source: str | Path | Mapping[str, Any] | None = None, **override
     and other structured fields may be YAML (`POWER_SAMPLING_SAMPLER='{name: metropolis_hastings, num_steps: 4}'`).
     Raises ConfigurationError for an unreadable file, an unknown field or variable, or a bad value.
     """
-    return Config.parse({**read_source(source), **environment(), **overrides})
+    said = read_source(source)
+    return merged(said, environment(), overrides, source=named(source))
+
+
+def merged(
+    said: Mapping[str, Any], variables: Mapping[str, Any], fields: Mapping[str, Any], *, source: str | None = None
+) -> Config:
+    """Settings of a source, under the environment, under arguments. A fault is told with the file or the variable that
+    it comes from, where one alone makes it. Raises ConfigurationError."""
+    values = {**said, **variables, **fields}
+    try:
+        return Config.parse(values)
+    except ConfigurationError as error:
+        own = {_variable(name): {name: value} for name, value in variables.items() if name not in fields}
+        if source is not None:
+            own[source] = {name: said[name] for name in said.keys() - variables.keys() - fields.keys()}
+        if origins := [origin for origin, part in own.items() if _fault(part) in str(error)]:
+            raise ConfigurationError(f"{error} (from {' and '.join(origins)})") from error
+        raise
+
+
+def _fault(values: Mapping[str, Any]) -> str:
+    """What is wrong with some values by themselves, as part of what is said of more; else what nothing says."""
+    try:
+        Config.parse(values)
+    except ConfigurationError as error:
+        return str(error).rstrip(".")
+    return "\0"
+
+
+def _variable(field: str) -> str:
+    """The variable that sets a field."""
+    names = {field, *(alias for alias, name in ALIASES.items() if name == field)}
+    given = (variable for variable in os.environ if variable.removeprefix(ENVIRONMENT_PREFIX).lower() in names)
+    return f"the environment variable {next(v for v in given if v.startswith(ENVIRONMENT_PREFIX))}"
+
+
+def named(source: str | Path | Mapping[str, Any] | None) -> str | None:
+    """A file, as an error names it."""
+    return shortened(str(source)) if isinstance(source, (str, os.PathLike)) else None
 
 
 def read_source(source: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:
@@ -66,7 +105,7 @@ def loaded_config(name: str, fields: Mapping[str, Any]) -> Config:
     variables = {field: value for field, value in environment().items() if field in honoured}
     if isinstance(engine := variables.get("engine"), Mapping):
         variables["engine"] = {option: engine[option] for option in engine if option in (*ModelConfig.SERVING, "name")}
-    return Config.parse({"model": name, **variables, **fields})
+    return merged({"model": name}, variables, fields)
 
 
 def environment(also: Collection[str] = ()) -> dict[str, Any]:

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import ConfigDict, PrivateAttr, model_validator
+from pydantic import ConfigDict, PrivateAttr, ValidationError, model_validator
 
 from power_sampling.config import Config, GenerationConfig, field_hint
 from power_sampling.errors import ConfigurationError
 from power_sampling.names import ADAPTERS_ONLY
 from power_sampling.runtime import PowerSampler
-from power_sampling.sources import environment, load_config, loaded_config, read_source, under_own_names
+from power_sampling.settings import describe
+from power_sampling.sources import environment, loaded_config, merged, named, read_source, under_own_names
 
 __all__ = [
     "AdapterConfig",
@@ -33,6 +34,19 @@ class AdapterConfig(Config):
 
     _checked: Config | None = PrivateAttr(default=None)
 
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise ConfigurationError(describe(error, fields)) from error
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        try:
+            super().__setattr__(name, value)
+        except ValueError:  # pydantic's word for a field that there is not
+            refuse_unknown(type(self).__name__, [name], list(type(self).model_fields))
+            raise
+
     @model_validator(mode="after")
     def _note_checked_settings(self) -> Self:
         self._checked = Config.model_construct(**_values(self))
@@ -47,6 +61,9 @@ class AdapterConfig(Config):
 
     def generation_under(self, overrides: Mapping[str, Any]) -> GenerationConfig:
         """The generation settings of one call: `overrides` over the object's own."""
+        for name in overrides:
+            if name in type(self).model_fields and name not in GenerationConfig.model_fields:
+                raise ConfigurationError(f"{name}: a field of the object, not of a call; give it to the object.")
         own = self.current_config().generation_part()
         return GenerationConfig.parse({**dict(own), **overrides}) if overrides else own
 
@@ -76,10 +93,12 @@ def resolve_settings(
     """
     said = resolve_max_tokens_alias(read_source(source), aliases)
     given = {**_beside_config(said), **_own_variables(owner), **resolve_max_tokens_alias(fields, aliases)}
-    source = {name: value for name, value in said.items() if name in Config.model_fields}
-    own = _beside_config(given)
-    refuse_unknown(owner.__name__, own, [*owner.model_fields, *aliases])
-    config = load_config(source, **{name: value for name, value in given.items() if name not in own})
+    of_config = {name: value for name, value in said.items() if name in Config.model_fields}
+    own, known = _beside_config(given), [*owner.model_fields, *aliases]
+    refuse_unknown(owner.__name__, _beside_config(said), known, source=named(source))
+    refuse_unknown(owner.__name__, own, known)
+    fields = {name: value for name, value in given.items() if name not in own}
+    config = merged(of_config, environment(), fields, source=named(source))
     return {**own, **{name: getattr(config, name) for name in config.model_fields_set}}
 
 
@@ -104,11 +123,13 @@ def _beside_config(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in Config.model_fields}
 
 
-def refuse_unknown(owner: str, given: Iterable[str], known: Sequence[str]) -> None:
-    """Raises ConfigurationError for an argument that `owner` does not know, with the closest name that it does."""
+def refuse_unknown(owner: str, given: Iterable[str], known: Sequence[str], *, source: str | None = None) -> None:
+    """Raises ConfigurationError for an argument that `owner` does not know, with the closest name that it does, and the
+    file that it stands in."""
     for name in given:
         if name not in known:
-            raise ConfigurationError(f"{owner} has no argument {name!r}.{field_hint(name, known)}")
+            where = f" (from {source})" if source else ""
+            raise ConfigurationError(f"{owner} has no argument {name!r}.{field_hint(name, known)}{where}")
 
 
 def resolve_max_tokens_alias(fields: Mapping[str, Any], aliases: Sequence[str]) -> dict[str, Any]:

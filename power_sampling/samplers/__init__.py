@@ -30,6 +30,7 @@ from power_sampling.types import BaseLaw, Chain, Draw, Law, Round, Tokens
 __all__ = [
     "ALL",
     "BY_NAME",
+    "SHORT",
     "Ancestral",
     "BestOfN",
     "IsOutOfTime",
@@ -63,17 +64,21 @@ ALL: tuple[type[SamplerOptions], ...] = (
     BestOfN,
 )
 BY_NAME: dict[str, type[SamplerOptions]] = {options.model_fields["name"].default: options for options in ALL}
+SHORT: Mapping[str, str] = {"plain": "ancestral", "mh": "metropolis_hastings", "smc": "sequential_monte_carlo"}
+"""Short names, which settings may give too."""
 
 
 def _by_name(value: Any) -> Any:
     """A bare name means that sampler with its defaults."""
     values = {"name": value} if isinstance(value, str) else value
-    if isinstance(values, Mapping):
-        name = values.get("name")
-        if not isinstance(name, str) or name not in BY_NAME:
-            what = "no name" if name is None else f"no sampler {shortened(name)}"
-            raise ConfigurationError(f"sampler: there is {what}.{hint(shortened(name), list(BY_NAME))}")
-    return values
+    if not isinstance(values, Mapping):
+        return values
+    name = values.get("name")
+    full = SHORT.get(name, name) if isinstance(name, str) else None
+    if full not in BY_NAME:
+        what = "no name" if name is None else f"no sampler {shortened(name)}"
+        raise ConfigurationError(f"sampler: there is {what}.{hint(shortened(name), list(BY_NAME))}")
+    return {**values, "name": full}
 
 
 if TYPE_CHECKING:

@@ -162,7 +162,7 @@ def _sampler(
     given |= resolve_max_tokens_alias({k: v for k, v in limits.items() if v is not None}, tuple(limits))
     fields = {name: value for name, value in given.items() if value is not None}
     if request.sampler is not None:
-        fields["sampler"] = names.full_name(request.sampler)
+        fields["sampler"] = request.sampler
     for name, value in names.settings_of(request.model, served.name).items():
         if fields.setdefault(name, value) != value:
             raise ConfigurationError(

@@ -8,18 +8,17 @@ M@alpha=2    the server's own sampler under another alpha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic_core import from_json
 
 from power_sampling.errors import ConfigurationError, shortened
-from power_sampling.samplers import BY_NAME
+from power_sampling.samplers import ALL, BY_NAME, SHORT
 from power_sampling.server.faults import Fault
+from power_sampling.settings import hint
 
-__all__ = ["SHORT", "full_name", "listed", "settings_of"]
+__all__ = ["listed", "settings_of"]
 
-SHORT: Mapping[str, str] = {"plain": "ancestral", "mh": "metropolis_hastings", "smc": "sequential_monte_carlo"}
 FIELDS = ("alpha", "time_budget")  # of a request; other names are options of the sampler
 
 
@@ -27,13 +26,6 @@ def listed(served: str) -> list[str]:
     """All names without options: the model's own, then one for each sampler."""
     short = {full: name for name, full in SHORT.items()}
     return [served, *(f"{served}:{short.get(name, name)}" for name in BY_NAME)]
-
-
-def full_name(sampler: Any) -> Any:
-    """A sampler as a request gives it, a short name written out."""
-    if isinstance(sampler, Mapping):
-        return {**sampler, "name": full_name(sampler.get("name"))}
-    return SHORT.get(sampler, sampler) if isinstance(sampler, str) else sampler
 
 
 def settings_of(model: str, served: str) -> dict[str, Any]:
@@ -52,13 +44,24 @@ def settings_of(model: str, served: str) -> dict[str, Any]:
         raise ConfigurationError(f"model: expected NAME:SAMPLER@OPTION=VALUE,..., got {shortened(model)}.")
     given = dict(_pair(pair) for pair in pairs.split(",")) if pairs else {}
     fields = {name: given.pop(name) for name in FIELDS if name in given}
-    if sampler:
-        return {"sampler": {"name": full_name(sampler), **given}, **fields}
-    if given:
+    for name in given:
+        _check_option(name, sampler, served)
+    return {"sampler": {"name": sampler, **given}, **fields} if sampler else fields
+
+
+def _check_option(name: str, sampler: str, served: str) -> None:
+    """Raises ConfigurationError for what is neither a field nor an option of the sampler that is named."""
+    if not sampler and any(name in options.model_fields for options in ALL):
         raise ConfigurationError(
-            f"model: {next(iter(given))!r} is an option of a sampler; name it too, as in {served}:mh@num_steps=4."
+            f"model: {name!r} is an option of a sampler; name it too, as in {served}:mh@num_steps=4."
         )
-    return fields
+    options = BY_NAME.get(SHORT.get(sampler, sampler))
+    if sampler and options is None:
+        return  # what is no sampler is told with the other settings
+    known = {*FIELDS, *(options.model_fields if options else ())} - {"name"}
+    if name not in known:
+        what = f"no option of {sampler}" if sampler else "nothing that a model's name can say"
+        raise ConfigurationError(f"model: {shortened(name)} is {what}.{hint(name, sorted(known))}")
 
 
 def _pair(pair: str) -> tuple[str, Any]:

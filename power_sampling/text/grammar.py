@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Protocol
 
-from power_sampling.errors import ConfigurationError, UnsupportedModelError
+from power_sampling.errors import ConfigurationError, UnsupportedModelError, shortened
 from power_sampling.text.control import ControlTokens, Marks
 from power_sampling.text.guide import GrammarConstraint
 from power_sampling.text.schema import json_rule, refusal
@@ -98,9 +98,22 @@ class Grammars:
         matcher = new_matcher(self._vocabulary.parser, EVERY_SPELLING + _by_number(lark, self._tokenizer))
         if matcher.is_error():
             error = matcher.get_error()
-            told = refusal(error) or f"{error:.400}\n{lark:.400}"
-            raise ConfigurationError(f"The constraint cannot be compiled: {told}")
+            raise ConfigurationError(f"The constraint cannot be compiled: {refusal(error) or _plainly(error, lark)}")
         return matcher
+
+
+# of the parser's words: where a fault is, in a text with our lines around the user's; that text and names of tokens
+PLACES = re.compile(r"(?:at )?(?:\d+\(\d+\): )*(\d+)\(\d+\): ")
+AROUND = re.compile(r"\n *\d+ \| .*|; following special tokens are available.*", re.DOTALL)
+
+
+def _plainly(error: str, lark: str) -> str:
+    """What the parser says of a fault, with the line of the user's grammar that it is in."""
+    place, said = PLACES.match(error), AROUND.sub("", PLACES.sub("", error, count=1))
+    lines = lark.splitlines()
+    at = int(place[1]) - 1 - EVERY_SPELLING.count("\n") if place else 0
+    where = f", in the line {shortened(lines[at])}" if "%lark" in lark and 0 < at < len(lines) else ""
+    return f"{said:.400}{where}."
 
 
 # strings, regular expressions and comments of a grammar; names of tokens outside of them

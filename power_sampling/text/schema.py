@@ -132,7 +132,7 @@ def refusal(error: str) -> str | None:
     """What a user is told about a schema that the parser refuses; None: it is no matter of a schema."""
     if "JSON schema" not in error:
         return None
-    reason = error.split("failed to compile JSON schema:")[-1].split("\n   ")[0].strip()
+    reason = re.split(r"\n *\d+ \| ", error.split("failed to compile JSON schema:")[-1])[0].strip()
     keys = re.findall(r'"([\w$]+)"', reason) if "Unimplemented keys" in reason else []
     if keys:
         reason = f"{', '.join(keys)} cannot be enforced while the answer is written"
@@ -141,4 +141,4 @@ def refusal(error: str) -> str | None:
     elif "oneOf constraints" in error:
         keys, reason = ["oneOf"], "oneOf cannot be enforced where its schemas may overlap"
     advice = [WAYS_OUT[key] for key in keys if key in WAYS_OUT]
-    return f"json_schema: {reason:.400}. {f'Instead, {advice[0]}.' if advice else 'Mend it, or leave it out.'}"
+    return f"the schema: {reason:.400}. {f'Instead, {advice[0]}.' if advice else 'Mend it, or leave it out.'}"

@@ -27,6 +27,8 @@ HINTS = {
     "bad_words_ids": "'bad_words'",
     "num_steps": "option of metropolis_hastings and .*sampler={'name': 'metropolis_hastings', 'num_steps': ...}",
     "num_particles": "sampler={'name': 'sequential_monte_carlo', 'num_particles': ...}",
+    "n_ctx": "option of llama_cpp: engine={'name': 'llama_cpp', 'n_ctx': ...}",
+    "support_size": "option of vllm: engine={'name': 'vllm', 'support_size': ...}",
     "alhpa": "Did you mean 'alpha'",
 }
 
@@ -101,3 +103,17 @@ def test_what_is_nearly_a_configurable_id_is_told(owner: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         cast("Any", model).prepare({"configurable": {"temperature": 0.5, "thread_id": "1", "checkpoint_ns": ""}})
+
+
+@pytest.mark.parametrize("owner", ADAPTERS)
+def test_an_unknown_name_by_assignment_gets_the_hint_too(owner: Any) -> None:
+    with pytest.raises(ConfigurationError, match="Did you mean 'alpha'"):
+        owner().alhpa = 2
+
+
+@pytest.mark.parametrize("owner", ADAPTERS)
+@pytest.mark.parametrize("text", ["alhpa: 2", "alpha: 0"])
+def test_a_fault_of_a_file_is_told_with_its_name(owner: Any, text: str, tmp_path: Path) -> None:
+    (file := tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigurationError, match=r"alpha.* \(from '.*mine\.yaml'\)$"):
+        owner.from_config(file)

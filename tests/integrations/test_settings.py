@@ -151,7 +151,7 @@ def test_assigned_fields_are_checked_once_when_they_are_read(checks: list[str]) 
     framework.alpha = 2.0
     assert framework.generation_under({"seed": 3}).seed == 3
     assert framework.generation_under({}).alpha == 2.0
-    with pytest.raises(ConfigurationError, match="no field 'dtype'"):
+    with pytest.raises(ConfigurationError, match="dtype: a field of the object, not of a call"):
         framework.generation_under({"dtype": "float32"})
 
 

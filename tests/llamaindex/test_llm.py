@@ -302,6 +302,8 @@ def test_unknown_or_fixed_arguments_of_a_call_are_refused(llm: PowerSamplingLLM)
             llm.complete(QUESTION, **bad)
         with pytest.raises(ConfigurationError):  # before the stream is read
             llm.stream_chat(user(), **bad)
+    with pytest.raises(ConfigurationError, match="context_overflow: a field of the object, not of a call"):
+        llm.complete(QUESTION, context_overflow="shrink_output")
 
 
 def test_assigned_settings_act_from_the_next_call(llm: PowerSamplingLLM) -> None:
@@ -338,6 +340,8 @@ def test_unknown_fields_are_refused_with_a_hint() -> None:
     for bad in ({"alpha": 0.5}, {"context_window": 0}, {"system_prompt": 3}, {"num_output": 3, "max_new_tokens": 4}):
         with pytest.raises(ConfigurationError):
             PowerSamplingLLM(**bad)
+    with pytest.raises(ConfigurationError, match=r"^context_overflow: Input should be .*, got 'truncate'\.$"):
+        PowerSamplingLLM(context_overflow="truncate")
 
 
 def test_names_of_the_horizon() -> None:

@@ -23,6 +23,9 @@ def test_a_sampler_is_a_name_or_a_mapping() -> None:
     mapping = {"name": "sequential_monte_carlo", "num_particles": 4}
     assert load_config(sampler=mapping).sampler == SequentialMonteCarlo(num_particles=4)
     assert load_config(sampler=MetropolisHastings(num_steps=3)).sampler == MetropolisHastings(num_steps=3)
+    short = load_config(sampler={"name": "smc", "num_particles": 4}).sampler
+    assert short == SequentialMonteCarlo(num_particles=4) and short.name == "sequential_monte_carlo"
+    assert load_config(sampler="mh").sampler == MetropolisHastings()
 
 
 @pytest.mark.parametrize(
@@ -34,7 +37,14 @@ def test_a_sampler_is_a_name_or_a_mapping() -> None:
         ({"aplha": 2}, "no field 'aplha'. Did you mean 'alpha'"),
         ({"sampler": "metropolis_hasting"}, "no sampler 'metropolis_hasting'. Did you mean 'metropolis_hastings'"),
         ({"sampler": {"num_steps": 2}}, "there is no name"),
-        ({"sampler": {"name": "metropolis_hastings", "num_steps": 0}}, "num_steps.*greater than or equal to 1, got 0"),
+        (
+            {"sampler": {"name": "metropolis_hastings", "num_steps": 0}},
+            "num_steps.*greater than or equal to 1.*, got 0",
+        ),
+        (
+            {"sampler": {"name": "mh", "num_steps": "two"}},
+            "^sampler.num_steps: .*valid integer.* or: Input should be 'auto', got 'two'\\.$",
+        ),
         ({"sampler": {"name": "metropolis_hastings", "num_step": 1}}, "Did you mean 'num_steps'"),
         ({"sampler": {"name": "sequential_monte_carlo", "num_particles": 1}}, "num_particles"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
@@ -90,6 +100,21 @@ def test_unusable_sources_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("POWER_SAMPLING_APLHA", "3")
     with pytest.raises(ConfigurationError, match=r"POWER_SAMPLING_APLHA names no field. Did you mean 'alpha'"):
         load_config()
+
+
+def test_a_bad_value_is_told_with_where_it_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (file := tmp_path / "a.yaml").write_text("alpha: 0.5\nsampler: foo\n")
+    with pytest.raises(ConfigurationError, match=r"no sampler 'foo'\..* \(from '.*a\.yaml'\)$"):
+        load_config(file)
+    with pytest.raises(ConfigurationError, match=r"^alpha: .*, got 0\.5\. \(from '.*a\.yaml'\)$"):
+        load_config(file, sampler="mh")
+    with pytest.raises(ConfigurationError, match=r"^alpha: .*, got 0\.2\.$"):
+        load_config(file, sampler="mh", alpha=0.2)
+    monkeypatch.setenv("POWER_SAMPLING_ALPHA", "-2")
+    monkeypatch.setenv("POWER_SAMPLING_MAX_TOKENS", "0")
+    with pytest.raises(ConfigurationError, match=r"POWER_SAMPLING_ALPHA and .*POWER_SAMPLING_MAX_TOKENS\)$"):
+        load_config(sampler="mh")
+    assert load_config(alpha=3, max_new_tokens=4).alpha == 3
 
 
 def test_an_empty_file_means_defaults(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from power_sampling import (
     RequestTimeoutError,
     models,
 )
+from power_sampling.engines.embedded import embedded_file
 from tests.support.tiny import tiny_model, tiny_tokenizer
 
 MH = {"name": "metropolis_hastings", "num_steps": 3, "block_size": 5}
@@ -234,7 +235,9 @@ async def test_a_call_cancelled_while_the_model_loads_leaves_no_work(monkeypatch
     assert not loaded.worker._live
 
 
-def test_models_that_cannot_be_loaded_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_that_cannot_be_loaded_say_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def load(**fields: Any) -> None:
         PowerSampler.from_pretrained(**fields).complete("x")
 
@@ -253,8 +256,17 @@ def test_models_that_cannot_be_loaded_say_why(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ConfigurationError, match=r"device 'cuda:99' cannot be used: .* Leave it out for"):
         load(model="embedded", device="cuda:99")
     (tmp_path / "bad.gguf").write_bytes(b"no such format")
-    with pytest.raises(ModelError, match="cannot be read as GGUF"):
-        load(model=str(tmp_path / "bad.gguf"))
+    (tmp_path / "cut.gguf").write_bytes(embedded_file().read_bytes()[:50_000_000])
+    for name in ("bad.gguf", "cut.gguf"):
+        with pytest.raises(ModelError, match=r"cannot be read as GGUF: it is cut short.*download it again"):
+            load(model=str(tmp_path / name))
+    with pytest.raises(ModelNotFoundError, match=r"tokenizer: there is no folder '\./nope'"):
+        load(tokenizer="./nope")
+    with pytest.raises(ModelNotFoundError, match=r"tokenizer: none can be read at 'nobody/nothing'"):
+        load(tokenizer="nobody/nothing")
+    with pytest.raises(ConfigurationError, match="revision: 'embedded' is no repository"):
+        load(model="embedded", revision="other")
+    assert "torch runs" not in caplog.text
     tiny_model(layers=1).save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(ConfigurationError, match="dtype: expected auto"):

@@ -147,6 +147,9 @@ REFUSED: list[tuple[dict[str, Any], str | None, str]] = [
     ({"trace": True}, "trace", "stream: true"),
     ({"model": "M@num_steps=4"}, None, "name it too"),
     ({"model": "M:mh@max_tokens=4"}, None, "max_tokens"),
+    ({"model": "M@alhpa=2"}, None, "'alhpa' is nothing that a model's name can say. Did you mean 'alpha'?"),
+    ({"model": "M:mh@alhpa=2"}, None, "'alhpa' is no option of mh. Did you mean 'alpha'?"),
+    ({"model": "M:mh@num_stps=2"}, None, "Did you mean 'num_steps'?"),
 ]
 
 

@@ -10,6 +10,7 @@ import psutil
 
 from power_sampling.config import ModelConfig
 from power_sampling.engines.embedded import embedded_file
+from power_sampling.engines.given_tokenizer import given_tokenizer
 from power_sampling.engines.llama_cpp.backend import SCORE_CHUNK, LlamaBackend
 from power_sampling.engines.llama_cpp.context import MOST_SEQUENCES, Context
 from power_sampling.engines.llama_cpp.model import LlamaModel
@@ -40,7 +41,8 @@ def load(config: ModelConfig, options: LlamaCppOptions) -> tuple[LlamaModel, Any
     else:
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
+        with given_tokenizer(config.tokenizer) as named:
+            tokenizer = AutoTokenizer.from_pretrained(named)
     # llama.cpp ends a text at words of its list (`</s>`) even where they are ordinary words of a vocabulary
     ends = model.config.eos_token_id
     model.config.eos_token_id = [token for token in ends if token in tokenizer.added_tokens_decoder]

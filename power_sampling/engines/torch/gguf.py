@@ -62,12 +62,12 @@ def _unpack(file: Path, root: Path, folder: Path) -> None:
 
 
 def _convert(file: Path, folder: Path) -> None:
+    ends = _ends(file)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
         model = AutoModelForCausalLM.from_pretrained(
             str(file.parent), gguf_file=file.name, quantization_config=GgufConfig(dequantize=True), dtype="float32"
         )
-        ends = _ends(file)
     except Exception as error:  # the readers raise whatever a broken file makes them
         raise ModelError(f"{str(file)!r} cannot be read as GGUF: {type(error).__name__}: {error}") from error
     if hasattr(model.config, "quantization_config"):  # left there by some versions of transformers
@@ -83,9 +83,17 @@ def _convert(file: Path, folder: Path) -> None:
 
 
 def _ends(file: Path) -> list[int]:
-    """All ids that the file says end a text: a chat model's turn ends otherwise than its documents."""
+    """All ids that the file says end a text: a chat model's turn ends otherwise than its documents. The first look at a
+    file, so that one which is not whole is told here."""
     from gguf import GGUFReader
 
-    fields = GGUFReader(file).fields
+    try:
+        fields = GGUFReader(file).fields
+    except Exception as error:  # whatever a broken file makes it raise
+        raise ModelError(
+            f"{str(file)!r} cannot be read as GGUF: it is cut short, damaged, or another kind of file "
+            f"({type(error).__name__}: {error!s:.200}). Its size is {file.stat().st_size:,} bytes; if that is not the "
+            "original's, download it again."
+        ) from error
     found = [fields[name] for end in ENDS if (name := f"tokenizer.ggml.{end}_token_id") in fields]
     return sorted({int(field.parts[-1][0]) for field in found})

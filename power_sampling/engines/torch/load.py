@@ -22,6 +22,7 @@ from transformers import (
 
 from power_sampling.config import ModelConfig
 from power_sampling.engines.embedded import embedded_file
+from power_sampling.engines.given_tokenizer import given_tokenizer
 from power_sampling.engines.options import TorchOptions, can_run_gguf
 from power_sampling.engines.torch.adapters import adapted, without_wrapper
 from power_sampling.engines.torch.devices import default_device
@@ -31,7 +32,13 @@ from power_sampling.engines.torch.prepare import prepare
 from power_sampling.engines.torch.quiet import quiet
 from power_sampling.engines.torch.supported import refuse_unsupported
 from power_sampling.engines.torch.window import right_up_to
-from power_sampling.errors import ConfigurationError, MissingDependencyError, ModelError, ModelNotFoundError
+from power_sampling.errors import (
+    ConfigurationError,
+    MissingDependencyError,
+    ModelError,
+    ModelNotFoundError,
+    PowerSamplingError,
+)
 
 __all__ = ["engine", "load"]
 
@@ -41,6 +48,8 @@ log = logging.getLogger(__name__)
 def load(config: ModelConfig, options: TorchOptions) -> tuple[Any, Any]:
     """(model, tokenizer) by transformers, on the device the settings ask for."""
     source = _source(config.model)
+    if config.revision is not None and config.tokenizer is None and Path(source).is_dir():
+        raise ConfigurationError(f"revision: {config.model!r} is no repository on the hub; leave it out.")
     common: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
     if config.revision is not None:
         common["revision"] = config.revision
@@ -54,7 +63,7 @@ def load(config: ModelConfig, options: TorchOptions) -> tuple[Any, Any]:
     # a download is worth a bar, reading a folder is not
     with quiet() if Path(source).is_dir() else nullcontext(), _told(config.model, source):
         kinds = _kinds(source, common)  # first: where there is no model, a tokenizer's reader says other things
-        tokenizer = AutoTokenizer.from_pretrained(config.tokenizer or source, **common)
+        tokenizer = _tokenizer(config.tokenizer, source, common)
         for kind in kinds:
             model, found = kind.from_pretrained(source, **arguments)
             if not found.get("missing_keys"):
@@ -79,6 +88,8 @@ def _told(name: str, source: str) -> Iterator[None]:
     """Whatever a reader raises, as an error of ours: broken files make it raise anything."""
     try:
         yield
+    except PowerSamplingError:
+        raise
     except ImportError as error:
         raise MissingDependencyError(f"Loading {name!r} needs another package: {error}") from error
     except Exception as error:
@@ -99,6 +110,14 @@ def _told(name: str, source: str) -> Iterator[None]:
                 f"'embedded'.{' Did you mean that?' * bool(get_close_matches(name[:80], ['embedded']))}"
             ) from error
         raise ModelError(f"transformers cannot load {name!r}: {type(error).__name__}: {said}") from error
+
+
+def _tokenizer(given: str | None, source: str, common: dict[str, Any]) -> Any:
+    """The one that is given, else the model's own."""
+    if given is None:
+        return AutoTokenizer.from_pretrained(source, **common)
+    with given_tokenizer(given) as named:
+        return AutoTokenizer.from_pretrained(named, **common)
 
 
 def _kinds(source: str, common: dict[str, Any]) -> list[Any]:
@@ -186,13 +205,14 @@ def _source(model: str) -> str:
     if path.suffix.lower() == ".gguf":
         if not is_file:
             raise ModelNotFoundError(f"There is no GGUF file at {model!r}.")
+        folder = unpacked(path)
         if not can_run_gguf():
             log.warning(
-                "torch runs %s, whose weights it unpacks. llama.cpp would run it in its own bits, some 3 times faster "
-                "at one row and in a fraction of the memory: pip install 'power-sampling[llama-cpp]'.",
+                "torch runs %s, whose weights it has unpacked. llama.cpp would run it in its own bits, some 3 times "
+                "faster at one row and in a fraction of the memory: pip install 'power-sampling[llama-cpp]'.",
                 path.name,
             )
-        return str(unpacked(path))
+        return str(folder)
     if is_folder or not (path.is_absolute() or model.startswith((".", "~"))):
         return str(path) if is_folder else model
     raise ModelNotFoundError(f"There is no folder {model!r}. Give a folder with config.json and weights, or a hub id.")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from power_sampling.config import ModelConfig
+from power_sampling.engines.given_tokenizer import given_tokenizer
 from power_sampling.errors import ModelNotFoundError
 
 __all__ = ["eos_ids_of", "fields_of", "tokenizer_of"]
@@ -16,6 +17,9 @@ def tokenizer_of(source: str, config: ModelConfig) -> Any:
     """A fast tokenizer from a folder or the hub. `AutoTokenizer` would import torch. Raises ModelNotFoundError."""
     from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
+    if config.tokenizer is not None:
+        with given_tokenizer(config.tokenizer) as named:
+            return TokenizersBackend.from_pretrained(named, **_common(config))
     try:
         return TokenizersBackend.from_pretrained(source, **_common(config))
     except Exception as error:
