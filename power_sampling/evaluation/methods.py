@@ -13,7 +13,7 @@ from typing import Any
 from power_sampling.config import GenerationConfig
 from power_sampling.errors import ConfigurationError
 from power_sampling.files import yaml_value
-from power_sampling.samplers import BY_NAME
+from power_sampling.samplers import BY_NAME, SHORT
 from power_sampling.settings import hint
 
 __all__ = ["POOL", "VOTES", "Method", "parse_methods"]
@@ -61,13 +61,13 @@ def _split(text: str) -> list[str]:
 
 def _generation(spec: str, base: GenerationConfig) -> GenerationConfig:
     match = SPEC.fullmatch(spec)
-    if spec.count("(") != spec.count(")"):
+    if match is None and spec.count("(") != spec.count(")"):
         missing = ")" if spec.count("(") > spec.count(")") else "("
         raise ConfigurationError(f"samplers: {spec!r}: a {missing!r} is missing, as in metropolis_hastings(alpha=2).")
-    if match is None or (match[1] not in BY_NAME and match[1] != "greedy"):
-        known = ["greedy", *BY_NAME, *VOTES]
-        raise ConfigurationError(f"samplers: there is no {spec!r}.{hint(match[1] if match else spec, known)}")
-    name, given = match[1], _settings(match[2] or "", spec)
+    name = SHORT.get(match[1], match[1]) if match else spec
+    if match is None or name not in {"greedy", *BY_NAME}:
+        raise ConfigurationError(f"samplers: there is no {spec!r}.{hint(name, ['greedy', *BY_NAME, *VOTES])}")
+    given = _settings(match[2] or "", spec)
     known = [*BY_NAME[POOL if name == "greedy" else name].model_fields, *GenerationConfig.model_fields]
     for unknown in given.keys() - known:
         raise ConfigurationError(f"samplers: {spec!r}: there is no setting {unknown!r}.{hint(unknown, known)}")

@@ -243,6 +243,12 @@ def test_what_names_no_sampler(specs: str, words: str) -> None:
         parse_methods(specs, BASE)
 
 
+def test_short_names_and_odd_brackets_of_samplers() -> None:
+    (short, odd), _ = parse_methods("mh(num_steps=2),marginal(parser='regex:[(]([0-9]+)')", BASE)
+    assert short.label == "mh(num_steps=2)" and short.generation.sampler.name == "metropolis_hastings"
+    assert odd.generation.sampler.name == "marginal"
+
+
 def test_what_is_no_plan(tmp_path: Path) -> None:
     data = tmp_path / "q.jsonl"
     data.write_text('{"question": "a", "answer": "a"}\n')
