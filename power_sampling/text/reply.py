@@ -18,7 +18,7 @@ from power_sampling.errors import InputError
 from power_sampling.text.calls import Call, call_of, written
 from power_sampling.text.plain import MAY_BEGIN, plain_calls
 from power_sampling.text.stop import held_back
-from power_sampling.text.validation import plain_json
+from power_sampling.text.validation import checked_text, plain_json
 from power_sampling.types import InvalidToolCall, Reply, ToolCall
 
 __all__ = [
@@ -182,11 +182,12 @@ class ReplyReader:
 def _usable(call: Call) -> Call:
     """The call, if it can stand in JSON and in the next prompt; otherwise an invalid one that says why not.
 
-    Decoders read more than that: numbers without end, halves of characters, lists in lists in lists."""
+    Decoders read more than that: numbers without end, halves of characters, lists in lists in lists. Characters that the
+    door keeps for itself pass: a grammar admits them, and what was decoded under one is a call."""
     try:
-        plain_json(call.name, "The name")
+        plain_json(call.name, "The name", text=checked_text)
         if isinstance(call, ToolCall):
-            plain_json(call.arguments, f"The call of {call.name!r}")
+            plain_json(call.arguments, f"The call of {call.name!r}", text=checked_text)
     except InputError as error:
         if isinstance(call, InvalidToolCall):
             return replace(call, name=None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn, NotRequired, TypedDict
 
@@ -187,16 +187,18 @@ def _text(value: Any, where: str) -> str:
     return checked_text(str.__str__(value), where)  # of an enumeration's member, its value
 
 
-def plain_json(value: Any, where: str, depth: int = 0) -> Any:
-    """A copy of plain JSON values. Raises InputError for what is none, and for what templates cannot print."""
+def plain_json(value: Any, where: str, depth: int = 0, text: Callable[[Any, str], str] = _text) -> Any:
+    """A copy of plain JSON values. Raises InputError for what is none, and for what templates cannot print. `text`
+    checks texts."""
     if depth > MOST_NESTED:
         raise InputError(f"{where}: nested deeper than {MOST_NESTED} levels; templates cannot print that.")
     if isinstance(value, str):
-        return _text(value, where)
+        return text(value, where)
     if isinstance(value, Mapping):
-        return {_text(key, f"{where}, a key"): plain_json(item, where, depth + 1) for key, item in value.items()}
+        items = value.items()
+        return {text(key, f"{where}, a key"): plain_json(item, where, depth + 1, text) for key, item in items}
     if isinstance(value, (list, tuple)):
-        return [plain_json(item, where, depth + 1) for item in value]
+        return [plain_json(item, where, depth + 1, text) for item in value]
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int) and value.bit_length() < MOST_BITS:
