@@ -182,8 +182,8 @@ class ReplyReader:
 def _usable(call: Call) -> Call:
     """The call, if it can stand in JSON and in the next prompt; otherwise an invalid one that says why not.
 
-    Decoders read more than that: numbers without end, halves of characters, lists in lists in lists. Characters that the
-    door keeps for itself pass: a grammar admits them, and what was decoded under one is a call."""
+    Decoders read more than that: numbers without end, halves of characters, lists in lists in lists. Characters that
+    the door keeps for itself pass: a grammar admits them, and what was decoded under one is a call."""
     try:
         plain_json(call.name, "The name", text=checked_text)
         if isinstance(call, ToolCall):
