@@ -206,17 +206,17 @@ def test_a_call_that_is_cut_short_lacks_nothing_that_is_required(family: str) ->
     form = tool_format("", {}, family=family)
     properties = {"path": {"type": "string"}, "dry": {"type": "boolean"}}
     talk = names_of(("rm", properties), required=["path", "dry"])
-    whole = form.write([("rm", {"path": "/tmp/a", "dry": True})])
+    whole = form.write([("rm", {"path": "notes/a", "dry": True})])
     read_at = {}
     for end in range(whole.index("rm") + 2, len(whole) + 1):
         content, _, calls, invalid = essence(read(form, [whole[:end]], talk))
         assert content == "" and len(calls) + len(invalid) == 1
-        assert calls in ([], [("rm", {"path": "/tmp/a", "dry": True})])
+        assert calls in ([], [("rm", {"path": "notes/a", "dry": True})])
         read_at[end] = bool(calls)
     assert read_at[len(whole)] and not read_at[whole.index("dry")]
     assert "cut short" in read(form, [whole[: whole.index("dry")]], talk).invalid_tool_calls[0].error
     assert not read(form, [whole[: whole.index("path")]], names_of(("rm", properties))).tool_calls
-    for given in ({}, {"path": "/tmp/a"}):  # what is ended is the model's own, and whoever calls the tool says so
+    for given in ({}, {"path": "notes/a"}):  # what is ended is the model's own, and whoever calls the tool says so
         assert essence(read(form, [form.write([("rm", given)])], talk)) == ("", "", [("rm", given)], [])
 
 
