@@ -170,9 +170,10 @@ def main() -> None:
     if not args.table:
         done = {(r["tokens"], r["setting"], r["prompt"], r["seed"]) for r in records}
         lab = Lab(args.model, args.tokens, args.instruction, engine={"name": "torch", "dtype": args.dtype})
-        names = [name for name in [*settings(args.tokens), BELOW, ABOVE] if any(part in name for part in args.only)]
+        names = [name for name in [BELOW, ABOVE, *settings(args.tokens)] if any(part in name for part in args.only)]
         prompts = list(lab.questions)[: args.prompts]
-        tasks = [(name, prompt, seed) for seed in range(args.seeds) for prompt in prompts for name in names]
+        # The longest first: what is left at the end would have the machine to itself.
+        tasks = [(name, prompt, seed) for name in names for prompt in prompts for seed in range(args.seeds)]
         asyncio.run(measure(lab, [task for task in tasks if (args.tokens, *task) not in done], args.out))
         records = [json.loads(line) for line in args.out.read_text(encoding="utf-8").splitlines()]
     print(table(records, args.tokens))
