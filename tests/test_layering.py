@@ -18,8 +18,8 @@ PACKAGES = ("power_sampling", "langchain_power_sampling", "llamaindex_power_samp
 
 # a file may import from files of lower rank and, within the folders, from its own
 RANK = {
-    "types": 0,
     "errors": 0,
+    "types": 0.5,
     "cache": 1,
     "settings": 1,
     "files": 1,
@@ -48,7 +48,6 @@ RANK = {
     "integrations": 8,
     "testing": 8,
     "evaluation": 8,
-    "evaluate_command": 8.5,
     "compat": 8,
     "server": 8.5,
     "cli": 9,

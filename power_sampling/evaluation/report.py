@@ -119,7 +119,7 @@ def difference(c: Comparison) -> list[str]:
         f"{c.p:.3f}",
         f"{c.adjusted:.3f}",
         c.test,
-        str(c.needed),
+        "" if c.needed is None else str(c.needed),
     ]
 
 

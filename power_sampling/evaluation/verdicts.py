@@ -36,7 +36,7 @@ class Comparison(NamedTuple):
     p: float  # two-sided, by itself
     adjusted: float  # after Holm's correction for all comparisons of the table
     test: str
-    needed: int  # questions to see a difference of five points
+    needed: int | None  # questions to see a difference of five points; None where no question says how they vary
 
     @property
     def is_real(self) -> bool:
@@ -87,7 +87,7 @@ def _tested(first: Row, second: Row) -> Comparison:
         p=mcnemar(one, other) if is_single else sign_flip_test(one, other),
         adjusted=1.0,
         test="McNemar" if is_single else "sign flips",
-        needed=questions_needed(one - other, POINTS),
+        needed=questions_needed(one - other, POINTS) if (one - other).any() else None,
     )
 
 
@@ -153,8 +153,8 @@ def _unseen(found: Sequence[Comparison]) -> list[str]:
 
 
 def _questions(unseen: Sequence[Comparison]) -> str:
-    """How many it takes to see more. Methods that never differed do not say it."""
-    needed = sorted(c.needed for c in unseen if (c.first.per_question != c.second.per_question).any())
+    """How many it takes to see more."""
+    needed = sorted(c.needed for c in unseen if c.needed is not None)
     if not needed:
         return ""
     about = f"{needed[0]}" if needed[0] == needed[-1] else f"{needed[0]} to {needed[-1]}"

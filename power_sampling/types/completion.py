@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
+from power_sampling.errors import InputError
 from power_sampling.types.conversation import Reply
 from power_sampling.types.decoding import Exactness, Progress, Tokens
 from power_sampling.types.trace import Frame
@@ -99,10 +100,9 @@ class Completion:
         `num_steps` more at full length; None: as many as the request asked for. Nothing is weighed again: the law is
         that of one request with all these steps. The diagnostics are those of the new steps. Without a seed the next
         one follows from this completion's. Raises InputError where there is nothing to go on from: the sampler makes no
-        steps, this is a copy or a pickle, or the model is gone.
+        steps, this is a copy, a pickle or made by hand, or the model is gone.
         """
-        assert self.origin is not None, "a completion that a sampler drew"
-        return self.origin.resume(self.seed, _given(num_steps, seed, time_budget, timeout))
+        return self._source().resume(self.seed, _given(num_steps, seed, time_budget, timeout))
 
     async def aresume(
         self,
@@ -113,8 +113,14 @@ class Completion:
         timeout: float | None = None,
     ) -> Completion:
         """`resume`, without blocking the event loop; cancelling the task stops the work."""
-        assert self.origin is not None, "a completion that a sampler drew"
-        return await self.origin.aresume(self.seed, _given(num_steps, seed, time_budget, timeout))
+        return await self._source().aresume(self.seed, _given(num_steps, seed, time_budget, timeout))
+
+    def _source(self) -> Origin:
+        if self.origin is None:
+            raise InputError(
+                "resume: no sampler drew this completion. Give its tokens to a request: start=completion.tokens."
+            )
+        return self.origin
 
     @property
     def cached_tokens(self) -> int:

@@ -21,7 +21,7 @@ from power_sampling.evaluation import Table, load_task, make_plan, parse_methods
 from power_sampling.evaluation.figures import figures
 from power_sampling.evaluation.log import Answer, read_log
 from power_sampling.evaluation.page import html
-from power_sampling.evaluation.report import csv_text, markdown
+from power_sampling.evaluation.report import csv_text, difference, markdown
 from power_sampling.evaluation.table import table_of
 from power_sampling.evaluation.verdicts import compare, verdict
 from tests.support.tiny import tiny_model, tiny_tokenizer
@@ -92,7 +92,9 @@ def test_no_difference_is_said_to_be_none(tmp_path: Path) -> None:
 
 
 def test_where_nothing_varied_the_samplers_are_not_to_blame(tmp_path: Path) -> None:
-    wrong = verdict(table(tmp_path, {"ancestral": 0.0, "low_temperature": 0.0}, {}, questions=20))
+    found = table(tmp_path, {"ancestral": 0.0, "low_temperature": 0.0}, {}, questions=20)
+    wrong = verdict(found)
+    assert [difference(c)[-1] for c in compare(found)] == [""]
     assert "the grader does not suit: of the first question it expects '1' and has read '0'" in wrong[1]
     assert not any("To see one of" in sentence for sentence in wrong)
     right = verdict(table(tmp_path, {"ancestral": 1.0, "low_temperature": 1.0}, {}, questions=20))
@@ -251,15 +253,15 @@ def test_faults_are_told_in_one_line(folder: Path, tmp_path: Path, arguments: tu
 
 
 def test_the_task_says_how_long_an_answer_may_be_where_nothing_else_does(folder: Path, tmp_path: Path) -> None:
-    from power_sampling.evaluate_command import _settings
+    from power_sampling.cli.options import settings_of
 
     nothing = dict.fromkeys(("model", "engine", "alpha", "max_new_tokens", "device", "dtype", "use_chat_template"))
     nothing |= {"settings": None, "config": None}
-    assert _settings(nothing, 512).max_new_tokens == 512
-    assert _settings({**nothing, "max_new_tokens": 7}, 512).max_new_tokens == 7
+    assert settings_of(nothing, max_new_tokens=512).max_new_tokens == 512
+    assert settings_of({**nothing, "max_new_tokens": 7}, max_new_tokens=512).max_new_tokens == 7
     file = tmp_path / "a.yaml"
     file.write_text("max_new_tokens: 9\n", encoding="utf-8")
-    assert _settings({**nothing, "config": str(file)}, 512).max_new_tokens == 9
+    assert settings_of({**nothing, "config": str(file)}, max_new_tokens=512).max_new_tokens == 9
 
 
 def test_a_row_has_the_numbers_of_its_samples(tmp_path: Path) -> None:

@@ -186,6 +186,9 @@ def test_a_chat_and_an_alpha_of_one_are_gone_on_from() -> None:
 def test_what_cannot_be_gone_on_from_says_so(small: PowerSampler) -> None:
     first = small.complete("ab", max_new_tokens=5)
     assert asdict(first)["tokens"] == first.tokens
+    for resume in (replace(first, origin=None).resume, lambda: asyncio.run(replace(first, origin=None).aresume())):
+        with pytest.raises(InputError, match="no sampler drew this"):
+            resume()
     for lost in (pickle.loads(pickle.dumps(first)), copy.deepcopy(first)):
         assert lost == first
         with pytest.raises(InputError, match=r"start=completion\.tokens"):
