@@ -1,4 +1,4 @@
-"""The commands, their options, and what becomes of these."""
+"""The command line, and the commands for one prompt."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from functools import wraps
 from typing import Annotated, Any, NamedTuple
 
 from power_sampling.cli.streams import check_arguments, fail, read_stdin, usable_streams
-from power_sampling.config import Config, MetropolisHastings
+from power_sampling.config import MetropolisHastings
 from power_sampling.errors import ConfigurationError, PowerSamplingError
-from power_sampling.evaluate_command import evaluate, rewrite, tune
 from power_sampling.runtime import PowerSampler
 from power_sampling.samplers import ALL, SamplerOptions
-from power_sampling.sources import load_config
 from power_sampling.types import Message
 
 try:
@@ -26,8 +24,24 @@ try:
     from rich.table import Table
     from rich.text import Text
 
+    from power_sampling.cli.evaluating import evaluate, rewrite, tune
     from power_sampling.cli.following import followed, log, write
+    from power_sampling.cli.options import (
+        AlphaOption,
+        ChatOption,
+        ConfigOption,
+        DeviceOption,
+        DtypeOption,
+        EngineOption,
+        LengthOption,
+        ModelOption,
+        SamplerOption,
+        SeedOption,
+        SetOption,
+        settings_of,
+    )
     from power_sampling.cli.printing import as_dict, diagnostics_table, print_comparison, tables
+    from power_sampling.cli.serving import serve
     from power_sampling.cli.tracing import FramePrinter, check_target, write_page
     from power_sampling.cli.vllm_command import vllm_command
 except ModuleNotFoundError as error:
@@ -35,26 +49,10 @@ except ModuleNotFoundError as error:
 else:
     _MISSING = None
     PromptArgument = Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt; - reads it from stdin.")]
-    ModelOption = Annotated[str | None, typer.Option("--model", help="Hub id, folder, GGUF file, or embedded.")]
-    LengthOption = Annotated[int | None, typer.Option("--max-new-tokens", help="The longest completion, in tokens.")]
     TemperatureOption = Annotated[float | None, typer.Option("--temperature", help="Of the base law.")]
     StopOption = Annotated[list[str] | None, typer.Option("--stop", help="Text that ends a completion; repeatable.")]
-    SeedOption = Annotated[int | None, typer.Option("--seed", help="The same seed gives the same completion.")]
     TimeBudgetOption = Annotated[float | None, typer.Option("--time-budget", help="Seconds of refinement.")]
     TimeoutOption = Annotated[float | None, typer.Option("--timeout", help="Seconds after which to give up.")]
-    DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps.")]
-    DtypeOption = Annotated[str | None, typer.Option("--dtype", help="auto, float32, bfloat16, float16, float64.")]
-    ConfigOption = Annotated[str | None, typer.Option("--config", help="Settings in a YAML or TOML file.")]
-    SetOption = Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Any field of the settings, its value as YAML; repeatable."),
-    ]
-    ChatOption = Annotated[
-        bool | None,
-        typer.Option("--chat/--raw", help="As one user message, or as it stands; else by the tokenizer."),
-    ]
-    SamplerOption = Annotated[str | None, typer.Option("--sampler", help="See `power-sampling samplers`.")]
-    AlphaOption = Annotated[float | None, typer.Option("--alpha", help="The power; 1 is plain sampling.")]
     JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, and nothing else.")]
 
 __all__ = ["app", "main"]
@@ -82,8 +80,6 @@ def app() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    from power_sampling.server.command import serve
-
     for command in (generate, compare, trace, evaluate, tune, rewrite, samplers, serve, vllm_command):
         commands.command()(_told_in_one_line(command))
     return commands
@@ -111,6 +107,7 @@ def _told_in_one_line(command: Callable[..., None]) -> Callable[..., None]:
 def generate(
     prompt: PromptArgument,
     model: ModelOption = None,
+    engine: EngineOption = None,
     sampler: SamplerOption = None,
     alpha: AlphaOption = None,
     temperature: TemperatureOption = None,
@@ -131,7 +128,7 @@ def generate(
     given = dict(locals())
     if stream and as_json:
         raise ConfigurationError("--stream and --json exclude each other: JSON is one object, at the end.")
-    power_sampler = PowerSampler.of(_settings(given))
+    power_sampler = PowerSampler.of(settings_of(given))
     question = _question(power_sampler, _text(prompt), is_quiet=as_json)
     is_shown = not as_json and sys.stderr.isatty()
     completion = followed(power_sampler, question, is_shown=is_shown, show=write if stream else None)
@@ -145,6 +142,7 @@ def generate(
 def compare(
     prompt: PromptArgument,
     model: ModelOption = None,
+    engine: EngineOption = None,
     alphas: Annotated[str, typer.Option("--alphas", help="Powers for metropolis_hastings.")] = "2,4,6",
     num_steps: Annotated[int | None, typer.Option("--num-steps", help="Moves per block.")] = None,
     block_size: Annotated[int | None, typer.Option("--block-size", help="Tokens per block.")] = None,
@@ -166,7 +164,7 @@ def compare(
     low_temperature runs at the alpha of the settings. All runs share one seed, drawn and shown where none is given.
     """
     given = dict(locals())
-    common = _settings(given)
+    common = settings_of(given)
     base = PowerSampler.of(common).with_settings(seed=secrets.randbits(32) if common.seed is None else common.seed)
     runs = _runs(base, _numbers(alphas), {"num_steps": num_steps, "block_size": block_size})
     text = _text(prompt)
@@ -184,6 +182,7 @@ def compare(
 def trace(
     prompt: PromptArgument,
     model: ModelOption = None,
+    engine: EngineOption = None,
     sampler: SamplerOption = None,
     alpha: AlphaOption = None,
     temperature: TemperatureOption = None,
@@ -206,7 +205,7 @@ def trace(
     particles and their weights. The answer is the one that `generate` gives under the same seed."""
     given = dict(locals())
     target = None if html is None else check_target(html)
-    power_sampler = PowerSampler.of(_settings(given))
+    power_sampler = PowerSampler.of(settings_of(given))
     question = _question(power_sampler, _text(prompt), is_quiet=as_json)
     from power_sampling.tracing import html as page_of  # which loads what makes pages
     from power_sampling.tracing import traced
@@ -250,32 +249,6 @@ def _options(sampler: type[SamplerOptions]) -> list[_Option]:
 
 
 # ------------------------------------------------------------ from options to a request
-
-
-def _settings(given: Mapping[str, Any]) -> Config:
-    """The settings of a command's arguments, over environment and file; an option that was not given says nothing."""
-    fields = {name: value for name, value in given.items() if name in Config.model_fields and value not in (None, [])}
-    if "sampler" in fields:
-        fields["sampler"] = _yaml("--sampler", fields["sampler"])
-    for assignment in given["settings"] or []:
-        name, equals, value = assignment.partition("=")
-        if not equals:
-            raise ConfigurationError(f"--set: expected FIELD=VALUE, got {assignment!r}.")
-        if name not in Config.model_fields:
-            Config.parse({name: value})  # raises, with the nearest name
-        if name in fields:
-            raise ConfigurationError(f"{name}: given twice; give it once.")
-        fields[name] = _yaml(f"--set {name}", value)
-    return load_config(given["config"], **fields)
-
-
-def _yaml(where: str, text: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{where}: {text!r} is not YAML: {error}") from error
 
 
 def _text(prompt: str) -> str:

@@ -8,36 +8,32 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import typer
+from typer import Argument, Option
+
+from power_sampling.cli.options import (
+    ChatOption,
+    ConfigOption,
+    DeviceOption,
+    DtypeOption,
+    EngineOption,
+    LengthOption,
+    ModelOption,
+    SetOption,
+    settings_of,
+)
 from power_sampling.errors import ConfigurationError, written
-from power_sampling.sources import load_config
 
-if TYPE_CHECKING:
-    from power_sampling.config import Config
-
-try:
-    import typer
-except ModuleNotFoundError:  # the command line says so itself
-    pass
-else:
-    Argument, Option = typer.Argument, typer.Option
-    TASK_HELP = "gsm8k, math500, humaneval, gpqa, alpaca or jsonl."
-    TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help=TASK_HELP)]
-    ModelOption = Annotated[str | None, Option("--model", help="Hub id, folder, GGUF file, or embedded.")]
-    EngineOption = Annotated[str | None, Option("--engine", help="See docs; else chosen by the model.")]
-    GraderOption = Annotated[str | None, Option("--grader", help="Of jsonl: exact, numeric, ..., module:function.")]
-    CodeOption = Annotated[bool, Option("--allow-code-execution", help="Run code of the model.")]
-    DeviceOption = Annotated[str | None, Option("--device", help="cpu, cuda, cuda:1, mps.")]
-    DtypeOption = Annotated[str | None, Option("--dtype", help="auto, float32, bfloat16, float16, float64.")]
-    ConfigOption = Annotated[str | None, Option("--config", help="Settings in a YAML or TOML file.")]
-    SetOption = Annotated[list[str] | None, Option("--set", metavar="FIELD=VALUE", help="Any other setting.")]
-    ChatOption = Annotated[bool | None, Option("--chat/--raw", help="As a chat, or as a base model.")]
-    DataOption = Annotated[Path, Option("--data", help="The task's local file; nothing is downloaded.")]
-    LengthOption = Annotated[int | None, Option("--max-new-tokens", help="The longest answer; else the task's.")]
+TASK_HELP = "gsm8k, math500, humaneval, gpqa, alpaca or jsonl."
+TaskArgument = Annotated[str, Argument(metavar="TASK", help=TASK_HELP)]
+DataOption = Annotated[Path, Option("--data", help="The task's local file; nothing is downloaded.")]
+GraderOption = Annotated[str | None, Option("--grader", help="Of jsonl: exact, numeric, ..., module:function.")]
+CodeOption = Annotated[bool, Option("--allow-code-execution", help="Run code of the model.")]
 
 __all__ = ["evaluate", "rewrite", "tune"]
 
@@ -80,7 +76,7 @@ def evaluate(
     from power_sampling.runtime import PowerSampler
 
     chosen = load_task(task, data, grader=grader, allow_code_execution=allow_code_execution)
-    found = _settings(given, chosen.max_new_tokens)
+    found = settings_of(given, max_new_tokens=chosen.max_new_tokens)
     sampler = PowerSampler.of(found)
     methods, kinds = parse_methods(samplers, sampler.generation)
     plan = make_plan(
@@ -137,7 +133,7 @@ def tune(
     from power_sampling.runtime import PowerSampler
 
     chosen = load_task(task, data, grader=grader, allow_code_execution=allow_code_execution)
-    sampler = PowerSampler.of(_settings(given, chosen.max_new_tokens))
+    sampler = PowerSampler.of(settings_of(given, max_new_tokens=chosen.max_new_tokens))
     bounds = Bounds(tokens=max_tokens)
     with _progress(max_tokens) as listener:
         if chosen.is_labelled:
@@ -190,38 +186,12 @@ def rewrite(
     from power_sampling.evaluation.rewriting import rewrite as rewritten
     from power_sampling.runtime import PowerSampler
 
-    power_sampler = PowerSampler.of(_settings(given, None))
+    power_sampler = PowerSampler.of(settings_of(given))
     with _progress(max_tokens) as listener:
         bounds = Bounds(tokens=max_tokens, seconds=max_seconds)
         found = rewritten(power_sampler, traces, out, bounds=bounds, listener=listener)
     failed = f", {found.failed} of them as they were (see rewriting.error)" if found.failed else ""
     typer.echo(f"{found.done} of {found.total} rows in {out}{failed}; {found.tokens} tokens decoded.", err=True)
-
-
-def _settings(given: Mapping[str, Any], longest: int | None) -> Config:
-    """The settings of the arguments, over environment and file; the task says how long an answer may be, where nothing
-    else does."""
-    import yaml
-
-    from power_sampling.config import Config
-
-    names = ("model", "engine", "sampler", "alpha", "seed", "max_new_tokens", "device", "dtype", "use_chat_template")
-    fields = {name: given[name] for name in names if given.get(name) is not None}
-    sampler = [f"sampler={fields.pop('sampler')}"] if "sampler" in fields else []
-    for assignment in (*sampler, *(given["settings"] or [])):
-        name, equals, value = assignment.partition("=")
-        if not equals or name in fields:
-            raise ConfigurationError(f"--set: expected FIELD=VALUE, each field once, got {assignment!r}.")
-        if name not in Config.model_fields:
-            Config.parse({name: value})  # raises, with the nearest name
-        try:
-            fields[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigurationError(f"--set {name}: {value!r} is not YAML: {error}") from error
-    found = load_config(given["config"], **fields)
-    if longest is None or "max_new_tokens" in found.model_fields_set:
-        return found
-    return load_config(given["config"], **{**fields, "max_new_tokens": longest})
 
 
 def _seeds(text: str) -> tuple[int, ...]:

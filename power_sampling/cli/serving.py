@@ -7,16 +7,28 @@ from typing import Annotated, Any
 
 import typer
 
+from power_sampling.cli.options import (
+    AlphaOption,
+    ConfigOption,
+    EngineOption,
+    ModelOption,
+    SamplerOption,
+    SetOption,
+    settings_of,
+)
 from power_sampling.errors import ConfigurationError
 from power_sampling.runtime import PowerSampler
-from power_sampling.sources import load_config
 
 __all__ = ["serve"]
 
 
 def serve(
-    model: Annotated[str | None, typer.Option("--model", help="Hub id, folder, GGUF file, or embedded.")] = None,
-    config: Annotated[str | None, typer.Option("--config", help="Settings in a YAML or TOML file.")] = None,
+    model: ModelOption = None,
+    engine: EngineOption = None,
+    sampler: SamplerOption = None,
+    alpha: AlphaOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
     host: Annotated[str, typer.Option("--host", help="Where to listen; not loopback needs --api-key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
     name: Annotated[str | None, typer.Option("--name", help="Of the model, to clients.")] = None,
@@ -35,21 +47,22 @@ def serve(
         int, typer.Option("--shutdown-seconds", min=0, help="For running requests, on SIGTERM.")
     ] = 30,
 ) -> None:
-    """Serve a model to every client of the OpenAI protocol; settings come from --config and POWER_SAMPLING_*."""
+    """Serve a model to every client of the OpenAI protocol. Its settings are what a request does not say itself."""
+    given = dict(locals())
     from power_sampling.server import Limits
     from power_sampling.server import serve as serve_forever
 
     keys = [*(api_key or ()), *_keys(api_key_file)]
     if no_auth and keys:
         raise ConfigurationError("--no-auth and an API key exclude each other; give one.")
-    sampler = PowerSampler.of(load_config(config) if model is None else load_config(config, model=model))
+    power_sampler = PowerSampler.of(settings_of(given))
     limits = Limits.parse(dict(_assignment(text) for text in limit or ()))
 
     def tell() -> None:
-        typer.echo(f"serving {sampler.model_name} at http://{host}:{port}/v1", err=True)
+        typer.echo(f"serving {power_sampler.model_name} at http://{host}:{port}/v1", err=True)
 
     serve_forever(
-        sampler,
+        power_sampler,
         host=host,
         port=port,
         name=name,
@@ -66,9 +79,11 @@ def _keys(file: str | None) -> list[str]:
     if file is None:
         return []
     try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
+        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise ConfigurationError(f"--api-key-file: cannot read {file!r}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"--api-key-file: {file!r} is not UTF-8 (at byte {error.start}).") from error
     if keys := [line.strip() for line in lines if line.strip()]:
         return keys
     raise ConfigurationError(f"--api-key-file: {file!r} holds no key; write one a line.")

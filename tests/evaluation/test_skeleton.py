@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from power_sampling import ConfigurationError
-from power_sampling.evaluate_command import TASK_HELP
+from power_sampling.cli.evaluating import TASK_HELP
 from power_sampling.evaluation.tasks import TASKS
 from tests.support.skeletons import skeleton
 

@@ -28,6 +28,11 @@ from tests.support.server import listening, spoken
         (["--api-key", " "], "an empty key"),
         (["--api-key-file", "EMPTY"], "holds no key"),
         (["--api-key-file", "no-such-file"], "cannot read"),
+        (["--api-key-file", "LATIN"], "is not UTF-8 (at byte 1)"),
+        (["--alpha", "-1"], "alpha"),
+        (["--sampler", "metropolis"], "Did you mean 'metropolis_hastings'?"),
+        (["--set", "alhpa=2"], "Did you mean 'alpha'?"),
+        (["--alpha", "2", "--set", "alpha=2"], "given twice"),
         (["--limit", "max_m=3"], "Did you mean 'max_n'?"),
         (["--limit", "max_n"], "expected NAME=VALUE"),
         (["--limit", "max_n=0"], "greater than or equal to 1"),
@@ -42,8 +47,10 @@ def test_what_cannot_be_served_is_refused_before_anything_is_loaded(
     arguments: list[str], says: str, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").write_text("\n")
+    (tmp_path / "latin").write_bytes("ké".encode("latin-1"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        words = {"EMPTY": str(tmp_path / "empty"), "TAKEN": str(taken.getsockname()[1])}
+        words = {name.upper(): str(tmp_path / name) for name in ("empty", "latin")}
+        words |= {"TAKEN": str(taken.getsockname()[1])}
         named = [words.get(argument, argument) for argument in arguments]
         result = CliRunner().invoke(commands(), ["serve", "--model", "no/such", *named])
     assert result.exit_code == 1 and says in result.output.replace("\n", " ")
