@@ -2,6 +2,7 @@
 
     python benchmarks/adaptive_alpha.py                       the embedded model, some minutes
     python benchmarks/adaptive_alpha.py --pools pools.json    keep the samples, or go on from kept ones
+    python benchmarks/adaptive_alpha.py --log RUN             the plain samples of a run of `power-sampling evaluate`
     python benchmarks/adaptive_alpha.py --simulated 1.0       pools that are made up, some seconds: right answers are
                                                               likelier by that many standard deviations on average
 
@@ -36,6 +37,7 @@ import numpy as np
 
 from power_sampling import PowerSampler
 from power_sampling.evaluation import suggest_alpha
+from power_sampling.evaluation.log import read_log
 from power_sampling.evaluation.measures import bootstrap_interval, paired_difference
 from power_sampling.text.parsers import numeric
 from power_sampling.vote import counted
@@ -65,6 +67,18 @@ def drawn(samples: int, number: int) -> list[tuple[str, Pool]]:
     groups = [found[i * samples : (i + 1) * samples] for i in range(len(asked))]
     pools: list[Pool] = [[(numeric(c.text), c.logp) for c in group] for group in groups]
     return [(right, pool) for (_, right), pool in zip(asked, pools, strict=True)]
+
+
+def logged(folder: Path) -> list[tuple[str, Pool]]:
+    """The same of a run's log, by what the task took for the answer. Where no sample was right, none can be."""
+    pools: dict[str, Pool] = {}
+    right: dict[str, str] = {}
+    for answer in read_log(folder).answers.values():
+        if answer.method == "ancestral" and answer.logp is not None:
+            pools.setdefault(answer.question, []).append((answer.answer, answer.logp))
+            if answer.is_right and answer.answer is not None:
+                right[answer.question] = answer.answer
+    return [(right.get(question, "no sample is right"), pool) for question, pool in pools.items() if len(pool) >= SIZE]
 
 
 def simulated(number: int, lead: float) -> list[tuple[str, Pool]]:
@@ -103,11 +117,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--pools", type=Path)
     parser.add_argument("--samples", type=int, default=2 * SIZE)
+    parser.add_argument("--log", type=Path, help="the folder of the run")
     parser.add_argument("--simulated", type=float)
     parser.add_argument("--questions", type=int, default=60)
     args = parser.parse_args()
     if args.simulated is not None:
         found = simulated(2000, args.simulated)
+    elif args.log is not None:
+        found = logged(args.log)
     elif args.pools and args.pools.exists():
         found = [(right, [(a, p) for a, p in pool]) for right, pool in json.loads(args.pools.read_text())]
     else:
