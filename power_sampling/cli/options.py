@@ -56,6 +56,8 @@ def settings_of(given: Mapping[str, Any], **where_nothing_else: Any) -> Config:
     for name in AS_YAML:
         if name in fields:
             fields[name] = yaml_value(fields[name], f"--{name}")
+            if fields[name] is None:  # which would be the default
+                raise ConfigurationError(f"--{name}: expected a name, got nothing; give one, or leave the option out.")
     for assignment in given["settings"] or []:
         name, equals, value = assignment.partition("=")
         if not equals:

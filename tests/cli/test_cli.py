@@ -134,6 +134,8 @@ def test_a_prompt_is_a_message_where_there_is_a_template(run: Any) -> None:
         (["--set", "stop=[a"], "--set stop is not YAML: "),
         (["--sampler", "{name:"], "--sampler is not YAML: "),
         (["--engine", "tortch"], "Did you mean 'torch'?"),
+        (["--engine", ""], "--engine: expected a name"),
+        (["--sampler", " "], "--sampler: expected a name"),
         (["--set", "sampler={name: metropolis_hastings, num_stepz: 2}"], "Did you mean 'num_steps'?"),
         (["--alpha", "2", "--set", "alpha=3"], "given twice"),
         (["--alpha", "0.5"], "alpha"),
