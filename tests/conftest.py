@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import secrets
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -15,6 +17,20 @@ from power_sampling import PowerSampler
 pytest.register_assert_rewrite("tests.support")  # what asserts there says what it found, as in tests
 
 torch.set_num_threads(1)  # tiny models spend their time waking threads up: four times faster on one
+
+
+SEED = os.environ.get("TEST_SEED", "0")
+
+
+def pytest_report_header() -> str:
+    return f"TEST_SEED={SEED} (another value: other draws in every test)"
+
+
+@pytest.fixture(autouse=True)
+def _the_same_draws_in_every_run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests without a seed of their own get theirs from the test's name: who changes nothing sees nothing fail by
+    chance, and what failed fails again. Engines on other machines draw for themselves."""
+    monkeypatch.setattr(secrets, "randbits", random.Random(f"{SEED} {request.node.nodeid}").getrandbits)
 
 
 @pytest.fixture(autouse=True)

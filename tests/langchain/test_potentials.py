@@ -18,7 +18,7 @@ DRAWS = 100
 
 def taste(texts: list[str]) -> list[float]:
     """Likes the letter c, and no text that begins with b."""
-    return [-math.inf if text.startswith("b") else 3.0 * text.count("c") for text in texts]
+    return [-math.inf if text.startswith("b") else 2.0 * text.count("c") for text in texts]
 
 
 def judged(sampler: dict[str, Any], *potentials: Any) -> Any:
@@ -28,7 +28,9 @@ def judged(sampler: dict[str, Any], *potentials: Any) -> Any:
 
 
 def test_the_law_is_that_of_the_potential() -> None:
-    moves = {"name": "metropolis_hastings", "block_size": HORIZON, "num_steps": 8, "prefetch": 0}
+    """After 32 moves the law is 0.0013 off in total variation and a chain that began where it is forbidden is still
+    there with probability 6e-8, both by powers of the transition matrix; false alarms below 2e-5 (`assert_law`)."""
+    moves = {"name": "metropolis_hastings", "block_size": HORIZON, "num_steps": 32, "prefetch": 0}
     chat = judged(moves, runnable_potential(RunnableLambda(lambda text: taste([text])[0])))
     texts = [str(m.content) for m in chat.batch(["a"] * DRAWS, {"max_concurrency": 50})]
     assert_law(texts, exact_law(ALPHA, taste))
