@@ -29,7 +29,6 @@ from power_sampling.types import (
     Progress,
     Ranked,
     Reply,
-    Tokens,
     TopToken,
 )
 
@@ -54,14 +53,18 @@ class Submitted(NamedTuple):
 
 def completions_of(submitted: Sequence[Submitted], outcomes: Sequence[Outcome]) -> list[Completion]:
     """The completions of a call. What its chains say about each other stands in those that have the same prompt."""
-    chains: dict[tuple[Tokens, Any], dict[int, tuple[float, ...]]] = {}
+    chains: dict[tuple[Any, ...], dict[int, tuple[float, ...]]] = {}
+
+    def target(s: Submitted, outcome: Outcome) -> tuple[Any, ...]:
+        return s.prompt.tokens, s.prompt.termination, outcome.answer.alpha
+
     for s, outcome in zip(submitted, outcomes, strict=True):
         if outcome.answer.trace:  # of one seed there is one chain, however often it is asked for
-            chains.setdefault((s.prompt.tokens, s.prompt.termination), {})[s.seed] = outcome.answer.trace
-    r_hats = {key: split_r_hat(list(of_prompt.values())) for key, of_prompt in chains.items()}
+            chains.setdefault(target(s, outcome), {})[s.seed] = outcome.answer.trace
+    r_hats = {key: split_r_hat(list(of_target.values())) for key, of_target in chains.items()}
 
     def r_hat(s: Submitted, outcome: Outcome) -> float | None:
-        return r_hats[s.prompt.tokens, s.prompt.termination] if outcome.answer.trace else None
+        return r_hats[target(s, outcome)] if outcome.answer.trace else None
 
     return [completion_of(s, outcome, r_hat=r_hat(s, outcome)) for s, outcome in zip(submitted, outcomes, strict=True)]
 
@@ -95,7 +98,7 @@ def completion_of(
             _, reply = reader.finish()
     diagnostics = Diagnostics(
         sampler=config.sampler.name,
-        alpha=config.law().alpha,
+        alpha=config.law().alpha if outcome.answer.alpha is None else outcome.answer.alpha,
         base_law=label_of(config),
         log_phi=chain.log_phi if config.potentials else None,
         **_unseen(chain, s.prompt.support),

@@ -58,8 +58,8 @@ def sentence(frame: Frame) -> str:
             kept = "not resampled" if step.ancestors is None else f"resampled, {len(set(step.ancestors))} go on"
             return f"{len(step.particles)} particles grown from token {step.cut}: ESS {_number(step.ess)}, {kept}"
         case Chosen():
-            how = "the best" if step.weights is None else "drawn by weight"
-            return _of(step.of) + f"candidate {step.chosen + 1} of {len(step.candidates)} taken, {how}"
+            how = "taken" if step.weights is None else "drawn by weight"
+            return _of(step.of) + f"candidate {step.chosen + 1} of {len(step.candidates)} {how}"
     return type(step).__name__
 
 

@@ -18,6 +18,13 @@ Tuning moves the powers between the first and the last so that swaps succeed equ
 count; then they are frozen, since a kernel that adapts for ever has no fixed target. Proposals keep the temperatures
 they began with, so the stored numbers stay right: weights are exact for any pair of power and proposal.
 
+The curve, the mean log p of every rung over the steps at the full horizon, can choose the power (`curve_tolerance`):
+the smallest a_k whose mean is at most that many nats below that of alpha. The answer is then the chain of rung k, which
+costs nothing more. The means tend to E[log p] under p^{a_k}, which rises with a_k, so the choice settles with the steps
+and the law of the answer tends to p^{a_k} of the chosen k; before, the choice depends on the states that it chooses
+from. (Whether a power helps, no curve of log p can tell: that is the covariance of log p with being right, arXiv
+2610.08563.)
+
 Every step has a stream of chance of its own, so that proposals of later steps can be decoded in advance: what a step
 asks for is a function of the chains it starts from. These are known for the step that follows if every move that is
 not decided yet is rejected, its swaps included, and so on from there. (A tree of all outcomes, as one chain has it in
@@ -44,6 +51,7 @@ from power_sampling.samplers.parts.rng import Rng
 from power_sampling.types import (
     Answer,
     Chain,
+    Chosen,
     Continuation,
     Draw,
     Exactness,
@@ -57,7 +65,7 @@ from power_sampling.types import (
     Swapped,
 )
 
-__all__ = ["ParallelTempering", "Step", "ladder_of", "respaced", "step", "sweep"]
+__all__ = ["ParallelTempering", "Step", "ladder_of", "mildest", "respaced", "step", "sweep"]
 
 
 class ParallelTempering(SuffixMoves):
@@ -83,6 +91,9 @@ class ParallelTempering(SuffixMoves):
     prefetch: int = Field(default=0, ge=0)
     """Rows up to which proposals of later steps are decoded in advance, in rows that nothing else wants. Saves time,
     costs tokens, never changes the chains. 0: none."""
+    curve_tolerance: float | None = Field(default=None, ge=0)
+    """Experimental, and an approximation. A power for each prompt: the answer is that of the smallest power whose mean
+    log p in this run is at most so many nats below that of alpha (`diagnostics.alpha` tells it). None: alpha."""
 
     @model_validator(mode="after")
     def _check_ladder(self) -> Self:
@@ -110,15 +121,16 @@ class ParallelTempering(SuffixMoves):
         """A completion whose law tends to p^alpha with `num_steps`, and the mean log p at every power of the ladder.
 
         Blocks grow the horizon as in `metropolis_hastings`; the last stage, at the full horizon, leaves the target
-        invariant. Out of time, no step is begun any more, and the coldest chain is finished from q.
+        invariant. Out of time, no step is begun any more, and the coldest chain is finished from q: no power is chosen.
         """
         laws = ladder_of(self, law)
         chains, stage_end = [Chain.empty()] * len(laws), 0
         block_size = self.block_size or max(1, math.ceil(horizon / 4))
         total = math.ceil(horizon / block_size) * (self.num_steps + 1) + self.num_tuning_steps
-        num_tried = num_accepted = num_moved = 0
+        num_tried = num_accepted = 0
         is_spent, notes = False, Notes()
         rates, logp = np.zeros(len(laws) - 1), np.zeros((0, len(laws)))
+        num_moved = np.zeros(len(laws), int)
 
         while stage_end < horizon and not is_spent:
             is_done = all(x.is_terminated for x in chains)
@@ -132,7 +144,7 @@ class ParallelTempering(SuffixMoves):
                 if is_spent:
                     break
                 stats = {"logp": float(chains[-1].logp.sum()), "swap_rate": float(rates.mean())}
-                before = chains[-1]
+                before = chains
                 steps.forget(i)
                 is_frozen, acceptance = i >= num_tuning, (num_accepted + 1) / (num_tried + 2)
                 prefetch = steps.prefetch(i, num_tuning + self.num_steps, chains, acceptance) if is_frozen else None
@@ -140,16 +152,16 @@ class ParallelTempering(SuffixMoves):
                 coldest, chains, rates = yield from step(
                     chains, stage_end, self, laws, steps.stream(i), progress, notes, prefetch
                 )
-                num_tried, num_accepted = num_tried + 1, num_accepted + (coldest is not before)
+                num_tried, num_accepted = num_tried + 1, num_accepted + (coldest is not before[-1])
                 if i < num_tuning:
                     steps.laws = laws = respaced(laws, rates, 1 / math.sqrt(i + 1))
                     chains = [_weighed(x, laws, k) for k, x in enumerate(chains)]
                 elif stage_end == horizon:
-                    num_moved += chains[-1] is not before
+                    num_moved += [x is not y for x, y in zip(chains, before, strict=True)]
                     logp = np.vstack([logp, [x.logp.sum() for x in chains]])
 
         (chain,) = yield from _extended(chains[-1:], horizon, laws[-1:], rng, Progress(1, 1, {}), notes)
-        return Answer(
+        answer = Answer(
             chain,
             "approximate" if is_spent else self.exactness,
             acceptance_rate=num_accepted / num_tried if num_tried else None,
@@ -157,7 +169,19 @@ class ParallelTempering(SuffixMoves):
             curve=tuple(zip([x.alpha for x in laws], logp.mean(0).tolist(), strict=True)) if len(logp) else None,
             steps=notes.take(),
             trace=tuple(logp[:, -1].tolist()),
-            num_moved=num_moved,
+            num_moved=int(num_moved[-1]),
+        )
+        if self.curve_tolerance is None or is_spent:
+            return answer
+        k = mildest(logp.mean(0), self.curve_tolerance)
+        taken = Chosen(0, tuple(x.bare() for x in chains), None, k)
+        return answer._replace(
+            chain=chains[k],
+            exactness="approximate",
+            alpha=laws[k].alpha,
+            steps=(*answer.steps, taken),
+            trace=tuple(logp[:, k].tolist()),
+            num_moved=int(num_moved[k]),
         )
 
 
@@ -285,6 +309,11 @@ def respaced(laws: Sequence[Law], rates: Floats, gain: float) -> list[Law]:
     if gaps.sum() > 0:
         powers[1:-1] = powers[0] + (powers[-1] - powers[0]) * np.cumsum(gaps)[:-1] / gaps.sum()
     return [law._replace(alpha=float(a)) for law, a in zip(laws, powers, strict=True)]
+
+
+def mildest(curve: Floats, tolerance: float) -> int:
+    """The first rung whose mean log p is at most `tolerance` below that of the last one."""
+    return int(np.argmax(curve >= curve[-1] - tolerance))
 
 
 def _extended(

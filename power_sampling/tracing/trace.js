@@ -114,7 +114,7 @@ function words(frame) {
     }
     case "swapped": return `Chains ${frame.of} and ${frame.of + 1}: ${frame.is_accepted ? "swapped" : "not swapped"}. Log ratio ${number(frame.log_ratio)}, log u ${number(frame.log_u)}.`;
     case "weighed": return `${frame.of ? `Run ${frame.of}: ` : ""}${count(frame.chains.length, "particle")} grown ${from}, ${frame.ancestors ? `resampled: ${new Set(frame.ancestors).size} have offspring` : "not resampled"}. Effective sample size ${number(frame.ess, 1)}.`;
-    default: return `${which}Candidate ${frame.chosen + 1} of ${frame.chains.length} was taken, ${frame.weights ? "drawn by weight" : "the best"}.`;
+    default: return `${which}Candidate ${frame.chosen + 1} of ${frame.chains.length} was ${frame.weights ? "drawn by weight" : "taken"}.`;
   }
 }
 

@@ -342,6 +342,7 @@ class Answer(NamedTuple):
     ess: float | None = None
     log_z: float | None = None
     is_budget_spent: bool = False
+    alpha: float | None = None  # the power of the chain's law, where the sampler chose it
     curve: tuple[tuple[float, float], ...] | None = None
     answers: tuple[tuple[str | None, float, int], ...] | None = None
     steps: tuple[Step, ...] = ()  # since the last round
@@ -352,5 +353,6 @@ class Answer(NamedTuple):
     def facts(self) -> dict[str, Any]:
         """What is known of the chain, by the names of `Diagnostics`."""
         facts = self._asdict()
-        del facts["chain"], facts["steps"], facts["trace"], facts["num_moved"]
+        for own in ("chain", "alpha", "steps", "trace", "num_moved"):
+            del facts[own]
         return facts

@@ -83,7 +83,8 @@ class Weighed(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """A chain goes on with one of several candidates: drawn by its weight, or the best where there are no weights."""
+    """A chain goes on with one of several candidates: drawn by its weight, or taken by the sampler's rule where
+    there are no weights."""
 
     cut: int
     candidates: Chains

@@ -31,6 +31,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"name": "sequential_monte_carlo", "resampling": "chopthin", "num_particles": 6, "block_size": 2},
     {"name": "particle_gibbs", "num_particles": 4, "num_steps": 3, "block_size": 2, "ess_threshold": 1},
     {"name": "parallel_tempering", "num_rungs": 3, "num_steps": 2, "num_tuning_steps": 1, "block_size": 6},
+    {"name": "parallel_tempering", "num_rungs": 3, "num_steps": 2, "curve_tolerance": 3.0},
     {"name": "lookahead", "num_candidates": 3, "num_rollouts": 2, "block_size": 3},
 ]
 OPTIONS += [{"name": name} for name in BY_NAME if name not in {options["name"] for options in OPTIONS}]  # a new one

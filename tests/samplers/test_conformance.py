@@ -108,6 +108,7 @@ def test_out_of_time_it_still_answers(model: PowerSampler, name: str) -> None:
         {"name": "particle_gibbs", "num_particles": 3, "num_steps": 2, "block_size": 2},
         {"name": "parallel_tempering", "num_rungs": 3, "num_steps": 2, "num_tuning_steps": 1},
         {"name": "parallel_tempering", "num_rungs": 2, "num_steps": 2, "cut": "entropy"},
+        {"name": "parallel_tempering", "num_rungs": 3, "num_steps": 2, "curve_tolerance": 0.5},
         {"name": "metropolis_hastings", "prefetch": 3, "cut": "entropy", "num_steps": 4},
         {"name": "sequential_monte_carlo", "num_runs": 2, "resampling": "chopthin", "block_size": 2},
         {"name": "lookahead", "block_size": 3, "num_candidates": 3, "num_rollouts": 2},
