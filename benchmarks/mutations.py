@@ -327,6 +327,20 @@ SLIPS = (
         "swept[k + 1], swept[k]",
         OF_TEMPERING,
     ),
+    Slip(
+        "the curve's tolerance above and not below",
+        TEMPERING,
+        "curve >= curve[-1] - tolerance",
+        "curve >= curve[-1] + tolerance",
+        OF_TEMPERING,
+    ),
+    Slip(
+        "the chosen power and another rung's chain",
+        TEMPERING,
+        "            chain=chains[k],\n",
+        "            chain=chain,\n",
+        OF_TEMPERING,
+    ),
     Slip("tempering goes on adapting", TEMPERING, "if i < num_tuning:", "if stage_end == horizon:", OF_TEMPERING),
     Slip(
         "lookahead without its own weight",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -50,6 +51,12 @@ def test_a_vote_gives_one_answer_and_tells_the_shares(run: Callable[..., str]) -
     shown = run("langchain_vote.py")
     assert "Paris" in shown and shown.count(" votes); as sure as ") == 2
     assert shown.count("; approximate") == 2
+
+
+def test_a_power_is_chosen_for_each_prompt(run: Callable[..., str]) -> None:
+    shown = run("langchain_power_by_prompt.py")
+    assert "Paris" in shown and shown.count(" answers; approximate") == 2
+    assert len(set(re.findall(r"alpha (\d) answers", shown))) == 2
 
 
 @pytest.mark.slow

@@ -62,6 +62,18 @@ def test_a_vote_has_the_law_of_the_vote() -> None:
     assert sum(votes for _, _, votes in told["answers"]) in (1, 2)
 
 
+def test_what_a_curve_chooses_has_the_law_of_the_power_it_tells() -> None:
+    """By settings alone: any curve is near enough, so plain sampling is chosen; false alarms below 1e-4."""
+    moves: Any = {"name": "parallel_tempering", "num_rungs": 2, "num_steps": 8, "block_size": HORIZON}
+    chat = ChatPowerSampling.from_model(
+        TABLE, table_tokenizer(), max_new_tokens=HORIZON, alpha=ALPHA, sampler={**moves, "curve_tolerance": 1e6}
+    )
+    said = chat.batch(["a"] * ONE_BY_ONE, {"max_concurrency": 16})
+    assert_law([str(m.content) for m in said], exact_law(1.0))
+    told = [m.response_metadata["power_sampling"] for m in said]
+    assert {(each["alpha"], each["exactness"]) for each in told} == {(1.0, "approximate")}
+
+
 def answers(case: dict[str, Any], **bound: Any) -> list[calling.Answer]:
     chat = ChatPowerSampling.from_model(*calling.calling_model(case["seed"]), **calling.settings_of(case))
     said = chat.bind_tools(calling.TOOLS, **bound).batch([calling.PROMPT] * calling.DRAWS, {"max_concurrency": 32})

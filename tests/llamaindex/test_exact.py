@@ -27,7 +27,7 @@ from power_sampling.types import Law, Termination
 from tests.support import calling
 from tests.support.law import ALPHA as ALPHA_OF_TABLE
 from tests.support.law import HORIZON as HORIZON_OF_TABLE
-from tests.support.law import LAST_LETTER, TABLE, assert_law, law_of_a_vote_of_two, table_tokenizer
+from tests.support.law import LAST_LETTER, TABLE, assert_law, exact_law, law_of_a_vote_of_two, table_tokenizer
 
 WORDS = ["a", "b", "c", "<eos>"]
 HORIZON, ALPHA = 2, 2.5
@@ -151,6 +151,22 @@ def test_a_vote_has_the_law_of_the_vote() -> None:
     assert "".join(str(part.delta) for part in llm.stream_complete("a", seed=3)) == llm.complete("a", seed=3).text
     given = PowerSamplingLLM(sampler={"name": "marginal", "parser": told})
     assert PowerSamplingLLM.from_json(given.to_json()).sampler.parser == f"{__name__}:told"
+
+
+async def test_what_a_curve_chooses_has_the_law_of_the_power_it_tells() -> None:
+    """By settings alone: any curve is near enough, so plain sampling is chosen; false alarms below 1e-4."""
+    moves: Any = {"name": "parallel_tempering", "num_rungs": 2, "num_steps": 8, "block_size": HORIZON_OF_TABLE}
+    llm = PowerSamplingLLM.from_model(
+        TABLE,
+        table_tokenizer(),
+        max_new_tokens=HORIZON_OF_TABLE,
+        alpha=ALPHA_OF_TABLE,
+        sampler={**moves, "curve_tolerance": 1e6},
+    )
+    said = await asyncio.gather(*[llm.acomplete("a", formatted=True) for _ in range(ONE_BY_ONE)])
+    assert_law([each.text for each in said], exact_law(1.0))
+    told = [(each.raw or {})["power_sampling"] for each in said]
+    assert {(each["alpha"], each["exactness"]) for each in told} == {(1.0, "approximate")}
 
 
 @pytest.mark.parametrize("is_forced", [False, True])
