@@ -337,10 +337,11 @@ SLIPS = (
     Slip(
         "the chosen power and another rung's chain",
         TEMPERING,
-        "            chain=chains[k],\n",
-        "            chain=chain,\n",
+        "chain=chains[k], exactness",
+        "chain=chain, exactness",
         OF_TEMPERING,
     ),
+    Slip("illegal chains are chosen", TEMPERING, "is_near = is_legal & (curve", "is_near = (curve", OF_TEMPERING),
     Slip("tempering goes on adapting", TEMPERING, "if i < num_tuning:", "if stage_end == horizon:", OF_TEMPERING),
     Slip(
         "lookahead without its own weight",

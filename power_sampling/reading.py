@@ -29,6 +29,7 @@ from power_sampling.types import (
     Progress,
     Ranked,
     Reply,
+    Tokens,
     TopToken,
 )
 
@@ -53,18 +54,14 @@ class Submitted(NamedTuple):
 
 def completions_of(submitted: Sequence[Submitted], outcomes: Sequence[Outcome]) -> list[Completion]:
     """The completions of a call. What its chains say about each other stands in those that have the same prompt."""
-    chains: dict[tuple[Any, ...], dict[int, tuple[float, ...]]] = {}
-
-    def target(s: Submitted, outcome: Outcome) -> tuple[Any, ...]:
-        return s.prompt.tokens, s.prompt.termination, outcome.answer.alpha
-
+    chains: dict[tuple[Tokens, Any], dict[int, tuple[float, ...]]] = {}
     for s, outcome in zip(submitted, outcomes, strict=True):
         if outcome.answer.trace:  # of one seed there is one chain, however often it is asked for
-            chains.setdefault(target(s, outcome), {})[s.seed] = outcome.answer.trace
-    r_hats = {key: split_r_hat(list(of_target.values())) for key, of_target in chains.items()}
+            chains.setdefault((s.prompt.tokens, s.prompt.termination), {})[s.seed] = outcome.answer.trace
+    r_hats = {key: split_r_hat(list(of_prompt.values())) for key, of_prompt in chains.items()}
 
     def r_hat(s: Submitted, outcome: Outcome) -> float | None:
-        return r_hats[target(s, outcome)] if outcome.answer.trace else None
+        return r_hats[s.prompt.tokens, s.prompt.termination] if outcome.answer.trace else None
 
     return [completion_of(s, outcome, r_hat=r_hat(s, outcome)) for s, outcome in zip(submitted, outcomes, strict=True)]
 

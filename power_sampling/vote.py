@@ -155,9 +155,9 @@ def _weights(logs: Sequence[float]) -> list[float]:
 def _check_plain(completions: Sequence[Completion]) -> None:
     for completion in completions:
         found = completion.diagnostics
-        if found.sampler != "ancestral" and found.alpha != 1:
+        if found.sampler != "ancestral" and (found.alpha != 1 or found.exactness == "approximate"):
+            how = "sharpened already" if found.alpha != 1 else "chosen among others"
             raise InputError(
                 "vote: weights p^(alpha - 1) are those of plain samples, and a completion was drawn by "
-                f"{found.sampler} at alpha {found.alpha}, sharpened already. Generate with sampler='ancestral', or "
-                "leave alpha out."
+                f"{found.sampler} at alpha {found.alpha}, {how}. Generate with sampler='ancestral', or leave alpha out."
             )

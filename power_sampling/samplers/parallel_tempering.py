@@ -18,12 +18,12 @@ Tuning moves the powers between the first and the last so that swaps succeed equ
 count; then they are frozen, since a kernel that adapts for ever has no fixed target. Proposals keep the temperatures
 they began with, so the stored numbers stay right: weights are exact for any pair of power and proposal.
 
-The curve, the mean log p of every rung over the steps at the full horizon, can choose the power (`curve_tolerance`):
-the smallest a_k whose mean is at most that many nats below that of alpha. The answer is then the chain of rung k, which
-costs nothing more. The means tend to E[log p] under p^{a_k}, which rises with a_k, so the choice settles with the steps
-and the law of the answer tends to p^{a_k} of the chosen k; before, the choice depends on the states that it chooses
-from. (Whether a power helps, no curve of log p can tell: that is the covariance of log p with being right, arXiv
-2610.08563.)
+The curve, the mean log p of every rung over its legal states at the full horizon, can choose the power
+(`curve_tolerance`): the smallest a_k whose mean is at most that many nats below that of alpha. The answer is then the
+chain of rung k, which costs nothing more. The means tend to E[log p] under p^{a_k}, so the choice settles with the
+steps (unless a mean lies just at the tolerance) and the law of the answer tends to p^{a_k} of the chosen k; before, the
+choice depends on the states that it chooses from. Whether a power helps, no curve of log p can tell: that is the
+covariance of log p with being right (arXiv 2610.08563).
 
 Every step has a stream of chance of its own, so that proposals of later steps can be decoded in advance: what a step
 asks for is a function of the chains it starts from. These are known for the step that follows if every move that is
@@ -39,6 +39,7 @@ from itertools import pairwise
 from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from power_sampling.errors import ConfigurationError
@@ -93,7 +94,8 @@ class ParallelTempering(SuffixMoves):
     costs tokens, never changes the chains. 0: none."""
     curve_tolerance: float | None = Field(default=None, ge=0)
     """Experimental, and an approximation. A power for each prompt: the answer is that of the smallest power whose mean
-    log p in this run is at most so many nats below that of alpha (`diagnostics.alpha` tells it). None: alpha."""
+    log p in this run is at most so many nats below that of alpha. `diagnostics.alpha` tells it; the other diagnostics
+    are those of alpha's chain. A run that `time_budget` ends chooses none. None: alpha."""
 
     @model_validator(mode="after")
     def _check_ladder(self) -> Self:
@@ -127,10 +129,9 @@ class ParallelTempering(SuffixMoves):
         chains, stage_end = [Chain.empty()] * len(laws), 0
         block_size = self.block_size or max(1, math.ceil(horizon / 4))
         total = math.ceil(horizon / block_size) * (self.num_steps + 1) + self.num_tuning_steps
-        num_tried = num_accepted = 0
+        num_tried = num_accepted = num_moved = 0
         is_spent, notes = False, Notes()
-        rates, logp = np.zeros(len(laws) - 1), np.zeros((0, len(laws)))
-        num_moved = np.zeros(len(laws), int)
+        rates, logp, trace = np.zeros(len(laws) - 1), np.zeros((0, len(laws))), list[float]()
 
         while stage_end < horizon and not is_spent:
             is_done = all(x.is_terminated for x in chains)
@@ -144,7 +145,7 @@ class ParallelTempering(SuffixMoves):
                 if is_spent:
                     break
                 stats = {"logp": float(chains[-1].logp.sum()), "swap_rate": float(rates.mean())}
-                before = chains
+                before = chains[-1]
                 steps.forget(i)
                 is_frozen, acceptance = i >= num_tuning, (num_accepted + 1) / (num_tried + 2)
                 prefetch = steps.prefetch(i, num_tuning + self.num_steps, chains, acceptance) if is_frozen else None
@@ -152,36 +153,33 @@ class ParallelTempering(SuffixMoves):
                 coldest, chains, rates = yield from step(
                     chains, stage_end, self, laws, steps.stream(i), progress, notes, prefetch
                 )
-                num_tried, num_accepted = num_tried + 1, num_accepted + (coldest is not before[-1])
+                num_tried, num_accepted = num_tried + 1, num_accepted + (coldest is not before)
                 if i < num_tuning:
                     steps.laws = laws = respaced(laws, rates, 1 / math.sqrt(i + 1))
                     chains = [_weighed(x, laws, k) for k, x in enumerate(chains)]
                 elif stage_end == horizon:
-                    num_moved += [x is not y for x, y in zip(chains, before, strict=True)]
-                    logp = np.vstack([logp, [x.logp.sum() for x in chains]])
+                    num_moved += chains[-1] is not before
+                    logp = np.vstack([logp, [_logp(x) for x in chains]])
+                    trace.append(float(chains[-1].logp.sum()))
 
         (chain,) = yield from _extended(chains[-1:], horizon, laws[-1:], rng, Progress(1, 1, {}), notes)
+        curve = _means(logp)
         answer = Answer(
             chain,
             "approximate" if is_spent else self.exactness,
             acceptance_rate=num_accepted / num_tried if num_tried else None,
             is_budget_spent=is_spent,
-            curve=tuple(zip([x.alpha for x in laws], logp.mean(0).tolist(), strict=True)) if len(logp) else None,
+            curve=tuple(zip([x.alpha for x in laws], curve.tolist(), strict=True)) if len(logp) else None,
             steps=notes.take(),
-            trace=tuple(logp[:, -1].tolist()),
-            num_moved=int(num_moved[-1]),
+            trace=tuple(trace),
+            num_moved=num_moved,
         )
         if self.curve_tolerance is None or is_spent:
             return answer
-        k = mildest(logp.mean(0), self.curve_tolerance)
-        taken = Chosen(0, tuple(x.bare() for x in chains), None, k)
+        k = mildest(curve, np.isfinite(logp[-1]), self.curve_tolerance)
+        taken = Chosen(0, tuple(x.bare() for x in reversed(chains)), None, len(chains) - 1 - k)
         return answer._replace(
-            chain=chains[k],
-            exactness="approximate",
-            alpha=laws[k].alpha,
-            steps=(*answer.steps, taken),
-            trace=tuple(logp[:, k].tolist()),
-            num_moved=int(num_moved[k]),
+            chain=chains[k], exactness="approximate", alpha=laws[k].alpha, steps=(*answer.steps, taken)
         )
 
 
@@ -311,9 +309,22 @@ def respaced(laws: Sequence[Law], rates: Floats, gain: float) -> list[Law]:
     return [law._replace(alpha=float(a)) for law, a in zip(laws, powers, strict=True)]
 
 
-def mildest(curve: Floats, tolerance: float) -> int:
-    """The first rung whose mean log p is at most `tolerance` below that of the last one."""
-    return int(np.argmax(curve >= curve[-1] - tolerance))
+ROUNDING = 1e-3  # nats that the same completions may differ by from batch to batch
+
+
+def mildest(curve: Floats, is_legal: NDArray[np.bool_], tolerance: float) -> int:
+    """The first rung whose completion is legal and whose mean log p is at most `tolerance` below that of the last one;
+    the last one, where it has no mean or there is no such rung."""
+    is_near = is_legal & (curve >= curve[-1] - tolerance - ROUNDING) & (curve[-1] > -math.inf)
+    return int(np.argmax(is_near)) if is_near.any() else len(curve) - 1
+
+
+def _means(logp: Floats) -> Floats:
+    """Of each rung, over its legal states; -inf where there is none."""
+    is_legal = np.isfinite(logp)
+    counts = is_legal.sum(0)
+    sums = np.where(is_legal, logp, 0.0).sum(0)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), -math.inf)
 
 
 def _extended(

@@ -24,7 +24,7 @@ class Diagnostics:
     """
 
     sampler: str
-    alpha: float  # the request's, or the one the sampler chose
+    alpha: float  # the request's, or the one that the sampler chose
     exactness: Exactness
     base_law: str | None = None  # what makes p another law than the model's own, as in `top_k=40, top_p=0.9`
     acceptance_rate: float | None  # of proposals; of draws, where the sampler is `rejection`
