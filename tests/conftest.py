@@ -29,7 +29,7 @@ def pytest_report_header() -> str:
 @pytest.fixture(autouse=True)
 def _the_same_draws_in_every_run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests without a seed of their own get theirs from the test's name: who changes nothing sees nothing fail by
-    chance, and what failed fails again. Engines on other machines draw for themselves."""
+    chance, and what failed fails again. Not so: other processes, fixtures of a module, the order of threads."""
     monkeypatch.setattr(secrets, "randbits", random.Random(f"{SEED} {request.node.nodeid}").getrandbits)
 
 
