@@ -3,8 +3,8 @@ answers. A setting of a LangChain model.
 
 python examples/langchain_power_by_prompt.py
 
-It says how sharp a prompt's completions can be, not whether sharper is right: on the task of docs/evaluation.md one power
-for all prompts was better, if anything.
+It says how sharp a prompt's completions can be, not whether sharper is right: on the task of docs/evaluation.md one
+power for all prompts was better, if anything.
 """
 
 from __future__ import annotations

@@ -146,7 +146,7 @@ def test_what_is_sharpened_already_is_not_sharpened_again() -> None:
     assert vote([plain(": 1", -1, "metropolis_hastings", 4.0)]).text == ": 1"
     chosen = plain(": 1", -1, "parallel_tempering", 1.0)  # the power that its curve chose
     chosen = replace(chosen, diagnostics=replace(chosen.diagnostics, exactness="approximate"))
-    with pytest.raises(InputError, match="parallel_tempering at alpha 1.0, chosen among others"):
+    with pytest.raises(InputError, match=r"parallel_tempering at alpha 1\.0, chosen among others"):
         vote([chosen], alpha=2.0)
     with pytest.raises(InputError, match="at least 1"):
         vote([plain(": 1", -1)], alpha=0.5)
