@@ -108,13 +108,11 @@ def test_chat_streams_are_read_in_another_thread(llm: PowerSamplingLLM, monkeypa
     assert all("".join(stream.response_gen) for stream in streams)
 
 
-@pytest.mark.timeout(20)
 async def test_an_error_reaches_every_waiter() -> None:
     def rule(prompt: str) -> list[str]:
         raise RuntimeError("broken")
 
     llm = speaking(rule)
-    started = time.monotonic()
     outcomes = await asyncio.gather(*[llm.acomplete(f"Hi {i}") for i in range(8)], return_exceptions=True)
     assert all(isinstance(outcome, EngineError) for outcome in outcomes)
     for stream in (lambda: list(llm.stream_complete("Hi")), lambda: llm.predict(PromptTemplate("Hi"))):
@@ -123,7 +121,6 @@ async def test_an_error_reaches_every_waiter() -> None:
     engine = SummaryIndex([TextNode(text="A river.")]).as_query_engine(llm=llm)
     with pytest.raises(EngineError):
         engine.query("How deep?")
-    assert time.monotonic() - started < 20
 
 
 @pytest.fixture

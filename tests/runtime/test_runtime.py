@@ -134,8 +134,12 @@ def test_a_time_budget_is_kept_and_said(sampler: PowerSampler) -> None:
     assert c.diagnostics.is_budget_spent and c.diagnostics.exactness == "approximate"
 
 
-def test_a_closed_stream_and_a_cancelled_task_stop_the_work(sampler: PowerSampler) -> None:
-    engine = sampler._model.load().engine
+def test_a_closed_stream_and_a_cancelled_task_stop_the_work(
+    sampler: PowerSampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine: Any = sampler._model.load().engine
+    step = engine.step
+    monkeypatch.setattr(engine, "step", lambda: (time.sleep(0.005), step())[1])  # nobody is through in a moment
     long = {"sampler": "ancestral", "max_new_tokens": 900, "seed": 7}  # hundreds of tokens
     stream = sampler.stream("x", **long)
     next(stream)

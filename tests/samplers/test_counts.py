@@ -14,7 +14,7 @@ from power_sampling.engines.stepped.engine import SteppedEngine
 from power_sampling.engines.stepped.states import States
 from power_sampling.samplers import parallel_tempering, particle_gibbs, sequential_monte_carlo
 from power_sampling.samplers.metropolis_hastings import Move
-from power_sampling.serving.worker import Outcome, Worker
+from power_sampling.serving.worker import Job, Outcome, Worker
 from power_sampling.testing import TableBackend, TableLM
 from power_sampling.types import Chain
 from tests.support.hostile import ENDLESS, EOS, PROMPT, of
@@ -63,7 +63,7 @@ def answers(engine: Engine, sampler: Any, *, alpha: float = 2.0, requests: int =
     worker = Worker(engine)
     config = GenerationConfig(sampler=sampler, alpha=alpha, max_new_tokens=HORIZON)
     requested = [of(config, seed, ending=EOS, prompt=(*PROMPT, seed)) for seed in range(requests)]
-    step, steps, jobs, all_came = engine.step, 0, [worker.submit(requested[0])], threading.Event()
+    step, steps, jobs, all_came = engine.step, 0, list[Job](), threading.Event()
 
     def crowded() -> Any:
         nonlocal steps
@@ -75,6 +75,7 @@ def answers(engine: Engine, sampler: Any, *, alpha: float = 2.0, requests: int =
         return step()
 
     engine.step = crowded  # type: ignore[method-assign]
+    jobs.append(worker.submit(requested[0]))
     assert all_came.wait(60)
     outcomes = [job.future.result(60) for job in jobs]
     worker.close()

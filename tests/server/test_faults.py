@@ -31,7 +31,7 @@ from tests.support.tiny import tiny_model, tiny_tokenizer
 
 CHAT = "/v1/chat/completions"
 HELLO: Any = {"model": "M", "messages": [{"role": "user", "content": "Hello?"}]}
-LIMITS = Limits(read_seconds=0.5, send_seconds=0.5, keep_alive_seconds=0.05)
+LIMITS = Limits(read_seconds=1, send_seconds=0.5, keep_alive_seconds=0.05)
 COUNT = 3  # of each fault, at one time
 
 
@@ -104,7 +104,8 @@ def running() -> Iterator[Running]:
 
 def answered(running: Running) -> None:
     """Somebody else is, whole and as a stream."""
-    with httpx.Client(base_url=f"http://127.0.0.1:{running.port}", timeout=30, verify=False) as http:
+    own = httpx.Limits(max_keepalive_connections=0)  # the server closes one that waits, here soon
+    with httpx.Client(base_url=f"http://127.0.0.1:{running.port}", timeout=30, verify=False, limits=own) as http:
         asked = {**HELLO, "model": "M:plain", "max_tokens": 4}
         assert http.post(CHAT, json=asked).json()["choices"][0]["finish_reason"]
         assert http.post(CHAT, json={**asked, "stream": True}).text.endswith("data: [DONE]\n\n")

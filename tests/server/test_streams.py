@@ -183,9 +183,10 @@ def test_an_error_on_the_way_is_the_last_event() -> None:
 @pytest.mark.parametrize("is_stream", [True, False])
 def test_a_client_that_goes_away_stops_its_work(is_stream: bool) -> None:
     slow = endless()
-    with listening(app(slow, name="M")) as url, httpx.Client(base_url=url, timeout=1) as http:
+    with listening(app(slow, name="M")) as url, httpx.Client(base_url=url, timeout=30) as http:
         body = {"model": "M", "messages": [USER], "stream": is_stream, "n": 4}
-        with contextlib.suppress(httpx.ReadTimeout), http.stream("POST", "/v1/chat/completions", json=body) as answer:
+        asked: Any = {"json": body, "timeout": 30 if is_stream else 1}
+        with contextlib.suppress(httpx.ReadTimeout), http.stream("POST", "/v1/chat/completions", **asked) as answer:
             pieces = answer.iter_bytes()  # the response is closed with it
             next(pieces)
             until(lambda: len(slow._model.load().worker._live) == 4)

@@ -61,10 +61,10 @@ def test_a_batch_of_twenty_thousand_is_cancelled_at_once() -> None:
     until(lambda: engine.calls["step"] > 0)
     for job in jobs:
         job.cancel()
-    before = engine.calls["step"]
+    before = engine.cost.serial_steps  # a step that clears away those who have gone decodes nothing
     after = worker.submit(of(PLAIN, ending=ENDLESS))
     assert len(after.future.result(60).answer.chain.tokens) == 20
-    assert engine.calls["step"] - before < 30, "it waits for nobody who has gone"
+    assert engine.cost.serial_steps - before < 30, "it waits for nobody who has gone"
     assert engine.calls["open"] < 5 * serving.MOST_LIVE, "who has not begun costs the engine nothing"
     assert engine.calls["drop"] <= engine.calls["add"] <= engine.calls["open"]
     for job in jobs:
@@ -83,7 +83,7 @@ def test_a_request_of_many_completions_keeps_no_other_waiting() -> None:
     until(lambda: engine.calls["step"] > 2)
     before = engine.calls["step"]
     assert len(worker.submit(of(PLAIN, ending=ENDLESS)).future.result(60).answer.chain.tokens) == 20
-    assert engine.calls["step"] - before < 30
+    assert engine.calls["step"] - before < 100, "where in turn it would take thousands"
     assert engine.most_waiting <= serving.MOST_DRAWS + 1
     added = engine.calls["add"]
     many.cancel()

@@ -216,7 +216,7 @@ def test_who_waits_for_a_slow_potential_can_go_away(way: str) -> None:
     }
     lm, slow = TableLM(12, seed=2), Slow()
     worker = Worker(lm)
-    job = worker.submit(request(slow, sampler={**MH, "prefetch": 8}, timeout=0.2 if way == "late" else None))
+    job = worker.submit(request(slow, sampler={**MH, "prefetch": 8}, timeout=2.0 if way == "late" else None))
     assert slow.asked.wait(60)
     if way == "cancelled":
         job.cancel()
