@@ -163,7 +163,7 @@ class ParallelTempering(SuffixMoves):
                     trace.append(float(chains[-1].logp.sum()))
 
         (chain,) = yield from _extended(chains[-1:], horizon, laws[-1:], rng, Progress(1, 1, {}), notes)
-        curve = _means(logp)
+        curve = np.ma.masked_invalid(logp).mean(0).filled(-math.inf)  # over legal states
         answer = Answer(
             chain,
             "approximate" if is_spent else self.exactness,
@@ -313,18 +313,10 @@ ROUNDING = 1e-3  # nats that the same completions may differ by from batch to ba
 
 
 def mildest(curve: Floats, is_legal: NDArray[np.bool_], tolerance: float) -> int:
-    """The first rung whose completion is legal and whose mean log p is at most `tolerance` below that of the last one;
-    the last one, where it has no mean or there is no such rung."""
+    """The first rung whose completion is legal and whose mean log p is at most `tolerance` below that of the last one,
+    but for rounding; the last one, where it has no mean or there is no such rung."""
     is_near = is_legal & (curve >= curve[-1] - tolerance - ROUNDING) & (curve[-1] > -math.inf)
     return int(np.argmax(is_near)) if is_near.any() else len(curve) - 1
-
-
-def _means(logp: Floats) -> Floats:
-    """Of each rung, over its legal states; -inf where there is none."""
-    is_legal = np.isfinite(logp)
-    counts = is_legal.sum(0)
-    sums = np.where(is_legal, logp, 0.0).sum(0)
-    return np.where(counts > 0, sums / np.maximum(counts, 1), -math.inf)
 
 
 def _extended(

@@ -68,20 +68,22 @@ class Ladder:
                 after[self.state(chains)] += self.target[i] * probability
         return float(np.abs(after - self.target).max())
 
+    def stepped(self, state: tuple[int, ...], rng: Branches, *, swaps_first: bool = False) -> list[Chain]:
+        """The chains after one step from a state, or after further swaps and one."""
+        chains = self.chains(state)
+        if swaps_first:
+            chains, _ = sweep(chains, self.laws, rng)
+        asked = step(chains, self.world.horizon, self.config, self.laws, rng, Progress(0, 1, {}))
+        result: Any = drive(asked, self.world.answer(rng))  # type: ignore[arg-type]
+        return result.chains  # type: ignore[no-any-return]
+
     def step_gap(self, *, swaps_first: bool = False) -> float:
         """How far one step, moves and swaps, is from leaving the joint law invariant; or one after further swaps."""
         after = np.zeros(len(self.states))
         for i, state in enumerate(self.states):
-
-            def one_step(rng: Branches, state: tuple[int, ...] = state) -> list[Chain]:
-                chains = self.chains(state)
-                if swaps_first:
-                    chains, _ = sweep(chains, self.laws, rng)
-                asked = step(chains, self.world.horizon, self.config, self.laws, rng, Progress(0, 1, {}))
-                result: Any = drive(asked, self.world.answer(rng))  # type: ignore[arg-type]
-                return result.chains  # type: ignore[no-any-return]
-
-            for probability, chains in outcomes(one_step):
+            for probability, chains in outcomes(
+                lambda rng, state=state: self.stepped(state, rng, swaps_first=swaps_first)
+            ):
                 after[self.state(chains)] += self.target[i] * probability
         return float(np.abs(after - self.target).max())
 
@@ -263,15 +265,8 @@ def law_of_the_chosen(ladder: Ladder, num_steps: int, tolerance: float) -> Float
         for k, n in enumerate(state):  # as q of its rung draws it
             x, law = ladder.rungs[k][n], ladder.laws[k]
             begin[i] *= np.exp((law.alpha * x.logp - x.log_weight).sum())
-
-        def one_step(rng: Branches, state: tuple[int, ...] = state) -> Any:
-            asked = step(
-                ladder.chains(state), ladder.world.horizon, ladder.config, ladder.laws, rng, Progress(0, 1, {})
-            )
-            return drive(asked, ladder.world.answer(rng))  # type: ignore[arg-type]
-
-        for probability, done in outcomes(one_step):
-            step_law[i, ladder.state(done.chains)] += probability
+        for probability, chains in outcomes(lambda rng, state=state: ladder.stepped(state, rng)):
+            step_law[i, ladder.state(chains)] += probability
     found = np.zeros(len(ladder.world.chains))
     for path in product(range(size), repeat=num_steps):
         probability = (begin @ step_law)[path[0]] * np.prod([step_law[i, j] for i, j in pairwise(path)])
@@ -363,17 +358,15 @@ def test_what_is_illegal_is_neither_weighed_nor_chosen() -> None:
         assert all(found[tolerance][i] for i, is_answered in enumerate(found[None]) if is_answered)
 
 
-def test_out_of_time_no_power_is_chosen() -> None:
+@pytest.mark.parametrize(("limit", "alpha"), [(2, None), (1000, 1.0)])
+def test_out_of_time_no_power_is_chosen(limit: int, alpha: float | None) -> None:
     lm, seen = TableLM(5, seed=3), []
     config = ParallelTempering(num_rungs=2, num_steps=3, curve_tolerance=50.0)
     handle = lm.open((1,), Termination(frozenset()))
-    for limit in (2, 1000):
-        seen.clear()
 
-        def answer(current: Round) -> list[Continuation]:
-            seen.append(current)
-            return run_draws(lm, handle, current.draws)
+    def answer(current: Round) -> list[Continuation]:
+        seen.append(current)
+        return run_draws(lm, handle, current.draws)
 
-        is_over = lambda limit=limit: len(seen) >= limit  # noqa: E731 - a def would be longer than what it says
-        found = drive(config.run(Law(4.0, 1.0, 0.25), 8, NumpyRng(0), is_over), answer)
-        assert found.alpha == (1.0 if limit == 1000 else None)
+    found = drive(config.run(Law(4.0, 1.0, 0.25), 8, NumpyRng(0), lambda: len(seen) >= limit), answer)
+    assert (found.alpha, found.is_budget_spent) == (alpha, alpha is None)
